@@ -1,0 +1,1 @@
+"""Training: the student's SFT and the boundary predictors."""
