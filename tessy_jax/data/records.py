@@ -1,0 +1,206 @@
+"""What goes in, what comes out and what is in flight: problems, records and row states, and their JSON.
+
+A record on disk is one JSON line:
+
+    {"id", "sample_index", "messages": [..., {"role": "assistant", "content"}],
+     "spans": [{"by", "phase", "start", "end", "n_tokens", "dropped_tokens"}],
+     "n_tokens": {"student", "teacher", "answer", "rolled_back"}, "switches", "finish": {"think", "answer"}, "seed",
+     ... the problem's other fields}
+
+Fields of the problem that have the name of one of these are kept under "input".
+"""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+Author = Literal["student", "teacher"]
+Phase = Literal["think", "answer"]
+Message = dict[str, Any]
+
+_OWN_FIELDS = ("id", "sample_index", "messages", "spans", "n_tokens", "switches", "finish", "seed", "input")
+# Characters that UTF-8 cannot hold (lone surrogates) or that some readers take for the end of a line.
+_ESCAPED = re.compile("[\ud800-\udfff\u0085\u2028\u2029]")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row of the input.
+
+    Attributes:
+      id: unique within a run.
+      messages: everything before the answer, ending with a user message.
+      extra: the row's other fields, which pass through to the record.
+      line: line of the input file, or row of a table, from 1.
+    """
+
+    id: str
+    messages: list[Message]
+    extra: dict[str, Any] = field(default_factory=dict)
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Span:
+    """What one model wrote in a row.
+
+    Attributes:
+      start, end: half-open range; characters of the assistant's content in a record, bytes of the text in a row state.
+      n_tokens: tokens kept, in the author's tokenizer.
+      dropped_tokens: tokens generated after the cut and rolled back.
+    """
+
+    by: Author
+    phase: Phase
+    start: int
+    end: int
+    n_tokens: int
+    dropped_tokens: int
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Tokens by use: thinking kept of each author, the answer, and generated but rolled back."""
+
+    student: int = 0
+    teacher: int = 0
+    answer: int = 0
+    rolled_back: int = 0
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Why the thinking ("marker", "eos", "channel", "budget", "loop") and the answer ("stop", "length") ended."""
+
+    think: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished trace; `content` is the assistant's whole message, both thinking tags included."""
+
+    problem: Problem
+    sample_index: int
+    content: str
+    spans: tuple[Span, ...]
+    n_tokens: TokenCounts
+    switches: int
+    finish: Finish
+    seed: int
+
+    def to_row(self) -> dict[str, Any]:
+        """The record as it stands in the output."""
+        extra = self.problem.extra
+        row = {
+            "id": self.problem.id,
+            "sample_index": self.sample_index,
+            "messages": [*self.problem.messages, {"role": "assistant", "content": self.content}],
+            "spans": [asdict(span) for span in self.spans],
+            "n_tokens": asdict(self.n_tokens),
+            "switches": self.switches,
+            "finish": asdict(self.finish),
+            "seed": self.seed,
+        }
+        row |= {name: value for name, value in extra.items() if name not in _OWN_FIELDS}
+        if clashes := {name: extra[name] for name in _OWN_FIELDS if name in extra}:
+            row["input"] = clashes
+        return row
+
+    def to_json(self) -> str:
+        """One line of the output, without the line end."""
+        return dump_line(self.to_row())
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Record":
+        """The inverse of `to_row`, but for the line of the problem; raises ValueError where a field is missing or wrong."""
+        try:
+            extra = {name: value for name, value in row.items() if name not in _OWN_FIELDS} | row.get("input", {})
+            return cls(
+                problem=Problem(row["id"], row["messages"][:-1], extra),
+                sample_index=row["sample_index"],
+                content=row["messages"][-1]["content"],
+                spans=tuple(Span(**span) for span in row["spans"]),
+                n_tokens=TokenCounts(**row["n_tokens"]),
+                switches=row["switches"],
+                finish=Finish(**row["finish"]),
+                seed=row["seed"],
+            )
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"not a record: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class RowState:
+    """A row in flight, as the journal keeps it: enough to continue after an interruption.
+
+    Attributes:
+      text: UTF-8 bytes of the trace so far; they may end within a character.
+      spans: finished spans, in bytes.
+      role, phase: whose turn it is and what is being written.
+      span_start: byte at which the current span starts.
+      kept: bytes of the text that are final.
+      span_tokens: tokens sampled in the current span, in the author's tokenizer.
+      span_ends: byte at which each of them ends.
+      event: structural event met in the current span; 0: none.
+      counters: running totals, by name.
+      finish_think: why thinking ended; None while it goes on.
+    """
+
+    id: str
+    sample_index: int
+    text: bytes
+    spans: tuple[Span, ...]
+    role: Author
+    phase: Phase
+    span_start: int
+    kept: int
+    span_tokens: tuple[int, ...]
+    span_ends: tuple[int, ...]
+    event: int
+    counters: dict[str, int]
+    finish_think: str | None
+
+    def to_json(self) -> str:
+        """One line of the journal, without the line end."""
+        return dump_line(asdict(self) | {"text": base64.b64encode(self.text).decode("ascii")})
+
+    @classmethod
+    def from_json(cls, line: str) -> "RowState":
+        """The inverse of `to_json`; raises ValueError where the line is not a row state."""
+        try:
+            values = json.loads(line)
+            if not isinstance(values, dict) or set(values) != {one.name for one in fields(cls)}:
+                raise ValueError("its fields are not those of a row state")
+            values["text"] = base64.b64decode(values["text"], validate=True)
+            values["spans"] = tuple(Span(**span) for span in values["spans"])
+            values["span_tokens"], values["span_ends"] = tuple(values["span_tokens"]), tuple(values["span_ends"])
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"not a row state: {error}") from error
+
+
+def dump_line(row: Mapping[str, Any]) -> str:
+    """One line of JSON that any reader takes for one line.
+
+    Characters are written as they are, except those that UTF-8 cannot hold or that look like a line end: these are
+    escaped. JSON has no NaN or infinity: they become null. Bytes become base64, other foreign values their text.
+    """
+    text = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name if isinstance(name, str) else str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else str(value)
