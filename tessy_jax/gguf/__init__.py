@@ -1,0 +1,1 @@
+"""Reading GGUF files: metadata, dequantised weights and the tokenizer, with NumPy and without torch."""
