@@ -1,0 +1,54 @@
+"""Decoders in JAX (Flax NNX): load a Hugging Face checkpoint, run it with a rollback-friendly cache, save it again.
+
+    model = load("SmolLM2-135M-Instruct")
+    graphdef, params = nnx.split(model)
+    cache = init_cache(model.config, batch=8, length=2048, slack=64)
+
+    @jax.jit
+    def step(params, tokens, positions, cache):
+        model = nnx.merge(graphdef, params)
+        hidden, cache = model(tokens, positions, cache)
+        return model.logits(hidden[:, -1]), cache
+
+Letters in shapes: B batch, C chunk tokens, T text tokens, S cache slots, D model width, F feed-forward width, V vocabulary,
+N query heads, K key/value heads, H head size, E experts, L labels; I and O are any layer's input and output width.
+"""
+
+from tessy_jax.models.build import ParamSpec, abstract, describe, from_config, named_parameters, parameter_count
+from tessy_jax.models.cache import Cache, Packed, init_cache
+from tessy_jax.models.config import ConfigError, DecoderConfig
+from tessy_jax.models.context import Blocks, Full, Sliding
+from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier, call_block
+from tessy_jax.models.registry import config_from_hf, read_config
+from tessy_jax.models.sharding import INFERENCE, TRAINING, Rules, ShardingError, sharding_for
+from tessy_jax.models.weights import WeightsError, load
+
+__all__ = [
+    "INFERENCE",
+    "TRAINING",
+    "Blocks",
+    "Cache",
+    "CausalLM",
+    "ConfigError",
+    "DecoderConfig",
+    "Full",
+    "Model",
+    "Packed",
+    "ParamSpec",
+    "Rules",
+    "ShardingError",
+    "Sliding",
+    "TokenClassifier",
+    "WeightsError",
+    "abstract",
+    "call_block",
+    "config_from_hf",
+    "describe",
+    "from_config",
+    "init_cache",
+    "load",
+    "named_parameters",
+    "parameter_count",
+    "read_config",
+    "sharding_for",
+]

@@ -1,0 +1,103 @@
+"""Models from their description: shapes first, arrays put in afterwards."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, DTypeLike
+
+from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier
+from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """One parameter: its dimensions, and what a random model starts it from (None: a normal distribution)."""
+
+    dims: tuple[Dim, ...]
+    fill: float | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d.size for d in self.dims)
+
+    @property
+    def axes(self) -> tuple[str | None, ...]:
+        """Logical axis names."""
+        return tuple(d.axis for d in self.dims)
+
+
+def abstract(config: DecoderConfig, mesh: Mesh | None = None, rules: Rules = INFERENCE) -> Model:
+    """The model with `jax.ShapeDtypeStruct`s for parameters."""
+    return (TokenClassifier if config.labels else CausalLM)(config, mesh, rules)
+
+
+def describe(config: DecoderConfig) -> dict[str, ParamSpec]:
+    """Every parameter by its HF tensor name, which is its path in the module."""
+    return {_name(path): _spec(param) for path, param in nnx.to_flat_state(nnx.state(abstract(config)))}
+
+
+def parameter_count(config: DecoderConfig) -> int:
+    """Number of parameters, tied embeddings once."""
+    return sum(math.prod(spec.shape) for spec in describe(config).values())
+
+
+def named_parameters(model: Model) -> dict[str, Array]:
+    """The model's arrays by HF tensor name."""
+    return {_name(path): param[...] for path, param in nnx.to_flat_state(nnx.state(model, nnx.Param))}
+
+
+def assemble(
+    config: DecoderConfig,
+    mesh: Mesh | None,
+    rules: Rules,
+    make: Callable[[str, ParamSpec, NamedSharding | None], Array],
+) -> Model:
+    """The model with `make(name, spec, sharding)` for each parameter; sharding is None without a mesh."""
+    graphdef, state = nnx.split(abstract(config, mesh, rules))
+
+    def put(path: tuple[int | str, ...], param: nnx.Param) -> nnx.Param:
+        name, spec = _name(path), _spec(param)
+        sharding = None if mesh is None else sharding_for(mesh, rules, spec.dims, name)
+        return param.replace(make(name, spec, sharding))
+
+    return nnx.merge(graphdef, nnx.map_state(put, state))
+
+
+def from_config(
+    config: DecoderConfig,
+    key: Array,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules = INFERENCE,
+    std: float = 0.02,
+) -> Model:
+    """A random model: matrices normal with `std`, norms the identity, biases zero. Independent of the mesh."""
+    numbers = {name: i for i, name in enumerate(describe(config))}
+
+    def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
+        if spec.fill is not None:
+            return jnp.full(spec.shape, spec.fill, dtype, device=sharding)
+        normal = jax.jit(_normal, static_argnums=(1, 2, 3), out_shardings=sharding)
+        return normal(jax.random.fold_in(key, numbers[name]), spec.shape, jnp.dtype(dtype), std)
+
+    return assemble(config, mesh, rules, make)
+
+
+def _normal(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, std: float) -> Array:
+    return (std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+
+def _name(path: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _spec(param: nnx.Param) -> ParamSpec:
+    metadata = param.get_metadata()
+    return ParamSpec(metadata["dims"], metadata["fill"])

@@ -1,0 +1,161 @@
+"""Key/value memory: a ring of slots per layer, written and read by position.
+
+A token at position p is written to slot `p % S` of its row. Nothing is ever cleared. Which position a slot holds is
+*computed from the position q of the token that looks*: the latest one that could be there,
+
+    p = q - ((q - s) mod S)          e.g. S = 4, q = 5:  slots 0 1 2 3 hold positions 4 5 2 3
+
+and it is seen iff the layer's context says so. Rolling back is therefore nothing but feeding lower positions again.
+
+Why a stale slot is never seen. Let q be in a chunk of C tokens, at most R below the highest position ever fed to the row
+(R: the deepest rollback). Every position <= q has been fed, the last time after any rollback past it, so a slot holds
+something else than p as computed only if some p' = p + m*S, m >= 1, was written there since; p' <= q + R + C, hence
+p <= q + R + C - S. With S >= W + R + C (W: the context's reach) that gives q - p >= W: outside the context. With S >= the
+row's length there is no such p' at all. `slack` is R + C.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from tessy_jax.models.config import ConfigError, DecoderConfig
+from tessy_jax.models.context import Context
+from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
+
+
+class Memory(Protocol):
+    """What attention reads from: an object that takes a layer's new keys and values and returns all it may look at."""
+
+    def update(
+        self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
+    ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"], Bool[Array, "B C S"], Self]:
+        """(keys, values, which of them each new token sees, the memory afterwards)."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LayerCache:
+    """The ring of one layer.
+
+    Attributes:
+        k, v: [B, S, K, H]; S = context.slots(length, slack).
+        context: what a token of this layer sees (static).
+    """
+
+    k: Float[Array, "B S K H"]
+    v: Float[Array, "B S K H"]
+    context: Context = field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of all layers: a pytree, to be carried by `lax.while_loop` and donated. See the module's text.
+
+    Attributes:
+        layers: one ring per layer.
+        length: rows may have positions 0 .. length - 1 (static). Longer rows would overwrite their beginning.
+    """
+
+    layers: list[LayerCache]
+    length: int = field(metadata={"static": True})
+
+    def update(
+        self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
+    ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"], Bool[Array, "B C S"], "Cache"]:
+        """Write the chunk's keys and values, then return all slots and who sees what. Padding is not written."""
+        old = self.layers[layer]
+        slots = old.k.shape[1]
+        room = slots - old.context.reach(self.length)
+        if slots < self.length and positions.shape[1] > room:
+            raise ValueError(
+                f"a chunk of {positions.shape[1]} tokens does not fit the cache of layer {layer} "
+                f"({old.context}, {slots} slots): feed at most {room} at a time, "
+                "or call init_cache with slack >= chunk + deepest rollback."
+            )
+        rows = jnp.arange(positions.shape[0])[:, None]
+        where = jnp.where(positions >= 0, positions % slots, slots)  # one past the end: dropped
+        new = LayerCache(
+            old.k.at[rows, where].set(k.astype(old.k.dtype), mode="drop"),
+            old.v.at[rows, where].set(v.astype(old.v.dtype), mode="drop"),
+            old.context,
+        )
+        q = positions[:, :, None]
+        held = q - (q - jnp.arange(slots)) % slots
+        layers = [*self.layers[:layer], new, *self.layers[layer + 1 :]]
+        return new.k, new.v, old.context.visible(q, held), dataclasses.replace(self, layers=layers)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Packed:
+    """No memory: the chunk itself is the whole text. For training on rows that hold several documents.
+
+    Attributes:
+        segments: [B, C] document number of each token; tokens see their own document only. Positions restart in each.
+        contexts: one per layer (static): `config.contexts`.
+    """
+
+    segments: Int[Array, "B C"]
+    contexts: tuple[Context, ...] = field(metadata={"static": True})
+
+    def update(
+        self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
+    ) -> tuple[Float[Array, "B C K H"], Float[Array, "B C K H"], Bool[Array, "B C C"], "Packed"]:
+        """The chunk's own keys and values, seen within a document."""
+        same = self.segments[:, :, None] == self.segments[:, None, :]
+        visible = self.contexts[layer].visible(positions[:, :, None], positions[:, None, :])
+        return k, v, same & visible, self
+
+
+def init_cache(
+    config: DecoderConfig,
+    batch: int,
+    length: int,
+    slack: int,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    context: Context | None = None,
+    mesh: Mesh | None = None,
+    rules: Rules = INFERENCE,
+) -> Cache:
+    """An empty cache for `batch` rows of at most `length` tokens.
+
+    Args:
+        slack: deepest rollback + largest chunk, in tokens. Layers with a window or blocks keep that many extra slots.
+        dtype: of keys and values; normally that of the parameters.
+        context: replaces the context of every layer (`Blocks(128)` for a boundary predictor); None: the model's own.
+        mesh, rules: rows are split over "batch", heads over "kv_heads"; None: one device.
+
+    Raises:
+        ConfigError: a token would see more than `max_position_embeddings` tokens.
+        ShardingError: `batch` does not divide over the mesh.
+    """
+    contexts: Sequence[Context] = config.contexts if context is None else (context,) * config.num_hidden_layers
+    farthest = max(c.reach(length) for c in contexts)
+    if farthest > config.max_position_embeddings:
+        raise ConfigError(
+            f"a context of {farthest} tokens was asked of a model with max_position_embeddings "
+            f"{config.max_position_embeddings} (config.json): ask for less, or set the model's RoPE scaling and limit."
+        )
+
+    def layer(context: Context) -> LayerCache:
+        dims = (
+            Dim(batch, "batch"),
+            Dim(context.slots(length, slack)),
+            Dim(config.num_key_value_heads, "kv_heads"),
+            Dim(config.head_dim),
+        )
+        sharding = None if mesh is None else sharding_for(mesh, rules, dims, "cache")
+        shape = tuple(d.size for d in dims)
+        # Two arrays, not one twice: a donated buffer must not be shared.
+        return LayerCache(jnp.zeros(shape, dtype, device=sharding), jnp.zeros(shape, dtype, device=sharding), context)
+
+    return Cache([layer(c) for c in contexts], length)

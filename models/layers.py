@@ -1,0 +1,172 @@
+"""Layers shared by the families. Parameters have the names, shapes and `[out, in]` layout of HF checkpoints.
+
+Modules are built abstract: a parameter starts as a shape with dimensions (`Dim`) and a filling for random models; arrays
+are put in by build.py. So one description gives shapes, shardings, names, loading, saving and initialisation.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from tessy_jax.models.cache import Memory
+from tessy_jax.models.rope import Rotation, rotate
+from tessy_jax.models.sharding import Dim
+
+#: HF `hidden_act` / `hidden_activation`.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+def parameter(*dims: Dim, fill: float | None = None) -> nnx.Param:
+    """A parameter without a value yet. `fill`: the constant a random model starts from; None: normally distributed."""
+    return nnx.Param(jax.ShapeDtypeStruct(tuple(d.size for d in dims), jnp.float32), dims=dims, fill=fill)
+
+
+class Linear(nnx.Module):
+    """y = x Wᵀ (+ b), with W of shape [out, in]."""
+
+    def __init__(self, inside: Dim, outside: Dim, *, bias: bool):
+        self.weight = parameter(outside, inside)
+        self.bias = parameter(outside, fill=0.0) if bias else None
+
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        y = jnp.einsum("...i,oi->...o", x, self.weight[...])
+        return y if self.bias is None else y + self.bias[...]
+
+
+class Embedding(nnx.Module):
+    """Token vectors; with tied weights also the output matrix."""
+
+    def __init__(self, vocab: Dim, embed: Dim):
+        self.weight = parameter(vocab, embed)
+
+    def __call__(self, tokens: Int[Array, "B C"]) -> Float[Array, "B C D"]:
+        return self.weight[...].at[tokens].get(mode="clip")  # padding may hold any id; its output is unspecified
+
+
+class RMSNorm(nnx.Module):
+    """w * x / rms(x): statistics in float32, rounded to the activations' dtype before the weight (Llama, Qwen)."""
+
+    def __init__(self, size: int, eps: float):
+        self.weight = parameter(Dim(size), fill=1.0)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return self.weight[...] * _normalised(x, self.eps).astype(x.dtype)
+
+
+class OffsetRMSNorm(nnx.Module):
+    """(1 + w) * x / rms(x), all in float32 and then rounded (Gemma). Stored weights are offsets from one."""
+
+    def __init__(self, size: int, eps: float):
+        self.weight = parameter(Dim(size), fill=0.0)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return (_normalised(x, self.eps) * (1 + self.weight[...].astype(jnp.float32))).astype(x.dtype)
+
+
+def _normalised(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+
+
+class GatedMLP(nnx.Module):
+    """down(act(gate(x)) * up(x))."""
+
+    def __init__(self, embed: Dim, ff: Dim, activation: str, *, bias: bool):
+        self.gate_proj = Linear(embed, ff, bias=bias)
+        self.up_proj = Linear(embed, ff, bias=bias)
+        self.down_proj = Linear(ff, embed, bias=bias)
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:
+        with jax.named_scope("mlp"):
+            return self.down_proj(ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions. N query heads share K key/value heads in groups of N / K.
+
+    Args:
+        layer: index in the memory.
+        scale: of the scores, before the softmax.
+        norm: makes the norm over H put on each query and key head before the rotation (Qwen3, Gemma3); None: no norm.
+    """
+
+    def __init__(
+        self,
+        layer: int,
+        embed: Dim,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+        bias: bool,
+        norm: Callable[[int], nnx.Module] | None = None,
+    ):
+        queries = Dim(heads * head_dim, "heads", unit=head_dim)
+        keys = Dim(kv_heads * head_dim, "kv_heads", unit=head_dim)
+        self.q_proj = Linear(embed, queries, bias=bias)
+        self.k_proj = Linear(embed, keys, bias=bias)
+        self.v_proj = Linear(embed, keys, bias=bias)
+        self.o_proj = Linear(queries, embed, bias=bias)
+        self.q_norm = norm(head_dim) if norm else None
+        self.k_norm = norm(head_dim) if norm else None
+        self.layer, self.kv_heads, self.head_dim, self.scale = layer, kv_heads, head_dim, scale
+
+    def __call__(
+        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: Memory
+    ) -> tuple[Float[Array, "B C D"], Memory]:
+        with jax.named_scope("attention"):
+            heads = (*x.shape[:2], -1, self.head_dim)
+            q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
+            if self.q_norm is not None and self.k_norm is not None:
+                q, k = self.q_norm(q), self.k_norm(k)
+            q, k = rotate(q, rotation), rotate(k, rotation)
+            k, v, visible, memory = memory.update(self.layer, k, v, positions)
+            return self.o_proj(attend(q, k, v, visible, self.scale)), memory
+
+
+def attend(
+    q: Float[Array, "B C N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    visible: Bool[Array, "B C S"],
+    scale: float,
+) -> Float[Array, "B C N*H"]:
+    """Softmax attention; scores and softmax in float32. A token that sees nothing gets a finite, meaningless mean.
+
+    Query heads are grouped by the key/value head that they share, so the cache is read as it lies: not repeated, not
+    transposed, not converted.
+    """
+    batch, chunk, heads, head_dim = q.shape
+    grouped = q.reshape(batch, chunk, k.shape[2], heads // k.shape[2], head_dim)
+    scores = jnp.einsum("bckgh,bskh->bkgcs", grouped, k, preferred_element_type=jnp.float32) * scale
+    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+    return jnp.einsum("bkgcs,bskh->bckgh", weights, v).reshape(batch, chunk, heads * head_dim)
+
+
+class PreNormBlock(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): Llama, Qwen and most others."""
+
+    def __init__(self, attention: Attention, mlp: GatedMLP, norm: Callable[[], nnx.Module]):
+        self.input_layernorm = norm()
+        self.self_attn = attention
+        self.post_attention_layernorm = norm()
+        self.mlp = mlp
+
+    def __call__(
+        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: Memory
+    ) -> tuple[Float[Array, "B C D"], Memory]:
+        attended, memory = self.self_attn(self.input_layernorm(x), rotation, positions, memory)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), memory

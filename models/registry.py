@@ -1,0 +1,44 @@
+"""Which config.json is which family. To add one: a config class with `block`, and a line here."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tessy_jax.models.config import ConfigError, DecoderConfig
+from tessy_jax.models.gemma3 import Gemma3Config
+from tessy_jax.models.llama import LlamaConfig
+from tessy_jax.models.qwen3 import Qwen3Config
+
+#: HF class name (config.json: architectures[0]) -> family. transformers has no Gemma3ForTokenClassification.
+ARCHITECTURES: dict[str, type[DecoderConfig]] = {
+    "Gemma3ForCausalLM": Gemma3Config,
+    "LlamaForCausalLM": LlamaConfig,
+    "LlamaForTokenClassification": LlamaConfig,
+    "Qwen3ForCausalLM": Qwen3Config,
+    "Qwen3ForTokenClassification": Qwen3Config,
+}
+
+
+def config_from_hf(raw: Mapping[str, Any], where: str = "config.json") -> DecoderConfig:
+    """The contents of a config.json -> its family's config. Raises ConfigError."""
+    names = raw.get("architectures") or [None]
+    if names[0] not in ARCHITECTURES:
+        raise ConfigError(
+            f"{where}: architectures: {names[0]!r} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}."
+        )
+    return ARCHITECTURES[names[0]].from_hf(raw, where)
+
+
+def read_config(folder: str | Path) -> DecoderConfig:
+    """Read `folder`/config.json. Raises ConfigError: missing, not JSON, or not supported."""
+    path = Path(folder) / "config.json"
+    if not Path(folder).is_dir():
+        raise ConfigError(f"{folder}: no such folder. Give a folder with a Hugging Face checkpoint.")
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file. A Hugging Face checkpoint has it beside its weights.")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not valid JSON ({error}). Download the file again.") from None
+    return config_from_hf(raw, str(path))

@@ -1,0 +1,101 @@
+"""Where arrays live on a mesh: logical axis names, two presets, and errors that say what would fit.
+
+Mesh axes: "data" and "fsdp" split the rows of a batch, "fsdp" also the parameters while training, "tensor" splits
+heads, feed-forward width and vocabulary, "expert" the experts. A mesh may lack any of them. Meshes must have Auto axes
+(`jax.make_mesh` makes Explicit ones by default since jax 0.9):
+`jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)`.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+from dataclasses import dataclass
+
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+log = logging.getLogger(__name__)
+
+
+class ShardingError(ValueError):
+    """An array cannot be laid out on the mesh as the rules say."""
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of an array: its size, its logical axis (None: never split), and the size of what must stay whole.
+
+    The output dimension of a query projection is `Dim(N * H, "heads", unit=H)`: it may be split between heads only.
+    """
+
+    size: int
+    axis: str | None = None
+    unit: int = 1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Logical axis name -> mesh axes that split it (none: replicated). Change one with `rules.replace(heads=())`."""
+
+    batch: tuple[str, ...] = ("data", "fsdp")
+    embed: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ("tensor",)
+    kv_heads: tuple[str, ...] = ("tensor",)
+    ff: tuple[str, ...] = ("tensor",)
+    vocab: tuple[str, ...] = ("tensor",)
+    experts: tuple[str, ...] = ("expert",)
+
+    def replace(self, **axes: tuple[str, ...]) -> "Rules":
+        """These rules with some logical axes mapped otherwise."""
+        return dataclasses.replace(self, **axes)
+
+
+#: Parameters are whole along "fsdp", which then only splits rows: a decode step must not gather weights.
+INFERENCE = Rules()
+#: Parameters (and so gradients and moments) are also split along "fsdp" and gathered layer by layer.
+TRAINING = Rules(embed=("fsdp",))
+
+#: A model with fewer key/value heads than "tensor" is common (Qwen3-235B has 4) and replicating them costs only cache.
+_REPLICATED_IF_UNEVEN = ("kv_heads",)
+
+
+def sharding_for(mesh: Mesh, rules: Rules, dims: tuple[Dim, ...], name: str) -> NamedSharding:
+    """The sharding of an array with these dimensions.
+
+    Dimensions that do not divide raise ShardingError, naming `name`, the dimension, the mesh axes and what would fit;
+    key/value heads are replicated instead, with one warning.
+    """
+    parts: list[tuple[str, ...] | None] = []
+    used: set[str] = set()
+    for index, dim in enumerate(dims):
+        wanted = getattr(rules, dim.axis) if dim.axis else ()
+        axes = tuple(a for a in wanted if a in mesh.axis_names and mesh.shape[a] > 1)
+        ways = math.prod(mesh.shape[a] for a in axes)
+        units = dim.size // dim.unit
+        if units % ways and dim.axis in _REPLICATED_IF_UNEVEN:
+            _warn_replicated(units, "*".join(axes), ways)
+            axes = ()
+        elif units % ways:
+            raise ShardingError(
+                f"{name}: dimension {index} ({units} {dim.axis}) does not divide over mesh axis "
+                f"{'*'.join(axes)!r} of size {ways}. Use a size of {_divisors(units)}, "
+                f"or replicate it with rules.replace({dim.axis}=())."
+            )
+        if used & set(axes):
+            raise ShardingError(
+                f"{name}: the rules split two of its dimensions over mesh axis {min(used & set(axes))!r}. "
+                f"Map {dim.axis!r} to another axis."
+            )
+        used |= set(axes)
+        parts.append(axes or None)
+    return NamedSharding(mesh, PartitionSpec(*parts))
+
+
+def _divisors(n: int) -> str:
+    divisors = [str(d) for d in range(1, min(n, 64) + 1) if n % d == 0]
+    return divisors[0] if len(divisors) == 1 else f"{', '.join(divisors[:-1])} or {divisors[-1]}"
+
+
+@functools.cache
+def _warn_replicated(units: int, axes: str, ways: int) -> None:
+    log.warning("%d key/value heads do not divide over mesh axis %r of size %d: replicating them.", units, axes, ways)

@@ -1,0 +1,164 @@
+"""Hugging Face safetensors straight into (sharded) arrays: each process touches only the bytes of its own shards."""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, DTypeLike
+
+from tessy_jax.models.build import ParamSpec, assemble, describe
+from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.decoder import Model
+from tessy_jax.models.registry import read_config
+from tessy_jax.models.sharding import INFERENCE, Rules
+
+_DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
+
+#: Tensors that old exporters wrote and no model needs: RoPE frequencies are computed from the config.
+_IGNORED = re.compile(r"rotary_emb\.inv_freq$")
+
+
+class WeightsError(ValueError):
+    """A checkpoint folder whose tensors cannot be read as its config.json says."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor lies: `array` is a read-only memory map, nothing is read before it is indexed."""
+
+    file: Path
+    array: np.ndarray
+
+
+def load(
+    folder: str | Path, *, mesh: Mesh | None = None, rules: Rules = INFERENCE, dtype: DTypeLike = jnp.float32
+) -> Model:
+    """Load a Hugging Face checkpoint folder: config.json with model.safetensors or its sharded form.
+
+    Args:
+        mesh, rules: where the parameters go; None: the default device.
+        dtype: of the parameters and so of the activations. Stored bfloat16, float16 and float32 are converted by shard.
+
+    Raises:
+        ConfigError: config.json is missing, or asks for what is not implemented.
+        WeightsError: a file or tensor is missing, truncated, left over or has the wrong shape.
+        ShardingError: a parameter does not divide over the mesh.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    tensors = _match(config, open_tensors(folder), folder)
+
+    def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
+        stored = tensors[name].array
+
+        def read(index: tuple[slice, ...]) -> np.ndarray:
+            # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
+            return np.array(stored[index], dtype=jnp.dtype(dtype), copy=True)
+
+        if sharding is None:
+            return jnp.asarray(read((...,)))
+        return jax.make_array_from_callback(spec.shape, sharding, read)
+
+    return assemble(config, mesh, rules, make)
+
+
+def open_tensors(folder: Path) -> dict[str, Tensor]:
+    """Memory maps of all tensors of a checkpoint folder, by name. Raises WeightsError."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files: Iterable[Path] = [folder / name for name in sorted(set(weight_map.values()))]
+    elif single.is_file():
+        weight_map, files = {}, [single]
+    else:
+        raise WeightsError(
+            f"{folder}: has neither model.safetensors nor model.safetensors.index.json. "
+            "Download the safetensors files; convert GGUF first (python -m tessy_jax.convert)."
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if not file.is_file():
+            raise WeightsError(f"{file}: no such file, but {index.name} lists it. Download it again.")
+        tensors |= {name: Tensor(file, array) for name, array in read_safetensors(file).items()}
+    absent = sorted(set(weight_map) - set(tensors))
+    if absent:
+        raise WeightsError(
+            f"{folder / weight_map[absent[0]]}: lacks tensor {absent[0]}, which {index.name} says it has. "
+            "Download the file again."
+        )
+    return tensors
+
+
+def read_safetensors(file: Path) -> dict[str, np.ndarray]:
+    """The tensors of one safetensors file as read-only memory maps. Raises WeightsError.
+
+    The format: 8 bytes of header length, a JSON header with each tensor's dtype, shape and byte range, the bytes.
+    """
+    actual = file.stat().st_size
+    with file.open("rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        if actual < start:
+            raise WeightsError(
+                f"{file}: is truncated: its header alone needs {start} bytes, it has {actual}. Download it again."
+            )
+        try:
+            header = json.loads(stream.read(start - 8))
+        except ValueError:
+            raise WeightsError(
+                f"{file}: is not a safetensors file: its header is not JSON. Download it again."
+            ) from None
+    header.pop("__metadata__", None)
+    expected = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if actual < expected:
+        raise WeightsError(
+            f"{file}: is truncated: it should have {expected} bytes, it has {actual}. Download it again."
+        )
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            raise WeightsError(
+                f"{file}: {name}: has dtype {entry['dtype']}; supported: {', '.join(_DTYPES)}. "
+                "Use an unquantised checkpoint."
+            )
+        offset = start + entry["data_offsets"][0]
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        tensors[name] = np.memmap(file, dtype, "r", offset, tuple(entry["shape"]))
+    return tensors
+
+
+def _match(config: DecoderConfig, stored: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensor of each parameter; every parameter has one of its shape, and none is left over."""
+    specs = describe(config)
+    if not any(name.startswith("model.") for name in stored):  # saved from HF's bare …Model
+        stored = {
+            name if name.split(".")[0] in ("lm_head", "score") else f"model.{name}": t for name, t in stored.items()
+        }
+    ignored = {name for name in stored if _IGNORED.search(name)}
+    if config.tie_word_embeddings:
+        ignored.add("lm_head.weight")  # some exporters write the tied matrix twice
+    for name, spec in specs.items():
+        if name not in stored:
+            raise WeightsError(
+                f"{folder}: tensor {name} is missing ({config.architecture}, shape {spec.shape}). "
+                "The checkpoint is incomplete, or its config.json belongs to another model."
+            )
+        found = stored[name]
+        if found.array.shape != spec.shape:
+            raise WeightsError(
+                f"{found.file}: {name}: has shape {found.array.shape}, but config.json says {spec.shape}. "
+                "The weights and config.json belong to different models."
+            )
+    left = sorted(set(stored) - set(specs) - ignored)
+    if left:
+        raise WeightsError(
+            f"{stored[left[0]].file}: {left[0]}: is not a parameter of {config.architecture} as config.json describes it "
+            f"({len(left)} such tensors). Check architectures, num_hidden_layers and the bias fields in config.json."
+        )
+    return {name: stored[name] for name in specs}

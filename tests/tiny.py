@@ -1,0 +1,95 @@
+"""Tiny random Hugging Face checkpoints, written by transformers: the reference for the ports.
+
+All sizes differ from each other (width, feed-forward, heads x head size, vocabulary), so that a transposed or misread
+tensor cannot fit by accident. Weights are larger than usual at initialisation, so that logits are far from uniform.
+Each function writes `folder` and returns the torch model in eval mode with eager attention.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+
+def llama(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """Llama with Llama 3.1's RoPE scaling, whose blend zone lies within the tiny model's wavelengths."""
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = {
+        "vocab_size": 97,
+        "hidden_size": 24,
+        "intermediate_size": 44,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {"rope_theta": 5e5, "original_max_position_embeddings": 64, **scaling},
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    return _save(transformers.LlamaForCausalLM, transformers.LlamaConfig(**config | changes), folder, seed)
+
+
+def gemma3(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """Gemma 3 with a window of 7, two full layers of five, and linear scaling on the full ones."""
+    config = {
+        "vocab_size": 101,
+        "hidden_size": 20,
+        "intermediate_size": 36,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 14,
+        "max_position_embeddings": 4096,
+        "sliding_window": 7,
+        "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+        "query_pre_attn_scalar": 11,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
+        },
+        "initializer_range": 0.2,
+    }
+    return _save(transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**config | changes), folder, seed)
+
+
+def qwen3(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """Qwen3 with tied embeddings."""
+    return _save(transformers.Qwen3ForCausalLM, _qwen3_config(**changes), folder, seed)
+
+
+def qwen3_classifier(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """Qwen3 token classifier with two labels."""
+    labels = {"id2label": {0: "capability", 1: "style"}, "label2id": {"capability": 0, "style": 1}}
+    return _save(transformers.Qwen3ForTokenClassification, _qwen3_config(**labels | changes), folder, seed)
+
+
+def _qwen3_config(**changes: Any) -> Any:
+    config = {
+        "vocab_size": 89,
+        "hidden_size": 28,
+        "intermediate_size": 52,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "tie_word_embeddings": True,
+        "initializer_range": 0.2,
+    }
+    return transformers.Qwen3Config(**config | changes)
+
+
+def _save(kind: Any, config: Any, folder: Path | str, seed: int) -> Any:
+    config._attn_implementation = "eager"
+    torch.manual_seed(seed)
+    model = kind(config).eval()
+    with torch.no_grad():  # constants at initialisation would hide a swapped norm or a dropped bias
+        for name, weight in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                weight += 0.3 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    return model
