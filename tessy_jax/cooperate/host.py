@@ -1,0 +1,117 @@
+"""Visits to the host from inside the jitted loop: text needs a tokenizer, and tokenizers run in Python.
+
+A visit is a pure function of its arguments, row by row. On a mesh it happens in a fully manual `shard_map` over the batch axes, so
+that each process reads only its own rows. It never touches JAX, and an error comes back as a code: an exception inside a callback
+has no defined outcome (design §4).
+"""
+
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Int, UInt8
+
+from tessy_jax.text.retokenize import Retokenizer, Tail
+
+log = logging.getLogger(__name__)
+
+ROWS = PartitionSpec(("data", "fsdp"))
+"""How everything that leads with B lies on the mesh."""
+
+FAILED = -1
+"""The `count` of a delivery that the host could not make."""
+
+
+@struct.dataclass
+class Delivery:
+    """What one visit brings for a stream: drop tokens from its canonical end, then append others.
+
+    Attributes:
+      drop: canonical tokens to forget.
+      ids, ends: R tokens and the bytes of the text reached after each.
+      count: how many of them are meant; FAILED if the host could not read the row.
+      covered: bytes that the canonical tokens stand for afterwards.
+    """
+
+    drop: Int[Array, " B"]
+    ids: Int[Array, "B R"]
+    ends: Int[Array, "B R"]
+    count: Int[Array, " B"]
+    covered: Int[Array, " B"]
+
+    @staticmethod
+    def shape(width: int) -> "Delivery":
+        one = jax.ShapeDtypeStruct((), jnp.int32)
+        many = jax.ShapeDtypeStruct((width,), jnp.int32)
+        return Delivery(one, many, many, one, one)
+
+
+def visit(mesh: Mesh | None, row: Callable, shape: object, rows: Bool[Array, " B"], *args: Array) -> object:
+    """Calls `row(*arguments of the row)` on the host for each row in `rows`; other rows get zeros.
+
+    `row` takes NumPy values and returns a tuple of them, in the order of the leaves of `shape` (a pytree of per-row shapes). If it
+    raises, the error is logged and the row's first leaf named `count` says FAILED: here, every leaf is zero but the last two.
+    """
+    leaves, tree = jax.tree.flatten(shape)
+
+    def batch(rows: Array, *args: Array) -> list[np.ndarray]:
+        rows, *columns = (np.asarray(a) for a in (rows, *args))
+        out = [np.zeros((len(rows), *leaf.shape), leaf.dtype) for leaf in leaves]
+        for b in np.flatnonzero(rows):
+            try:
+                values = jax.tree.leaves(row(*(column[b] for column in columns)))
+            except Exception:
+                log.exception("a row could not be read on the host; it goes to the rejects")
+                values = jax.tree.leaves(_failure(tree, leaves))
+            for column, value in zip(out, values, strict=True):
+                if column.ndim > 1:
+                    column[b, : len(value)] = value
+                else:
+                    column[b] = value
+        return out
+
+    def local(rows: Array, *args: Array) -> list[Array]:
+        shapes = [jax.ShapeDtypeStruct((rows.shape[0], *leaf.shape), leaf.dtype) for leaf in leaves]
+        return jax.pure_callback(batch, shapes, rows, *args)
+
+    call = local if mesh is None else jax.shard_map(local, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
+    return jax.tree.unflatten(tree, call(rows, *args))
+
+
+def _failure(tree: jax.tree_util.PyTreeDef, leaves: list) -> object:
+    """A result of zeros whose delivery says FAILED."""
+    zeros = jax.tree.unflatten(tree, [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves])
+    if isinstance(zeros, Delivery):
+        return zeros.replace(count=np.int32(FAILED))
+    return zeros.replace(delivery=zeros.delivery.replace(count=np.int32(FAILED)))
+
+
+class Scribe:
+    """Keeps one vocabulary's canonical tokens of the rows up to date, at most `width` tokens a visit."""
+
+    def __init__(self, retokenizer: Retokenizer, width: int = 64):
+        self.retokenizer, self.width = retokenizer, width
+
+    @property
+    def shape(self) -> Delivery:
+        return Delivery.shape(self.width)
+
+    def step(self, text: UInt8[np.ndarray, " Y"], covered: int, target: int) -> Delivery:
+        """From the canonical tokens of `text[:covered]` towards those of `text[:target]`."""
+        data = text[: max(covered, target)].tobytes()
+        tail = self.retokenizer.tail(data, int(covered), int(target))
+        return self.pack(data, covered, target, tail)
+
+    def pack(self, data: bytes, covered: int, target: int, tail: Tail) -> Delivery:
+        """`tail` as a delivery; if it is too long, a shorter step in the same direction instead."""
+        while len(tail.ids) > self.width:
+            reached = [end for end in tail.ends[: self.width - 8] if covered < end < target]
+            if not reached:
+                raise ValueError(f"{len(tail.ids)} tokens replace {tail.drop} between bytes {covered} and {target}; limit {self.width}")
+            target = reached[-1]
+            tail = self.retokenizer.tail(data, int(covered), target)
+        return Delivery(tail.drop, tail.ids, tail.ends, len(tail.ids), int(target))

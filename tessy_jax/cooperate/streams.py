@@ -1,0 +1,113 @@
+"""Streams: rollback, hand-over and catch-up. The three things that happen to a model's tokens between two turns."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int
+
+from tessy_jax.cooperate.host import FAILED, Delivery
+from tessy_jax.cooperate.state import Stream, pick
+
+Read = Callable[[Int[Array, "B C"], Int[Array, "B C"], object], object]
+"""`read(tokens, positions, carry) -> carry`: one chunk through a model; position -1 marks padding."""
+
+
+def gather(values: Array, index: Int[Array, "B W"]) -> Array:
+    """`values[b, index[b, w]]`, indices clipped to the array."""
+    return jnp.take_along_axis(values, jnp.clip(index, 0, values.shape[1] - 1), axis=1)
+
+
+def scatter(values: Array, index: Int[Array, "B W"], new: Array, where: Bool[Array, "B W"]) -> Array:
+    """`values[b, index[b, w]] = new[b, w]` where `where`; indices outside the array are dropped."""
+    rows = jnp.arange(values.shape[0])[:, None]
+    outside = values.shape[1]
+    return values.at[rows, jnp.where(where & (index >= 0), index, outside)].set(new, mode="drop")
+
+
+def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Stream, Bool[Array, " B"]]:
+    """Replaces the canonical end of `stream` as `new` says. Also returns the rows for which that was not possible.
+
+    What the model has read stays read as far as the tokens agree: the tokens it sampled itself are usually the canonical ones, and
+    then it goes on without reading anything again. Example, with `cached = 5`, `base = 3`, three tokens sampled since:
+
+        tokens  [p p a|b c d]     the span was cut after c, and "bc" is one canonical token, e
+        new     drop 0, ids [e]
+        tokens  [p p a e|c d]     n = base = 4, cached = 3: position 3 holds another token now
+    """
+    index = (stream.base - new.drop)[:, None] + jnp.arange(new.ids.shape[1])
+    meant = rows[:, None] & (jnp.arange(new.ids.shape[1]) < new.count[:, None])
+    failed = rows & ((new.count == FAILED) | (stream.base - new.drop + new.count >= stream.tokens.shape[1]))
+    meant &= ~failed[:, None]
+    differs = meant & (index < stream.cached[:, None]) & (gather(stream.tokens, index) != new.ids)
+    unread = jnp.min(jnp.where(differs, index, stream.tokens.shape[1]), axis=1)
+    end = jnp.where(failed, stream.base, stream.base - new.drop + new.count)
+    moved = Stream(
+        tokens=scatter(stream.tokens, index, new.ids, meant),
+        ends=scatter(stream.ends, index, new.ends, meant),
+        n=end,
+        base=end,
+        covered=new.covered,
+        cached=jnp.minimum(stream.cached, unread),
+        high=stream.high,
+    )
+    return stream.replace(
+        **{name: pick(rows, getattr(moved, name), getattr(stream, name)) for name in Stream.__dataclass_fields__}
+    ), failed
+
+
+def forget(stream: Stream, rows: Bool[Array, " B"], depth: int) -> Stream:
+    """Rollback: what lies beyond the tokens in use was never read.
+
+    Nothing is erased: a stale slot holds a later position and is overwritten before it becomes visible. Only a ring (a sliding
+    window, a block context) can have lost old slots to discarded tokens, and only deeper than its slack: then the row is read again
+    from its start, which restores every slot in order.
+    """
+    cached = jnp.minimum(stream.cached, stream.n)
+    lost = stream.high - cached > depth
+    return stream.replace(
+        cached=pick(rows, jnp.where(lost, 0, cached), stream.cached),
+        high=pick(rows, jnp.where(lost, 0, stream.high), stream.high),
+    )
+
+
+def hand_over(
+    stream: Stream,
+    rows: Bool[Array, " B"],
+    target: Int[Array, " B"],
+    step: Callable[[Bool[Array, " B"], Int[Array, " B"]], Delivery],
+    depth: int,
+) -> tuple[Stream, Bool[Array, " B"]]:
+    """Makes the tokens of `rows` canonical for the first `target` bytes of the text; also returns the rows that failed."""
+
+    def behind(carry: tuple[Stream, Array]) -> Bool[Array, " B"]:
+        stream, failed = carry
+        return rows & ~failed & (stream.covered != target)
+
+    def one(carry: tuple[Stream, Array]) -> tuple[Stream, Array]:
+        stream, failed = carry
+        need = behind(carry)
+        stream, lost = deliver(stream, need, step(need, stream.covered))
+        return stream, failed | lost
+
+    stream, failed = lax.while_loop(lambda c: jnp.any(behind(c)), one, (stream, jnp.zeros_like(rows)))
+    return forget(stream, rows, depth), failed
+
+
+def catch_up(
+    stream: Stream, rows: Bool[Array, " B"], upto: Int[Array, " B"], chunk: int, read: Read, carry: object
+) -> tuple[Stream, object]:
+    """Feeds the tokens that a model has not read, `chunk` at a time, until `upto` of them are in its cache."""
+
+    def behind(stream: Stream) -> Bool[Array, " B"]:
+        return rows & (stream.cached < upto)
+
+    def one(both: tuple[Stream, object]) -> tuple[Stream, object]:
+        stream, carry = both
+        index = stream.cached[:, None] + jnp.arange(chunk)
+        live = behind(stream)[:, None] & (index < upto[:, None])
+        carry = read(gather(stream.tokens, index), jnp.where(live, index, -1), carry)
+        cached = pick(behind(stream), jnp.minimum(stream.cached + chunk, upto), stream.cached)
+        return stream.replace(cached=cached, high=jnp.maximum(stream.high, cached)), carry
+
+    return lax.while_loop(lambda c: jnp.any(behind(c[0])), one, (stream, carry))

@@ -1,0 +1,252 @@
+"""One turn of one role: hand over, catch up, generate, judge and cut, switch. Algorithm 1 of the paper, for a batch of rows."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Int
+
+from tessy_jax.cooperate.host import Delivery, visit
+from tessy_jax.cooperate.sampling import Sampling, uniforms
+from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, Writer, pick, replace_at, writes
+from tessy_jax.cooperate.streams import catch_up, deliver, forget, hand_over, scatter
+
+UTF8_STATES = 9
+"""Rows of the UTF-8 automaton per phase in `Writer.next_utf8`."""
+
+
+class Boundary(Protocol):
+    """A rule that decides what is kept of a thinking span; see `boundary.PaperBoundary`."""
+
+    def judge(
+        self, params: object, state: State, cache: object, rows: Bool[Array, " B"]
+    ) -> tuple[State, object, Bool[Array, " B"], Int[Array, " B"]]: ...
+
+
+@struct.dataclass
+class Steps:
+    """Forward passes since the host last looked: catch-up chunks and decode steps of each writer, turns of each role."""
+
+    chunks: Int[Array, " 2"]
+    decodes: Int[Array, " 2"]
+    turns: Int[Array, " 2"]
+
+    @classmethod
+    def zero(cls) -> "Steps":
+        return cls(*(jnp.zeros(2, jnp.int32) for _ in range(3)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Turn:
+    """One role's part of the loop. Everything in here is static; arrays come in as arguments.
+
+    Attributes:
+      role: whose turn it is.
+      graph: the writing model's nnx graph definition.
+      sampling: how it chooses tokens.
+      tokens: tokens generated per turn at most, the paper's k.
+      boundary: what is kept of it.
+      step: one hand-over visit, `(text, covered, target) -> Delivery` on the host, and its shape.
+      close: the student's end of thinking, `(text, kept) -> Delivery`; None for the teacher.
+      marker: the bytes of the end-of-thinking marker with its newlines.
+      chunk: tokens per catch-up forward. depth: deepest rollback that the caches' rings hold.
+    """
+
+    role: Role
+    graph: nnx.GraphDef
+    sampling: Sampling
+    tokens: int
+    boundary: Boundary
+    step: Callable[..., Delivery]
+    close: Callable[..., Delivery] | None
+    shape: Delivery
+    marker: bytes
+    max_answer_tokens: int
+    reject_unfinished: bool
+    chunk: int
+    depth: int
+    mesh: Mesh | None
+
+    def __call__(
+        self, params: object, judge_params: object, writer: Writer, state: State, caches: tuple, steps: Steps
+    ) -> tuple[State, tuple, Steps]:
+        """The turn. `caches` are (this writer's, its predictor's)."""
+        cache, judge_cache = caches
+        with jax.named_scope("hand_over"):
+            state = self._hand_over(state)
+        with jax.named_scope("catch_up"):
+            state, cache, chunks = self._catch_up(params, state, cache)
+        with jax.named_scope("generate"):
+            state, cache, decodes = self._generate(params, writer, state, cache)
+        rows = writes(state, self.role)
+        with jax.named_scope("judge"):
+            state, judge_cache, rejected, finish = self.boundary.judge(judge_params, state, judge_cache, rows)
+        state = self._settle(state, rows, rejected, finish)
+        count = jnp.arange(2) == self.role
+        steps = Steps(steps.chunks + count * chunks, steps.decodes + count * decodes, steps.turns + count)
+        return state, (cache, judge_cache), steps
+
+    # -- before generating ---------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, state: State) -> State:
+        """The text that the others wrote, in this model's own canonical tokens; the student also closes the thinking."""
+        rows = writes(state, self.role)
+
+        def step(need: Bool[Array, " B"], covered: Int[Array, " B"]) -> Delivery:
+            return visit(self.mesh, self.step, self.shape, need, state.text, covered, state.span_start)
+
+        closed = state.phase == Phase.ANSWER  # its tokens hold the marker: nothing but its own answer follows
+        stream, failed = hand_over(state.writers[self.role], rows & ~closed, state.span_start, step, self.depth)
+        state = fail(replace_stream(state, self.role, stream), failed, Finish.OVERFLOW)
+        if self.close is None:
+            return state
+        closing = rows & (state.phase == Phase.CLOSING)
+        return lax.cond(jnp.any(closing), self._close_thinking, lambda state: state, state)
+
+    def _close_thinking(self, state: State) -> State:
+        """Writes the end-of-thinking marker in the student's form, after the trace less its trailing white space."""
+        rows = writes(state, self.role) & (state.phase == Phase.CLOSING)
+        new = visit(self.mesh, self.close, self.shape, rows, state.text, state.kept)
+        size = len(self.marker)
+        think_end = new.covered - size
+        stream, failed = deliver(state.writers[self.role], rows, new)
+        rows &= ~failed
+        at = think_end[:, None] + jnp.arange(size)
+        marker = jnp.broadcast_to(jnp.frombuffer(self.marker, jnp.uint8), at.shape)
+        state = state.replace(
+            text=scatter(state.text, at, marker, rows[:, None]),
+            think_end=pick(rows, think_end, state.think_end),
+            phase=pick(rows, jnp.full_like(state.phase, Phase.ANSWER), state.phase),
+            **{name: pick(rows, new.covered, getattr(state, name)) for name in ("kept", "written", "span_start")},
+        )
+        return fail(replace_stream(state, self.role, forget(stream, rows, self.depth)), failed, Finish.OVERFLOW)
+
+    def _catch_up(self, params: object, state: State, cache: object) -> tuple[State, object, Array]:
+        def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
+            cache, chunks = carry
+            _, cache = nnx.merge(self.graph, params)(tokens, positions, cache)
+            return cache, chunks + 1
+
+        stream = state.writers[self.role]
+        start = (cache, jnp.zeros((), jnp.int32))
+        stream, (cache, chunks) = catch_up(stream, writes(state, self.role), stream.n - 1, self.chunk, read, start)
+        return replace_stream(state, self.role, stream), cache, chunks
+
+    # -- generating ------------------------------------------------------------------------------------------------------------
+
+    def _generate(self, params: object, writer: Writer, state: State, cache: object) -> tuple[State, object, Array]:
+        """Up to `tokens` tokens per row, one forward pass each; a row stops at a structural event or its answer's budget."""
+        rows = writes(state, self.role)
+        answering = state.phase == Phase.ANSWER
+        longest = writer.token_bytes.shape[1]
+        model = nnx.merge(self.graph, params)
+
+        def live(state: State) -> Bool[Array, " B"]:
+            stream = state.writers[self.role]
+            spent = answering & (stream.n - stream.base >= self.max_answer_tokens)
+            return rows & (state.event == Finish.NONE) & ~spent
+
+        def one(carry: tuple) -> tuple:
+            state, cache, i = carry
+            stream, on = state.writers[self.role], live(state)
+            last = jnp.maximum(stream.n - 1, 0)
+            token = jnp.take_along_axis(stream.tokens, last[:, None], axis=1)
+            hidden, cache = model(token, jnp.where(on, last, -1)[:, None], cache)
+            logits = model.logits(hidden[:, 0])
+            with jax.named_scope("sample"):
+                following = writer.next_utf8[state.utf8 + UTF8_STATES * answering]
+                following = following[:, : logits.shape[1]]
+                allowed = jnp.where(following != 255, logits, -jnp.inf)
+                chosen = self.sampling(allowed, uniforms(state.key, state.written, self.role))
+            event = writer.event[chosen]
+            said = on & (event == Finish.NONE)
+            size = jnp.where(said, writer.token_len[chosen], 0)
+            at = state.written[:, None] + jnp.arange(longest)
+            new_text = scatter(state.text, at, writer.token_bytes[chosen], jnp.arange(longest) < size[:, None])
+            written = state.written + size
+            full = (written + longest > state.text.shape[1]) | (stream.n + 1 >= stream.tokens.shape[1])
+            event = jnp.where(said & full, Finish.OVERFLOW, event)
+            n = stream.n[:, None]
+            stream = stream.replace(
+                tokens=scatter(stream.tokens, n, chosen[:, None], said[:, None]),
+                ends=scatter(stream.ends, n, written[:, None], said[:, None]),
+                n=stream.n + said,
+                cached=pick(on, stream.n, stream.cached),
+                high=pick(on, jnp.maximum(stream.high, stream.n), stream.high),
+            )
+            utf8 = jnp.take_along_axis(following, chosen[:, None], axis=1)[:, 0].astype(jnp.int32)
+            state = state.replace(
+                text=new_text,
+                written=written,
+                utf8=pick(said, utf8, state.utf8),
+                event=pick(on, event, state.event),
+                span_sampled=state.span_sampled + on,
+            )
+            return replace_stream(state, self.role, stream), cache, i + 1
+
+        def unfinished(carry: tuple) -> Bool[Array, ""]:
+            state, _, i = carry
+            return (i < self.tokens) & jnp.any(live(state))
+
+        return lax.while_loop(unfinished, one, (state, cache, jnp.zeros((), jnp.int32)))
+
+    # -- after the judgement ---------------------------------------------------------------------------------------------------
+
+    def _settle(self, state: State, rows: Bool[Array, " B"], rejected: Bool[Array, " B"], finish: Int[Array, " B"]) -> State:
+        """Ends the spans that were rejected, that ended the thinking, or that ended the answer; the others go on."""
+        stream = state.writers[self.role]
+        answering = rows & (state.phase == Phase.ANSWER)
+        spent = stream.n - stream.base >= self.max_answer_tokens
+        answered = answering & ((state.event != Finish.NONE) | spent)
+        end = jnp.where(state.event == Finish.EOS, Finish.STOP, jnp.where(state.event > 0, state.event, Finish.LENGTH))
+        state = state.replace(kept=pick(answering, state.written, state.kept))
+        thought = rows & (finish != Finish.NONE)
+        ended = rejected | thought | answered
+
+        in_span = (jnp.arange(stream.ends.shape[1]) >= stream.base[:, None]) & (
+            jnp.arange(stream.ends.shape[1]) < stream.n[:, None]
+        )
+        kept = jnp.sum(in_span & (stream.ends <= state.kept[:, None]), axis=1)
+        entry = jnp.stack(
+            [jnp.full_like(kept, self.role), state.phase, state.kept, kept, state.span_sampled - kept], axis=1
+        )
+        slot = jnp.where(ended, state.logged, state.log.shape[1])
+        log = state.log.at[jnp.arange(len(kept)), slot].set(entry, mode="drop")
+
+        broken = thought & (finish >= Finish.OVERFLOW)
+        unfinished = thought & ((finish == Finish.LENGTH) | (finish == Finish.LOOP))
+        dropped = broken | (unfinished if self.reject_unfinished else jnp.zeros_like(broken))
+        phase = jnp.where(thought, Phase.CLOSING, jnp.where(answered, Phase.DONE, state.phase))
+        phase = jnp.where(dropped, Phase.DONE, phase)
+        zero = jnp.zeros_like(kept)
+        thinking = ended & ~answering
+        return state.replace(
+            log=log,
+            logged=state.logged + ended,
+            phase=phase,
+            role=jnp.where(rejected, 1 - self.role, jnp.where(thought, Role.STUDENT, state.role)),
+            finish_think=pick(thought, finish, state.finish_think),
+            finish_answer=pick(answered, end, state.finish_answer),
+            think_tokens=state.think_tokens + jnp.where(thinking, kept, 0),
+            written=pick(ended, state.kept, state.written),
+            span_start=pick(ended, state.kept, state.span_start),
+            utf8=pick(thinking, zero, state.utf8),
+            event=pick(ended, zero, state.event),
+            span_sampled=pick(ended, zero, state.span_sampled),
+        )
+
+
+def replace_stream(state: State, role: Role, stream: Stream) -> State:
+    return state.replace(writers=replace_at(state.writers, role, stream))
+
+
+def fail(state: State, rows: Bool[Array, " B"], why: Finish) -> State:
+    """Takes `rows` out of the loop; the host rejects them."""
+    return state.replace(
+        phase=jnp.where(rows, Phase.DONE, state.phase), finish_think=jnp.where(rows, why, state.finish_think)
+    )
