@@ -10,8 +10,9 @@
         hidden, cache = model(tokens, positions, cache)
         return model.logits(hidden[:, -1]), cache
 
-Letters in shapes: B batch, C chunk tokens, T text tokens, S cache slots, D model width, F feed-forward width, V vocabulary,
-N query heads, K key/value heads, H head size, E experts, L labels; I and O are any layer's input and output width.
+Letters in shapes: B batch, C chunk tokens, T text tokens, S cache slots, D model width, F feed-forward width,
+V vocabulary, N query heads, K key/value heads, H head size, E experts, L labels; I and O are any layer's input and
+output width.
 """
 
 from tessy_jax.models.build import ParamSpec, abstract, describe, from_config, named_parameters, parameter_count
@@ -20,6 +21,7 @@ from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.context import Blocks, Full, Sliding
 from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier, call_block
 from tessy_jax.models.registry import config_from_hf, read_config
+from tessy_jax.models.save import save_hf
 from tessy_jax.models.sharding import INFERENCE, TRAINING, Rules, ShardingError, sharding_for
 from tessy_jax.models.weights import WeightsError, load
 
@@ -50,5 +52,6 @@ __all__ = [
     "named_parameters",
     "parameter_count",
     "read_config",
+    "save_hf",
     "sharding_for",
 ]

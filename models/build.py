@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ def assemble(
     """The model with `make(name, spec, sharding)` for each parameter; sharding is None without a mesh."""
     graphdef, state = nnx.split(abstract(config, mesh, rules))
 
-    def put(path: tuple[int | str, ...], param: nnx.Param) -> nnx.Param:
+    def put(path: tuple[Any, ...], param: nnx.Param) -> Any:
         name, spec = _name(path), _spec(param)
         sharding = None if mesh is None else sharding_for(mesh, rules, spec.dims, name)
         return param.replace(make(name, spec, sharding))
@@ -94,7 +95,7 @@ def _normal(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, std: float) ->
     return (std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
 
 
-def _name(path: tuple[int | str, ...]) -> str:
+def _name(path: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in path)
 
 

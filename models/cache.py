@@ -7,11 +7,11 @@ A token at position p is written to slot `p % S` of its row. Nothing is ever cle
 
 and it is seen iff the layer's context says so. Rolling back is therefore nothing but feeding lower positions again.
 
-Why a stale slot is never seen. Let q be in a chunk of C tokens, at most R below the highest position ever fed to the row
-(R: the deepest rollback). Every position <= q has been fed, the last time after any rollback past it, so a slot holds
-something else than p as computed only if some p' = p + m*S, m >= 1, was written there since; p' <= q + R + C, hence
-p <= q + R + C - S. With S >= W + R + C (W: the context's reach) that gives q - p >= W: outside the context. With S >= the
-row's length there is no such p' at all. `slack` is R + C.
+Why a stale slot is never seen. Let q be in a chunk of C tokens, at most R below the highest position ever fed to the
+row (R: the deepest rollback). Every position <= q has been fed, the last time after any rollback past it, so a slot
+holds something else than p as computed only if some p' = p + m*S, m >= 1, was written there since; p' <= q + R + C,
+hence p <= q + R + C - S. With S >= W + R + C (W: the context's reach) that gives q - p >= W: outside the context. With
+S >= the row's length there is no such p' at all. `slack` is R + C.
 """
 
 import dataclasses

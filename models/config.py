@@ -72,8 +72,8 @@ class DecoderConfig:
             "model_type": self.model_type,
             "num_hidden_layers": self.num_hidden_layers,
         }
-        same = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-        same += ("head_dim", "rms_norm_eps", "attention_bias", "tie_word_embeddings", "max_position_embeddings")
+        same = ["vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"]
+        same += ["head_dim", "rms_norm_eps", "attention_bias", "tie_word_embeddings", "max_position_embeddings"]
         out |= {name: getattr(self, name) for name in same}
         if self.labels:
             out["id2label"] = {str(i): label for i, label in enumerate(self.labels)}

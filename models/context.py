@@ -1,6 +1,6 @@
 """Which earlier tokens a token sees. One small object per kind of context, so that attention has one code path.
 
-Positions count from 0 in each row. `q` is the position of the token that looks, `p` the position of the token looked at.
+Positions count from 0 in each row: `q` is that of the token that looks, `p` that of the token looked at.
 """
 
 from dataclasses import dataclass

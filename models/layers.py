@@ -1,7 +1,7 @@
 """Layers shared by the families. Parameters have the names, shapes and `[out, in]` layout of HF checkpoints.
 
-Modules are built abstract: a parameter starts as a shape with dimensions (`Dim`) and a filling for random models; arrays
-are put in by build.py. So one description gives shapes, shardings, names, loading, saving and initialisation.
+Modules are built abstract: a parameter starts as a shape with dimensions (`Dim`) and a filling for random models;
+build.py puts the arrays in. So one description gives shapes, shardings, names, loading, saving and initialisation.
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ from tessy_jax.models.sharding import Dim
 
 @dataclass(frozen=True, kw_only=True)
 class Qwen3Config(DecoderConfig):
-    """A pre-norm decoder with a norm on each query and key head, and windows on the upper layers if the file says so."""
+    """A pre-norm decoder with a norm on each query and key head; upper layers may have a window."""
 
     family = "Qwen3"
     model_type = "qwen3"

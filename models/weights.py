@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from tessy_jax.models.decoder import Model
 from tessy_jax.models.registry import read_config
 from tessy_jax.models.sharding import INFERENCE, Rules
 
-_DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
+DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 
 #: Tensors that old exporters wrote and no model needs: RoPE frequencies are computed from the config.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
@@ -58,12 +59,12 @@ def load(
     def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
         stored = tensors[name].array
 
-        def read(index: tuple[slice, ...]) -> np.ndarray:
+        def read(index: Any) -> np.ndarray:
             # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
             return np.array(stored[index], dtype=jnp.dtype(dtype), copy=True)
 
         if sharding is None:
-            return jnp.asarray(read((...,)))
+            return jnp.asarray(read(...))
         return jax.make_array_from_callback(spec.shape, sharding, read)
 
     return assemble(config, mesh, rules, make)
@@ -120,15 +121,15 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
         raise WeightsError(
             f"{file}: is truncated: it should have {expected} bytes, it has {actual}. Download it again."
         )
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, entry in header.items():
-        if entry["dtype"] not in _DTYPES:
+        if entry["dtype"] not in DTYPES:
             raise WeightsError(
-                f"{file}: {name}: has dtype {entry['dtype']}; supported: {', '.join(_DTYPES)}. "
+                f"{file}: {name}: has dtype {entry['dtype']}; supported: {', '.join(DTYPES)}. "
                 "Use an unquantised checkpoint."
             )
         offset = start + entry["data_offsets"][0]
-        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        dtype = np.dtype(DTYPES[entry["dtype"]])
         tensors[name] = np.memmap(file, dtype, "r", offset, tuple(entry["shape"]))
     return tensors
 
@@ -158,7 +159,7 @@ def _match(config: DecoderConfig, stored: dict[str, Tensor], folder: Path) -> di
     left = sorted(set(stored) - set(specs) - ignored)
     if left:
         raise WeightsError(
-            f"{stored[left[0]].file}: {left[0]}: is not a parameter of {config.architecture} as config.json describes it "
+            f"{stored[left[0]].file}: {left[0]}: is not a parameter of this {config.architecture} "
             f"({len(left)} such tensors). Check architectures, num_hidden_layers and the bias fields in config.json."
         )
     return {name: stored[name] for name in specs}

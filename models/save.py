@@ -1,0 +1,112 @@
+"""Models back to Hugging Face folders: what `load` reads, `save_hf` writes, bit for bit."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, DTypeLike
+
+from tessy_jax.models.build import named_parameters
+from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.decoder import Model
+from tessy_jax.models.weights import DTYPES, WeightsError
+
+_CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
+
+#: Keys of a base config.json that say the same as ours in another key style, or what no longer holds.
+_REPLACED = ("rope_parameters", "dtype", "transformers_version", "quantization_config")
+
+
+def save_hf(
+    model: Model,
+    folder: str | Path,
+    *,
+    base: str | Path | None = None,
+    dtype: DTypeLike | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write a checkpoint folder that `load` and `transformers` read. On several processes all call it, one writes.
+
+    Args:
+        folder: new, or without a config.json. That file is written last: a folder that has it is complete.
+        base: a checkpoint folder whose config.json supplies what this package does not read (special token ids …).
+        dtype: to convert to while writing; None: as the parameters are.
+        max_shard_bytes: larger checkpoints are split over several files, with an index.
+
+    Raises:
+        WeightsError: `folder` already holds a checkpoint, or the dtype has no safetensors code.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists():
+        raise WeightsError(f"{folder}: already holds a checkpoint. Give a new folder, or delete this one.")
+    parameters = named_parameters(model)
+    stored = np.dtype(dtype or next(iter(parameters.values())).dtype)
+    if stored not in _CODES:
+        raise WeightsError(f"{folder}: cannot store dtype {stored}; supported: {', '.join(map(str, _CODES))}.")
+    shards = _shards({name: value.size * stored.itemsize for name, value in parameters.items()}, max_shard_bytes)
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shard in zip(names, shards, strict=True):
+        _write(folder / name, {n: parameters[n] for n in shard}, stored)
+    if jax.process_index() != 0:
+        return
+    if len(shards) > 1:
+        total = sum(value.size for value in parameters.values()) * stored.itemsize
+        weight_map = {n: name for name, shard in zip(names, shards, strict=True) for n in shard}
+        _write_json(
+            folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
+        )
+    _write_json(folder / "config.json", _config_json(model.config, base, stored))
+
+
+def _config_json(config: DecoderConfig, base: str | Path | None, dtype: np.dtype) -> dict[str, Any]:
+    inherited = json.loads((Path(base) / "config.json").read_text(encoding="utf-8")) if base else {}
+    kept = {key: value for key, value in inherited.items() if key not in _REPLACED}
+    return kept | config.to_hf() | {"torch_dtype": str(dtype)}
+
+
+def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Tensor names in order, cut so that each part has at most `limit` bytes (a larger tensor is a part of its own)."""
+    shards: list[list[str]] = [[]]
+    room = limit
+    for name, size in sizes.items():
+        if size > room and shards[-1]:
+            shards.append([])
+            room = limit
+        shards[-1].append(name)
+        room -= size
+    return shards
+
+
+def _write(file: Path, parameters: Mapping[str, Array], dtype: np.dtype) -> None:
+    """One safetensors file, one tensor in host memory at a time; it appears under its name when it is complete."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
+    end = 0
+    for name, value in parameters.items():
+        begin, end = end, end + math.prod(value.shape) * dtype.itemsize
+        header[name] = {"dtype": _CODES[dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
+    partial = file.with_name(file.name + ".partial")
+    writes = jax.process_index() == 0
+    with open(partial if writes else os.devnull, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for value in parameters.values():
+            whole = value if value.is_fully_addressable else multihost_utils.process_allgather(value, tiled=True)
+            stream.write(np.ascontiguousarray(np.asarray(whole).astype(dtype, copy=False)).tobytes())
+    if writes:
+        partial.replace(file)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)
