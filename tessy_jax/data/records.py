@@ -117,7 +117,7 @@ class Record:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
-        """The inverse of `to_row`, but for the line of the problem; raises ValueError where a field is missing or wrong."""
+        """The inverse of `to_row` (the problem's line apart); raises ValueError where a field is missing or wrong."""
         try:
             extra = {name: value for name, value in row.items() if name not in _OWN_FIELDS} | row.get("input", {})
             return cls(
