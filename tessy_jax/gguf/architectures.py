@@ -80,7 +80,6 @@ def _gemma3_config(file: GGUFFile) -> dict[str, Any]:
         "rope_local_base_freq": 10000.0,
         "sliding_window": file["gemma3.attention.sliding_window"],
         # Five sliding layers, then a full one: the architecture's constant pattern, not in the file.
-        "sliding_window_pattern": 6,
         "layer_types": ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(layers)],
     }
 
