@@ -107,7 +107,8 @@ class Reader:
         begun = bool(data[span_start:kept].decode().strip())
         after = AGAIN if found.more else 0
         if found.event_at is not None and not found.more:
-            after = event or Finish.END
+            # A textual marker lies before whatever was sampled after it.
+            after = event if event and found.event_at == written else Finish.END
         for end, blank in zip(found.ends, found.blank, strict=True):
             if used + bisect.bisect_right(sampled, end) > self.max_think_tokens:
                 after = Finish.LENGTH
@@ -140,7 +141,12 @@ class Reader:
 
 
 def of_kind(
-    stream: Stream, style: Float[Array, "B S"], kept: Int[Array, " B"], reading: Reading, role: Role, predictor: Predictor
+    stream: Stream,
+    style: Float[Array, "B S"],
+    kept: Int[Array, " B"],
+    reading: Reading,
+    role: Role,
+    predictor: Predictor,
 ) -> Bool[Array, "B W"]:
     """Whether every token of each word is predicted to be of the role's kind: style for the student, capability for the teacher.
 
@@ -152,7 +158,9 @@ def of_kind(
     right = (is_style == (role == Role.STUDENT)) | (index < predictor.shift)
     ends = gather(stream.ends, index)
     starts = jnp.concatenate([kept[:, None], reading.ends[:, :-1]], axis=1)
-    inside = (ends[:, :, None] > starts[:, None]) & (ends[:, :, None] <= reading.ends[:, None]) & (index >= 0)[:, :, None]
+    inside = (
+        (ends[:, :, None] > starts[:, None]) & (ends[:, :, None] <= reading.ends[:, None]) & (index >= 0)[:, :, None]
+    )
     return ~jnp.any(inside & ~right[:, :, None], axis=1)
 
 
@@ -166,6 +174,7 @@ class PaperBoundary:
     chunk: int
     depth: int
     mesh: Mesh | None
+    turn_tokens: int
 
     def judge(
         self, params: object, state: State, cache: object, rows: Bool[Array, " B"]
@@ -230,12 +239,10 @@ class PaperBoundary:
         )
         kept_tokens = jnp.sum(in_span & (writer.ends <= state.kept[:, None]), axis=1)
         first = writer.base + kept_tokens
-        width = self.max_turn + PENDING
+        width = self.turn_tokens + PENDING
         index = first[:, None] + jnp.arange(width)
         ends = jnp.where(index < writer.n[:, None], gather(writer.ends, index), 0)
         used = state.think_tokens + kept_tokens
         return (
             state.text, state.span_start, state.kept, state.written, state.event, rejected, judge.covered, used, ends,
         )  # fmt: skip
-
-    max_turn: int = 20

@@ -111,7 +111,9 @@ class Scribe:
         while len(tail.ids) > self.width:
             reached = [end for end in tail.ends[: self.width - 8] if covered < end < target]
             if not reached:
-                raise ValueError(f"{len(tail.ids)} tokens replace {tail.drop} between bytes {covered} and {target}; limit {self.width}")
+                raise ValueError(
+                    f"{len(tail.ids)} tokens replace {tail.drop} between bytes {covered} and {target}; limit {self.width}"
+                )
             target = reached[-1]
             tail = self.retokenizer.tail(data, int(covered), target)
         return Delivery(tail.drop, tail.ids, tail.ends, len(tail.ids), int(target))

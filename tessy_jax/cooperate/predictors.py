@@ -34,7 +34,7 @@ class Predictor(Protocol):
     shift: int
     params: object
 
-    def init_cache(self, batch: int, slack: int, mesh: Mesh | None) -> object: ...
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> object: ...
 
     def style(
         self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: object
@@ -59,7 +59,9 @@ class Checkpoint:
     block: int
 
     @classmethod
-    def load(cls, folder: Path, *, threshold: float, shift: int, block: int, mesh: Mesh | None, dtype: jnp.dtype) -> "Checkpoint":
+    def load(
+        cls, folder: Path, *, threshold: float, shift: int, block: int, mesh: Mesh | None, dtype: jnp.dtype
+    ) -> "Checkpoint":
         model = models.load(folder, mesh=mesh, dtype=dtype)
         labels = getattr(model.config, "num_labels", None)
         if labels != 2:
@@ -69,16 +71,16 @@ class Checkpoint:
         graph, params = nnx.split(model)
         return cls(ContentTokenizer.load(folder), graph, params, model.config, threshold, shift, block)
 
-    def init_cache(self, batch: int, slack: int, mesh: Mesh | None) -> object:
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> object:
+        """An empty cache for `batch` rows of at most `length` tokens; `slack` is the largest chunk + the deepest rollback."""
         dtype = jax.tree.leaves(self.params)[0].dtype
-        context = models.Blocks(self.block)
-        return models.init_cache(self.config, batch, 0, slack, dtype, mesh=mesh, context=context)
+        return models.init_cache(self.config, batch, length, slack, dtype, context=models.Blocks(self.block), mesh=mesh)
 
     def style(
         self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: object
     ) -> tuple[Float[Array, "B C"], object]:
         model = nnx.merge(self.graph, params)
-        hidden, cache = model(tokens, positions, cache, context=models.Blocks(self.block))
+        hidden, cache = model(tokens, positions, cache)
         return jax.nn.softmax(model.scores(hidden), axis=-1)[..., 1], cache
 
 
@@ -105,10 +107,12 @@ class Unigram:
         except FileNotFoundError:
             raise TextError(f"{table}: there is no such word list; `predictors.*.table` names it") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TextError(f'{table}: not a word list of the form {{"default": p, "words": {{word: p}}}}: {error!r}') from None
+            raise TextError(
+                f'{table}: not a word list of the form {{"default": p, "words": {{word: p}}}}: {error!r}'
+            ) from None
         return cls(tokenizer, jnp.asarray(np.asarray(p, np.float32)), threshold)
 
-    def init_cache(self, batch: int, slack: int, mesh: Mesh | None) -> object:
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> object:
         return ()
 
     def style(

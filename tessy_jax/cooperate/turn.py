@@ -15,9 +15,7 @@ from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.sampling import Sampling, uniforms
 from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, Writer, pick, replace_at, writes
 from tessy_jax.cooperate.streams import catch_up, deliver, forget, hand_over, scatter
-
-UTF8_STATES = 9
-"""Rows of the UTF-8 automaton per phase in `Writer.next_utf8`."""
+from tessy_jax.text.tokenizer import INVALID, STATES
 
 
 class Boundary(Protocol):
@@ -30,15 +28,16 @@ class Boundary(Protocol):
 
 @struct.dataclass
 class Steps:
-    """Forward passes since the host last looked: catch-up chunks and decode steps of each writer, turns of each role."""
+    """Work since the host last looked, by role: catch-up chunks, decode steps, tokens sampled, turns."""
 
     chunks: Int[Array, " 2"]
     decodes: Int[Array, " 2"]
+    sampled: Int[Array, " 2"]
     turns: Int[Array, " 2"]
 
     @classmethod
     def zero(cls) -> "Steps":
-        return cls(*(jnp.zeros(2, jnp.int32) for _ in range(3)))
+        return cls(*(jnp.zeros(2, jnp.int32) for _ in range(4)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,13 +81,16 @@ class Turn:
         with jax.named_scope("catch_up"):
             state, cache, chunks = self._catch_up(params, state, cache)
         with jax.named_scope("generate"):
+            before = state.writers[self.role].n
             state, cache, decodes = self._generate(params, writer, state, cache)
+            sampled = jnp.sum(state.writers[self.role].n - before)
         rows = writes(state, self.role)
         with jax.named_scope("judge"):
             state, judge_cache, rejected, finish = self.boundary.judge(judge_params, state, judge_cache, rows)
         state = self._settle(state, rows, rejected, finish)
         count = jnp.arange(2) == self.role
-        steps = Steps(steps.chunks + count * chunks, steps.decodes + count * decodes, steps.turns + count)
+        done = Steps(count * chunks, count * decodes, count * sampled, count.astype(jnp.int32))
+        steps = jax.tree.map(jnp.add, steps, done)
         return state, (cache, judge_cache), steps
 
     # -- before generating ---------------------------------------------------------------------------------------------------
@@ -159,9 +161,9 @@ class Turn:
             hidden, cache = model(token, jnp.where(on, last, -1)[:, None], cache)
             logits = model.logits(hidden[:, 0])
             with jax.named_scope("sample"):
-                following = writer.next_utf8[state.utf8 + UTF8_STATES * answering]
+                following = writer.next_utf8[state.utf8 + STATES * answering]
                 following = following[:, : logits.shape[1]]
-                allowed = jnp.where(following != 255, logits, -jnp.inf)
+                allowed = jnp.where(following != INVALID, logits, -jnp.inf)
                 chosen = self.sampling(allowed, uniforms(state.key, state.written, self.role))
             event = writer.event[chosen]
             said = on & (event == Finish.NONE)
@@ -185,7 +187,7 @@ class Turn:
                 written=written,
                 utf8=pick(said, utf8, state.utf8),
                 event=pick(on, event, state.event),
-                span_sampled=state.span_sampled + on,
+                span_sampled=state.span_sampled + said,
             )
             return replace_stream(state, self.role, stream), cache, i + 1
 
@@ -197,7 +199,9 @@ class Turn:
 
     # -- after the judgement ---------------------------------------------------------------------------------------------------
 
-    def _settle(self, state: State, rows: Bool[Array, " B"], rejected: Bool[Array, " B"], finish: Int[Array, " B"]) -> State:
+    def _settle(
+        self, state: State, rows: Bool[Array, " B"], rejected: Bool[Array, " B"], finish: Int[Array, " B"]
+    ) -> State:
         """Ends the spans that were rejected, that ended the thinking, or that ended the answer; the others go on."""
         stream = state.writers[self.role]
         answering = rows & (state.phase == Phase.ANSWER)

@@ -1,0 +1,71 @@
+"""Puts an engine together from two voices, two predictors and the meaning of a trace."""
+
+from collections.abc import Sequence
+
+from jax.sharding import Mesh
+
+from tessy_jax.config import Budgets, PaperCooperation, ReleasedCodeCooperation
+from tessy_jax.cooperate.boundary import PaperBoundary, Reader
+from tessy_jax.cooperate.engine import Engine, Settings
+from tessy_jax.cooperate.host import Scribe
+from tessy_jax.cooperate.predictors import Predictor
+from tessy_jax.cooperate.state import Role
+from tessy_jax.cooperate.turn import Boundary, Turn
+from tessy_jax.cooperate.voice import Voice
+from tessy_jax.text.cuts import LoopRule
+from tessy_jax.text.retokenize import Retokenizer
+
+
+def build_engine(
+    voices: Sequence[Voice],
+    predictors: Sequence[Predictor],
+    cooperation: Budgets,
+    settings: Settings,
+    seed: int,
+    mesh: Mesh | None = None,
+) -> Engine:
+    """An engine for the student and the teacher, in this order, and their predictors."""
+    tokens = _tokens_per_turn(cooperation)
+
+    def turn(role: Role) -> Turn:
+        voice = voices[role]
+        return Turn(
+            role=role,
+            graph=voice.graph,
+            sampling=voice.sampling,
+            tokens=tokens[role],
+            boundary=_boundary(role, voice, predictors[role], cooperation, settings, tokens[role], mesh),
+            step=voice.scribe.step,
+            close=voice.close if role == Role.STUDENT else None,
+            shape=voice.scribe.shape,
+            marker=voices[Role.STUDENT].close_text,
+            max_answer_tokens=cooperation.max_answer_tokens,
+            reject_unfinished=cooperation.on_budget == "reject",
+            chunk=settings.chunk,
+            depth=settings.depth,
+            mesh=mesh,
+        )
+
+    turns = (turn(Role.STUDENT), turn(Role.TEACHER))
+    return Engine(turns, tuple(voices), tuple(predictors), settings, cooperation, seed, mesh)
+
+
+def _tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
+    if isinstance(cooperation, PaperCooperation):
+        return cooperation.k, cooperation.k
+    assert isinstance(cooperation, ReleasedCodeCooperation)
+    return cooperation.k_student, cooperation.k_teacher
+
+
+def _boundary(
+    role: Role,
+    voice: Voice,
+    predictor: Predictor,
+    cooperation: Budgets,
+    settings: Settings,
+    tokens: int,
+    mesh: Mesh | None,
+) -> Boundary:
+    loop = None if cooperation.loop is None else LoopRule(cooperation.loop.repeats, cooperation.loop.min_bytes)
+    reader = Reader(Scribe(Retokenizer(predictor.tokenizer)), voice.chat.marker, loop, cooperation.max_think_tokens)
+    return PaperBoundary(role, reader, predictor, settings.chunk, settings.depth, mesh, tokens)

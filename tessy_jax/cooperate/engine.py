@@ -1,0 +1,262 @@
+"""The engine: keeps the slots of the loop filled, and hands out what is finished. Continuous batching, from the host's side."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from tessy_jax.config import Budgets
+from tessy_jax.cooperate.host import ROWS
+from tessy_jax.cooperate.loop import Loop, Memory, Params
+from tessy_jax.cooperate.predictors import Predictor
+from tessy_jax.cooperate.rows import Job, Rows
+from tessy_jax.cooperate.state import Phase, Role, State
+from tessy_jax.cooperate.turn import Steps, Turn
+from tessy_jax.cooperate.voice import Voice
+from tessy_jax.data.records import Record, RowState, Span
+from tessy_jax.models import init_cache
+from tessy_jax.text.retokenize import Retokenizer
+
+log = logging.getLogger(__name__)
+
+MARGIN = 64
+"""Tokens a row may run past its budgets: an undecided word (48 bytes) and the end-of-thinking marker."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Sizes and speeds of an engine; none of them changes a trace. Meanings and defaults: `config.EngineConfig`."""
+
+    batch: int
+    context: int
+    prompt_buckets: tuple[int, ...]
+    chunk: int
+    turns_per_dispatch: int
+    depth: int = 256
+    dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatch:
+    """What one visit of the host found.
+
+    Attributes:
+      finished: records of rows that are done. rejected: jobs that failed, with the reason.
+      active: the rows in flight, to be journaled.
+      steps: the work done, by role.
+      kept, dropped: tokens of the spans that ended in this dispatch, by role. spans: how many of those are of the trace.
+      seconds: by phase: prefill, dispatch, host.
+    """
+
+    finished: list[Record]
+    rejected: list[tuple[Job, str]]
+    active: list[RowState]
+    steps: Steps
+    kept: tuple[int, int]
+    dropped: tuple[int, int]
+    spans: int
+    seconds: dict[str, float]
+
+
+@dataclasses.dataclass
+class _Slot:
+    job: Job
+    spans: list[Span]
+    sampled: int = 0
+
+
+class Engine:
+    """Runs jobs through the loop.
+
+    Args:
+      turns: the student's and the teacher's turn.
+      voices, predictors: by role.
+      budgets: limits of one trace.
+      mesh: where everything lies; None for one device.
+    """
+
+    def __init__(
+        self,
+        turns: tuple[Turn, Turn],
+        voices: tuple[Voice, Voice],
+        predictors: tuple[Predictor, Predictor],
+        settings: Settings,
+        budgets: Budgets,
+        seed: int,
+        mesh: Mesh | None,
+    ):
+        self.settings, self.mesh, self.voices = settings, mesh, voices
+        self.loop = Loop(turns)
+        self.budgets = (budgets.max_think_tokens + budgets.max_answer_tokens, budgets.max_think_tokens)
+        self.rows = Rows(
+            voices=voices,
+            judges=tuple(Retokenizer(p.tokenizer) for p in predictors),
+            context=settings.context,
+            text_bytes=8 * settings.context,
+            log=2 * settings.turns_per_dispatch + 2,
+            seed=seed,
+        )
+        self.params = Params(
+            writers=tuple(v.params for v in voices),
+            tables=tuple(v.table for v in voices),
+            judges=tuple(p.params for p in predictors),
+        )
+        slack = settings.depth + max(settings.chunk, *settings.prompt_buckets)
+        self.local = settings.batch // jax.process_count()
+        self.host = self.rows.empty(self.local)
+        caches = tuple(
+            (
+                init_cache(voice.config, settings.batch, settings.context, slack, jnp.dtype(settings.dtype), mesh=mesh),
+                predictor.init_cache(settings.batch, settings.context, slack, mesh),
+            )
+            for voice, predictor in zip(voices, predictors, strict=True)
+        )
+        self.memory = Memory(self._put(self.host), caches)
+        self.slots: list[_Slot | None] = [None] * self.local
+
+    # -- arrays to and fro -----------------------------------------------------------------------------------------------------
+
+    def _put(self, tree: object) -> object:
+        """This process's rows as arrays of the whole batch."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.array, tree)
+        sharding = NamedSharding(self.mesh, ROWS)
+        return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), tree)
+
+    def _get(self, tree: object) -> object:
+        """This process's rows of arrays of the whole batch."""
+
+        def rows(array: jax.Array) -> np.ndarray:
+            if array.is_fully_addressable:
+                return np.array(array)
+            parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+            return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+        return jax.tree.map(rows, tree)
+
+    @staticmethod
+    def _everywhere(local: np.ndarray) -> np.ndarray:
+        """`local` of every process, one after the other: the host's decisions must be the same on all of them."""
+        if jax.process_count() == 1:
+            return local
+        return np.asarray(multihost_utils.process_allgather(local)).reshape(-1, *local.shape[1:])
+
+    # -- the run ---------------------------------------------------------------------------------------------------------------
+
+    def room(self, job: Job) -> tuple[list[list[int]], str | None]:
+        """The job's prompts, in the tokens of each voice, and why it does not fit, if so."""
+        prompts = [voice.chat.prompt_ids(job.problem.messages) for voice in self.voices]
+        for name, prompt, budget in zip(("student", "teacher"), prompts, self.budgets, strict=True):
+            room = self.settings.context - budget - MARGIN - max(t.tokens for t in self.loop.turns)
+            if len(prompt) > room:
+                return prompts, (
+                    f"the prompt has {len(prompt)} tokens for the {name}; engine.context {self.settings.context} leaves "
+                    f"room for {max(room, 0)} beside the token budgets"
+                )
+        return prompts, None
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[Dispatch]:
+        """Runs all `jobs`; yields after each dispatch. Closing the generator stops the run between two dispatches."""
+        waiting = True
+        while True:
+            started = time.perf_counter()
+            rejected, waiting = self._admit(jobs, waiting)
+            admitted = time.perf_counter()
+            busy = self._everywhere(np.array([sum(s is not None for s in self.slots)]))
+            if not busy.sum():
+                if rejected:
+                    self.host = self.rows.empty(self.local)
+                    yield self._report([], rejected, Steps.zero(), {"prefill": admitted - started})
+                return
+            # With problems waiting, come back as soon as a slot is free; else only to journal.
+            enough = 1 if self._everywhere(np.array([waiting])).any() else self.settings.batch
+            self.memory, steps = self.loop.dispatch(
+                self.params, self.memory, jnp.int32(self.settings.turns_per_dispatch), jnp.int32(enough)
+            )
+            self.host = self._get(self.memory.state)
+            done = time.perf_counter()
+            finished, failed = self._harvest()
+            seconds = {"prefill": admitted - started, "dispatch": done - admitted, "host": time.perf_counter() - done}
+            yield self._report(finished, rejected + failed, steps, seconds)
+
+    def _admit(self, jobs: Iterator[Job], waiting: bool) -> tuple[list[tuple[Job, str]], bool]:
+        """Fills free slots. Returns the jobs that do not fit, and whether more are waiting."""
+        fresh, rows = self.rows.empty(self.local), np.zeros(self.local, bool)
+        rejected: list[tuple[Job, str]] = []
+        longest = 0
+        for slot in range(self.local):
+            while waiting and self.slots[slot] is None:
+                job = next(jobs, None)
+                if job is None:
+                    waiting = False
+                    break
+                prompts, problem = self.room(job)
+                if problem:
+                    rejected.append((job, problem))
+                    continue
+                self.rows.fill(fresh, slot, job, prompts)
+                self.slots[slot], rows[slot] = _Slot(job, list(job.start.spans)), True
+                longest = max(longest, *(int(stream.n[slot]) for stream in fresh.writers))
+        everyone = np.flatnonzero(self._everywhere(rows))
+        if len(everyone):
+            self.memory = self.loop.admit(self.memory, self._put(rows), self._put(fresh))
+            self._prefill(everyone, int(self._everywhere(np.array([longest])).max()))
+        return rejected, waiting
+
+    def _prefill(self, slots: np.ndarray, longest: int) -> None:
+        """Reads the new rows' prompts: all slots in one call when many are new, else a few at a time."""
+        buckets = self.settings.prompt_buckets
+        chunk = next((b for b in buckets if b >= longest), buckets[-1])
+        few = max(1, self.settings.batch // 8)
+        width = few if len(slots) <= 2 * few else self.settings.batch
+        for start in range(0, len(slots), width):
+            some = slots[start : start + width]
+            some = jnp.asarray(np.pad(some, (0, width - len(some)), constant_values=self.settings.batch))
+            for role in Role:
+                self.memory = self.loop.prefill(self.params, self.memory, some, role=role, chunk=chunk)
+
+    def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]]]:
+        finished: list[Record] = []
+        rejected: list[tuple[Job, str]] = []
+        for b, slot in enumerate(self.slots):
+            if slot is None:
+                continue
+            slot.spans = self.rows.spans(self.host, b, slot.spans)
+            if self.host.phase[b] == Phase.DONE:
+                record = self.rows.record(self.host, b, slot.job, slot.spans)
+                if isinstance(record, Record):
+                    finished.append(record)
+                else:
+                    rejected.append((slot.job, record))
+                self.slots[b] = None
+        return finished, rejected
+
+    def snapshots(self) -> list[RowState]:
+        """The rows in flight, as of the last dispatch."""
+        return [
+            self.rows.snapshot(self.host, b, slot.job, slot.spans)
+            for b, slot in enumerate(self.slots)
+            if slot is not None
+        ]
+
+    def _report(
+        self, finished: list[Record], rejected: list[tuple[Job, str]], steps: Steps, seconds: dict[str, float]
+    ) -> Dispatch:
+        logged = np.arange(self.host.log.shape[1]) < self.host.logged[:, None]
+        spans = self.host.log[logged]
+        return Dispatch(
+            finished=finished,
+            rejected=rejected,
+            active=self.snapshots(),
+            steps=jax.tree.map(lambda a: tuple(np.asarray(a).tolist()), steps),
+            kept=tuple(int(spans[spans[:, 0] == role, 3].sum()) for role in Role),
+            dropped=tuple(int(spans[spans[:, 0] == role, 4].sum()) for role in Role),
+            spans=int((spans[:, 1] == Phase.THINK).sum()),
+            seconds=seconds,
+        )

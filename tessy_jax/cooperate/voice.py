@@ -1,0 +1,124 @@
+"""A voice: a writing model together with its text side, as the loop needs it."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tessy_jax.cooperate.host import Delivery, Scribe
+from tessy_jax.cooperate.sampling import Sampling
+from tessy_jax.cooperate.state import Finish, Writer
+from tessy_jax.models import DecoderConfig
+from tessy_jax.text.chat import Chat
+from tessy_jax.text.retokenize import Retokenizer, change
+from tessy_jax.text.tokenizer import INVALID, STATES, byte_matrix, utf8_table
+
+_SPACES = b" \t\r\n\v\f"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Voice:
+    """One of the two writers.
+
+    Attributes:
+      graph, params: the model, split by `nnx.split`.
+      config: its architecture.
+      chat: its prompts, markers and control tokens.
+      sampling: how it chooses tokens.
+    """
+
+    graph: nnx.GraphDef
+    params: object
+    config: DecoderConfig
+    chat: Chat
+    sampling: Sampling
+
+    @classmethod
+    def of(cls, model: nnx.Module, chat: Chat, sampling: Sampling) -> "Voice":
+        graph, params = nnx.split(model)
+        return cls(graph, params, model.config, chat, sampling)
+
+    @cached_property
+    def retokenizer(self) -> Retokenizer:
+        return Retokenizer(self.chat.tokenizer)
+
+    @cached_property
+    def scribe(self) -> Scribe:
+        return Scribe(self.retokenizer)
+
+    @property
+    def open_text(self) -> str:
+        """What stands before the trace in the assistant's message."""
+        return self.chat.thinking.open
+
+    @property
+    def close_text(self) -> bytes:
+        """What stands between the trace and the answer."""
+        thinking = self.chat.thinking
+        return (thinking.before + thinking.marker + thinking.after).encode()
+
+    @cached_property
+    def _allowed(self) -> np.ndarray:
+        """`Writer.next_utf8`: thinking allows text and all events, the answer text and the end of the turn."""
+        token_bytes = self._token_bytes
+        text = utf8_table(token_bytes)
+        text[:, [not b for b in token_bytes]] = INVALID
+        thinking, answer = text, text.copy()
+        for ids in (self.chat.eos_ids, self.chat.end_ids, self.chat.channel_ids):
+            thinking[0, sorted(i for i in ids if i < len(token_bytes))] = 0
+        answer[0, sorted(i for i in self.chat.eos_ids if i < len(token_bytes))] = 0
+        return np.concatenate([thinking, answer])
+
+    @cached_property
+    def _token_bytes(self) -> list[bytes]:
+        """Bytes of each row of the model's vocabulary; none for padding rows and control tokens."""
+        known = self.chat.tokenizer.token_bytes()
+        size = self.config.vocab_size
+        return [*known[:size], *[b""] * (size - len(known))]
+
+    @cached_property
+    def table(self) -> Writer:
+        """The vocabulary on the device."""
+        matrix, lengths = byte_matrix(self._token_bytes)
+        event = np.full(len(lengths), Finish.NONE, np.int32)
+        for ids, what in (
+            (self.chat.channel_ids, Finish.CHANNEL),
+            (self.chat.eos_ids, Finish.EOS),
+            (self.chat.end_ids, Finish.END),
+        ):
+            event[[i for i in ids if i < len(lengths)]] = what
+        return Writer(jnp.asarray(self._allowed), jnp.asarray(matrix), jnp.asarray(lengths), jnp.asarray(event))
+
+    def utf8_after(self, tokens: Sequence[int]) -> int:
+        """State of the UTF-8 automaton after `tokens`, from between two characters."""
+        state = 0
+        for token in tokens:
+            state = int(self._allowed[state, token])
+        return state % STATES
+
+    def closed(self, trace: bytes, start: int = 0) -> list[int]:
+        """Canonical tokens of `trace[start:]` with the end of thinking behind it; `start` is a sync point of the trace."""
+        thinking, encode = self.chat.thinking, self.chat.tokenizer.encode
+        marker = self.chat.tokenizer.id_of(thinking.marker)
+        if marker is None:
+            return encode(trace[start:] + self.close_text)[0]
+        return [*encode(trace[start:] + thinking.before.encode())[0], marker, *encode(thinking.after.encode())[0]]
+
+    def close(self, text: np.ndarray, kept: int) -> Delivery:
+        """The visit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace.
+
+        White space at the end of the trace goes, so that the marker always has the student's own newlines around it.
+        """
+        data = text[:kept].tobytes()
+        trace = data.rstrip(_SPACES)
+        start = self.retokenizer.sync_before(data, len(trace))
+        covered = len(trace) + len(self.close_text)
+        after = self.closed(trace, start)
+        before = self.retokenizer.encode(data, start, len(data))[0]
+        tail = change((before, [0] * len(before)), (after, [0] * len(after)))
+        if len(tail.ids) > self.scribe.width:
+            raise ValueError(f"the end of thinking takes {len(tail.ids)} tokens; limit {self.scribe.width}")
+        return Delivery(tail.drop, tail.ids, [covered] * len(tail.ids), len(tail.ids), covered)
