@@ -68,11 +68,15 @@ class GGUFFile:
             GGUFError: package `gguf` cannot dequantise the tensor's type.
         """
         tensor = self.tensors[name]
+        weights = np.empty(self.shape(name), np.float32)
         try:
-            weights = gguf.dequantize(tensor.data, tensor.tensor_type)
+            # In slices of rows: gguf.dequantize holds its result twice.
+            for row in range(0, len(weights), 4096):
+                rows = slice(row, row + 4096)
+                weights[rows] = gguf.dequantize(tensor.data[rows], tensor.tensor_type)
         except NotImplementedError as error:
             raise GGUFError(
                 f"{self.path}: tensor {name} has quantisation type {tensor.tensor_type.name}, which package gguf"
                 f" cannot dequantise; take a file in another quantisation (Q8_0, Q4_K_M, F16...)"
             ) from error
-        return np.asarray(weights, np.float32).reshape(self.shape(name))
+        return weights

@@ -47,4 +47,4 @@ def write_safetensors(
         for (key, shape), tensor in zip(shapes.items(), tensors, strict=True):
             if tensor.shape != shape:
                 raise ValueError(f"{key}: shape {tensor.shape}, declared {shape}")
-            file.write(np.ascontiguousarray(tensor, numpy_dtype).reshape(-1).view(np.uint8))
+            file.write(np.ascontiguousarray(tensor, numpy_dtype).reshape(-1).view(np.uint8).data)
