@@ -206,7 +206,7 @@ class SynthesisConfig(Config):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
-    """The configuration of a YAML file with overrides such as `engine.batch=8` merged into it.
+    """The configuration of a YAML file, with overrides such as `engine.batch=8` replacing values or whole sections.
 
     Raises:
       ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
@@ -223,7 +223,8 @@ def load_as(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) ->
         if not equals or not key.strip(". "):
             raise ConfigError(f"override '{override}' is not of the form key=value, for example engine.batch=8")
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+            value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
+            OmegaConf.update(merged, key, value, merge=False)
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"cannot read override '{override}': {_one_line(error)}") from error
         sources[key] = f"override '{override}'"
