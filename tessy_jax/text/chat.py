@@ -1,0 +1,306 @@
+"""Prompts from a checkpoint's own chat template, and the control tokens that end thinking and turns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tessy_jax.text.cuts import next_cut
+from tessy_jax.text.tokenizer import ContentTokenizer, TextError
+
+Messages = Sequence[Mapping[str, Any]]
+"""Chat messages: `{"role": ..., "content": text}`."""
+
+CHANNEL_TOKENS = (
+    *("<tool_call>", "<|tool_call|>", "<|tool_call_start|>", "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>"),
+    *("<|python_tag|>", "[TOOL_CALLS]", "<|call|>", "<|channel|>"),
+)
+"""Control tokens that leave the text for a tool call or another channel (Qwen, Phi, LFM, DeepSeek, Llama, Mistral,
+GPT-OSS).
+"""
+
+PROBES: tuple[Messages, ...] = (
+    ({"role": "user", "content": "What is 1 + 1?"},),
+    ({"role": "user", "content": "Find all x ≤ 12345 with\n\n    x² = 49.\r\n\n  It's “hard”: 中文, naïve, 👍.\n"},),
+    (
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi! How are you?"},
+        {"role": "user", "content": "Fine."},
+    ),
+)
+"""Conversations for which `Chat.check` compares prompts with the checkpoint's own tokenizer."""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How a model writes its thinking: `open`, the trace, `before`, `marker`, `after`, the answer.
+
+    If `marker` is a control token of the vocabulary, the end of thinking is that token; otherwise it is found in the
+    text.
+    """
+
+    open: str = "<think>\n"
+    before: str = "\n"
+    marker: str = "</think>"
+    after: str = "\n\n"
+
+
+class Chat:
+    """The text side of one checkpoint: its content tokenizer, its prompts and its control tokens."""
+
+    def __init__(self, folder: Path, tokenizer: ContentTokenizer, reference: Any, template: str, thinking: Thinking):
+        """Use `load`. `reference` is the checkpoint's `transformers` tokenizer."""
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.reference = reference
+        self.template = template
+        self.thinking = thinking
+        # As in the reference, the longest of several that match wins.
+        names = sorted(tokenizer.control, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+    @classmethod
+    def load(cls, folder: str | Path, *, template: str | None = None, thinking: Thinking | None = None) -> Chat:
+        """Reads the tokenizer and template of a checkpoint folder; no network.
+
+        Args:
+            folder: with tokenizer.json and tokenizer_config.json.
+            template: a Jinja chat template to use instead of the checkpoint's (base models have none).
+            thinking: how thinking is written; Qwen3's way by default.
+
+        Raises `TextError` when a file or the template is missing, or a textual marker could be cut in two.
+        """
+        from transformers import AutoTokenizer
+
+        thinking = thinking or Thinking()
+        tokenizer = ContentTokenizer.load(folder, structural=(thinking.marker,))
+        reference = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        if template is None:
+            if not reference.chat_template:
+                raise TextError(
+                    f"{folder} has no chat template: give a Jinja template as prompt.template in the config"
+                    " (base models have none)."
+                )
+            template = reference.get_chat_template()
+        chat = cls(Path(folder), tokenizer, reference, template, thinking)
+        if chat.textual_marker is not None:
+            _refuse_cut_point(chat.textual_marker)
+        return chat
+
+    # Prompts
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """The prompt up to where the trace begins: the template with its generation prompt, then `thinking.open` if
+        it is not there yet.
+
+        Control strings inside contents are text. In an assistant message the two thinking strings keep their meaning:
+        templates look for them. Raises `TextError` when the template refuses the messages.
+        """
+        rendered, hidden = self._render(messages)
+        return self._encode(self._opened(rendered), hidden)
+
+    def _render(self, messages: Messages) -> tuple[str, dict[str, str]]:
+        """The rendered prompt, in which private-use characters stand for control strings of contents, and what those
+        stand for.
+        """
+        used = set(self.template).union(*(str(message.get("content")) for message in messages))
+        free = (c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in used)
+        stand_in: dict[str, str] = {}
+        meant = {self.thinking.open.strip(), self.thinking.marker}
+
+        def hide(message: Mapping[str, Any]) -> dict[str, Any]:
+            def replace(found: re.Match[str]) -> str:
+                name = found.group()
+                if message["role"] == "assistant" and name in meant:
+                    return name
+                if name not in stand_in:
+                    stand_in[name] = next(free)
+                return stand_in[name]
+
+            content = message.get("content")
+            if not isinstance(content, str):
+                raise TextError(
+                    f"the content of a {message.get('role')} message is {type(content).__name__}, not text."
+                )
+            return {**message, "content": self._control.sub(replace, content)}
+
+        return self._apply([hide(message) for message in messages]), {c: name for name, c in stand_in.items()}
+
+    def _apply(self, messages: Iterable[Mapping[str, Any]], answer_next: bool = True) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            return self.reference.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=answer_next, chat_template=self.template
+            )
+        except TemplateError as error:
+            raise TextError(f"the chat template of {self.folder} refuses the messages: {error}") from error
+
+    def _opened(self, rendered: str) -> str:
+        """`rendered` with `thinking.open` at its end; a template may already have written it, without its last white
+        space.
+        """
+        opening = self.thinking.open
+        for written in (opening, opening.rstrip()):
+            if rendered.endswith(written):
+                return rendered.removesuffix(written) + opening
+        return rendered + opening
+
+    def _encode(self, text: str, hidden: Mapping[str, str]) -> list[int]:
+        """Ids of text in which control strings are control tokens, and `hidden` characters stand for text."""
+        restore = str.maketrans(dict(hidden))
+        ids: list[int] = []
+        at = 0
+        for found in self._control.finditer(text):
+            ids += self._content(text[at : found.start()].translate(restore))
+            ids.append(self.tokenizer.control[found.group()])
+            at = found.end()
+        return ids + self._content(text[at:].translate(restore))
+
+    def _content(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text.encode())[0] if text else []
+
+    # Control tokens
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The token that ends thinking; empty if the marker is textual."""
+        found = self.tokenizer.id_of(self.thinking.marker)
+        return frozenset() if found is None else frozenset([found])
+
+    @property
+    def textual_marker(self) -> bytes | None:
+        """The bytes of the marker that ends thinking, if it is to be found in the text."""
+        return None if self.end_ids else self.thinking.marker.encode()
+
+    @cached_property
+    def channel_ids(self) -> frozenset[int]:
+        """Control tokens that begin a tool call or another channel."""
+        return frozenset(self.tokenizer.control[name] for name in CHANNEL_TOKENS if name in self.tokenizer.control)
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end the turn: `eos_token_id` of generation_config.json, config.json and the tokenizer, and what
+        the template writes after an answer.
+
+        An id can also be in `end_ids` or `channel_ids`; while thinking, those say what it means.
+        """
+        found = {self.reference.eos_token_id, self._after_answer()}
+        for name in ("generation_config.json", "config.json"):
+            path = self.folder / name
+            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+            found.update(value if isinstance(value, list) else [value])
+        return frozenset(i for i in found if i is not None)
+
+    def _after_answer(self) -> int | None:
+        """The control token that the template writes right after an assistant's message."""
+        answer = "An answer."
+        rendered = self._apply(
+            [{"role": "user", "content": "A question."}, {"role": "assistant", "content": answer}], answer_next=False
+        )
+        rest = rendered.partition(answer)[2].lstrip()
+        found = self._control.match(rest)
+        return self.tokenizer.control[found.group()] if found else None
+
+    # The student's text
+
+    @property
+    def close_text(self) -> bytes:
+        """What stands between the trace and the answer."""
+        return (self.thinking.before + self.thinking.marker + self.thinking.after).encode()
+
+    def closed_ids(self, trace: bytes, answer: bytes = b"", start: int = 0) -> list[int]:
+        """Canonical tokens of `trace[start:]`, the end of thinking and `answer`; `start` is 0 or a sync point of the
+        trace.
+
+        A marker that is a control token separates two texts; a textual one is part of one text.
+        """
+        before, marker, after = (
+            part.encode() for part in (self.thinking.before, self.thinking.marker, self.thinking.after)
+        )
+        if not self.end_ids:
+            return self.tokenizer.encode(trace[start:] + before + marker + after + answer)[0]
+        return [
+            *self.tokenizer.encode(trace[start:] + before)[0],
+            *self.end_ids,
+            *self.tokenizer.encode(after + answer)[0],
+        ]
+
+    # Conformance
+
+    @cached_property
+    def template_hash(self) -> str:
+        """SHA-256 of the template and of how thinking is written, for manifests."""
+        return hashlib.sha256(json.dumps([self.template, asdict(self.thinking)]).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Compares the prompts of `PROBES` with the checkpoint's own tokenizer and template. Raises `TextError` at
+        the first difference.
+
+        A template that refuses a conversation (no earlier turns, say) is not compared on it; the first probe must pass.
+        """
+        for number, messages in enumerate(PROBES):
+            try:
+                rendered, hidden = self._render(messages)
+            except TextError:
+                if number == 0:
+                    raise
+                continue
+            theirs = self.reference.apply_chat_template(
+                list(messages),
+                tokenize=True,
+                add_generation_prompt=True,
+                chat_template=self.template,
+                return_dict=False,
+            )
+            self._compare("chat template", self._encode(rendered, hidden), theirs)
+            opened = self.reference(self._opened(rendered), add_special_tokens=False)["input_ids"]
+            ids = self.prompt_ids(messages)
+            self._compare("chat template with the opening of the thinking", ids, opened)
+            self._check_bos(ids)
+
+    def _compare(self, what: str, ours: list[int], theirs: list[int]) -> None:
+        if ours == theirs:
+            return
+        pairs = zip(ours, theirs, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+        near = slice(max(0, at - 3), at + 4)
+        names = self.reference.convert_ids_to_tokens
+        raise TextError(
+            f"{self.folder}: the tokens of the {what} differ from the checkpoint's own tokenizer at token {at}:"
+            f" ours {names(ours[near])}, the checkpoint's {names(theirs[near])}."
+            " Check that tokenizer.json and tokenizer_config.json are of one checkpoint."
+        )
+
+    def _check_bos(self, ids: list[int]) -> None:
+        bos = self.reference.bos_token_id
+        count = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+        if count > 1:
+            raise TextError(
+                f"{self.folder}: the prompt begins with {count} {self.reference.bos_token} tokens:"
+                " the template must write one."
+            )
+        adds = bos is not None and self.reference("a")["input_ids"][:1] == [bos]
+        if adds and count == 0:
+            raise TextError(
+                f"{self.folder}: the tokenizer begins texts with {self.reference.bos_token}, and the template does not"
+                " write it: put {{ bos_token }} at its start."
+            )
+
+
+def _refuse_cut_point(marker: bytes) -> None:
+    """A textual marker must lie inside one word, or it would be cut before it is complete."""
+    if not marker:
+        raise TextError("thinking.marker is empty: give the text that ends the thinking, such as '</think>'.")
+    cut = next_cut(marker, 0, (), len(marker))
+    if cut is not None:
+        raise TextError(
+            f"thinking.marker {marker.decode()!r} is not a token of the vocabulary, and words are cut at its byte {cut}:"
+            " use one without a space or newline inside, such as '</think>'."
+        )
