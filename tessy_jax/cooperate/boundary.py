@@ -18,7 +18,7 @@ from tessy_jax.cooperate.host import Delivery, Scribe, visit
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, pick, replace_at, writes
 from tessy_jax.cooperate.streams import catch_up, deliver, forget, gather
-from tessy_jax.text.cuts import LoopRule, words
+from tessy_jax.text.cuts import LoopRule, is_blank, words
 
 AGAIN = -1
 """`after` of a reading: there is more to judge in this turn. 0: nothing more for now. Above: thinking ends (a `Finish`)."""
@@ -104,7 +104,7 @@ class Reader:
         found = words(data, int(kept), sampled, int(written), self.marker, event != Finish.NONE, self.max_words)
         ends: list[int] = []
         free: list[bool] = []
-        begun = bool(data[span_start:kept].decode().strip())
+        begun = kept > span_start and not is_blank(data[span_start:kept])
         after = AGAIN if found.more else 0
         if found.event_at is not None and not found.more:
             # A textual marker lies before whatever was sampled after it.

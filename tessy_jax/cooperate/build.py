@@ -38,7 +38,7 @@ def build_engine(
             step=voice.scribe.step,
             close=voice.close if role == Role.STUDENT else None,
             shape=voice.scribe.shape,
-            marker=voices[Role.STUDENT].close_text,
+            marker=voices[Role.STUDENT].chat.close_text,
             max_answer_tokens=cooperation.max_answer_tokens,
             reject_unfinished=cooperation.on_budget == "reject",
             chunk=settings.chunk,
@@ -67,5 +67,5 @@ def _boundary(
     mesh: Mesh | None,
 ) -> Boundary:
     loop = None if cooperation.loop is None else LoopRule(cooperation.loop.repeats, cooperation.loop.min_bytes)
-    reader = Reader(Scribe(Retokenizer(predictor.tokenizer)), voice.chat.marker, loop, cooperation.max_think_tokens)
+    reader = Reader(Scribe(Retokenizer(predictor.tokenizer)), voice.chat.textual_marker, loop, cooperation.max_think_tokens)
     return PaperBoundary(role, reader, predictor, settings.chunk, settings.depth, mesh, tokens)

@@ -213,7 +213,7 @@ class Engine:
         """Reads the new rows' prompts: all slots in one call when many are new, else a few at a time."""
         buckets = self.settings.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
-        few = max(1, self.settings.batch // 8)
+        few = max(1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"], self.settings.batch // 8)
         width = few if len(slots) <= 2 * few else self.settings.batch
         for start in range(0, len(slots), width):
             some = slots[start : start + width]

@@ -53,20 +53,24 @@ class Delivery:
 def visit(mesh: Mesh | None, row: Callable, shape: object, rows: Bool[Array, " B"], *args: Array) -> object:
     """Calls `row(*arguments of the row)` on the host for each row in `rows`; other rows get zeros.
 
-    `row` takes NumPy values and returns a tuple of them, in the order of the leaves of `shape` (a pytree of per-row shapes). If it
-    raises, the error is logged and the row's first leaf named `count` says FAILED: here, every leaf is zero but the last two.
+    `shape` is a Delivery, or a dataclass with one as its field `delivery`, of per-row shapes; `row` takes NumPy values and
+    returns the same with values. If it raises, the error is logged and the delivery's `count` says FAILED.
     """
     leaves, tree = jax.tree.flatten(shape)
+    failure = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+    nothing = jax.tree.unflatten(tree, failure)
+    failed = nothing if isinstance(nothing, Delivery) else nothing.delivery
+    failed.count[...] = FAILED
 
     def batch(rows: Array, *args: Array) -> list[np.ndarray]:
         rows, *columns = (np.asarray(a) for a in (rows, *args))
         out = [np.zeros((len(rows), *leaf.shape), leaf.dtype) for leaf in leaves]
         for b in np.flatnonzero(rows):
             try:
-                values = jax.tree.leaves(row(*(column[b] for column in columns)))
+                values = tree.flatten_up_to(row(*(column[b] for column in columns)))
             except Exception:
                 log.exception("a row could not be read on the host; it goes to the rejects")
-                values = jax.tree.leaves(_failure(tree, leaves))
+                values = failure
             for column, value in zip(out, values, strict=True):
                 if column.ndim > 1:
                     column[b, : len(value)] = value
@@ -80,14 +84,6 @@ def visit(mesh: Mesh | None, row: Callable, shape: object, rows: Bool[Array, " B
 
     call = local if mesh is None else jax.shard_map(local, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
     return jax.tree.unflatten(tree, call(rows, *args))
-
-
-def _failure(tree: jax.tree_util.PyTreeDef, leaves: list) -> object:
-    """A result of zeros whose delivery says FAILED."""
-    zeros = jax.tree.unflatten(tree, [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves])
-    if isinstance(zeros, Delivery):
-        return zeros.replace(count=np.int32(FAILED))
-    return zeros.replace(delivery=zeros.delivery.replace(count=np.int32(FAILED)))
 
 
 class Scribe:

@@ -60,10 +60,10 @@ class Checkpoint:
 
     @classmethod
     def load(
-        cls, folder: Path, *, threshold: float, shift: int, block: int, mesh: Mesh | None, dtype: jnp.dtype
+        cls, folder: Path, *, threshold: float, shift: int, block: int, mesh: Mesh | None, dtype: jnp.dtype = jnp.float32
     ) -> "Checkpoint":
         model = models.load(folder, mesh=mesh, dtype=dtype)
-        labels = getattr(model.config, "num_labels", None)
+        labels = len(model.config.labels)
         if labels != 2:
             raise TextError(
                 f"{folder}: a boundary predictor has 2 labels (capability, style), this checkpoint has {labels or 'no token-classification head'}"

@@ -97,7 +97,7 @@ class Rows:
             if thinking:
                 ids, ends = voice.retokenizer.encode(row.text, 0, row.span_start)
             else:
-                ids = voice.closed(row.text[: row.counters["think_end"]]) if author == Role.STUDENT else []
+                ids = voice.chat.closed_ids(row.text[: row.counters["think_end"]]) if author == Role.STUDENT else []
                 ends = [row.span_start] * len(ids)
             _fill_stream(batch.writers[author], slot, prompts[author], (ids, ends), row.span_start, sampled)
         for stream, retokenizer in zip(batch.judges, self.judges, strict=True):
@@ -139,7 +139,7 @@ class Rows:
             answer = phase == Phase.ANSWER
             start = spans[-1].end if spans else 0
             if answer:
-                start = int(batch.think_end[slot]) + len(self.voices[Role.STUDENT].close_text)
+                start = int(batch.think_end[slot]) + len(self.voices[Role.STUDENT].chat.close_text)
             spans.append(Span(NAMES[role], "answer" if answer else "think", start, max(start, end), kept, dropped))
         return spans
 

@@ -207,7 +207,7 @@ class Turn:
         answering = rows & (state.phase == Phase.ANSWER)
         spent = stream.n - stream.base >= self.max_answer_tokens
         answered = answering & ((state.event != Finish.NONE) | spent)
-        end = jnp.where(state.event == Finish.EOS, Finish.STOP, jnp.where(state.event > 0, state.event, Finish.LENGTH))
+        end = jnp.where(state.event == Finish.NONE, Finish.LENGTH, jnp.where(state.event == Finish.OVERFLOW, state.event, Finish.STOP))
         state = state.replace(kept=pick(answering, state.written, state.kept))
         thought = rows & (finish != Finish.NONE)
         ended = rejected | thought | answered

@@ -54,12 +54,6 @@ class Voice:
         """What stands before the trace in the assistant's message."""
         return self.chat.thinking.open
 
-    @property
-    def close_text(self) -> bytes:
-        """What stands between the trace and the answer."""
-        thinking = self.chat.thinking
-        return (thinking.before + thinking.marker + thinking.after).encode()
-
     @cached_property
     def _allowed(self) -> np.ndarray:
         """`Writer.next_utf8`: thinking allows text and all events, the answer text and the end of the turn."""
@@ -85,8 +79,8 @@ class Voice:
         matrix, lengths = byte_matrix(self._token_bytes)
         event = np.full(len(lengths), Finish.NONE, np.int32)
         for ids, what in (
-            (self.chat.channel_ids, Finish.CHANNEL),
             (self.chat.eos_ids, Finish.EOS),
+            (self.chat.channel_ids, Finish.CHANNEL),
             (self.chat.end_ids, Finish.END),
         ):
             event[[i for i in ids if i < len(lengths)]] = what
@@ -99,14 +93,6 @@ class Voice:
             state = int(self._allowed[state, token])
         return state % STATES
 
-    def closed(self, trace: bytes, start: int = 0) -> list[int]:
-        """Canonical tokens of `trace[start:]` with the end of thinking behind it; `start` is a sync point of the trace."""
-        thinking, encode = self.chat.thinking, self.chat.tokenizer.encode
-        marker = self.chat.tokenizer.id_of(thinking.marker)
-        if marker is None:
-            return encode(trace[start:] + self.close_text)[0]
-        return [*encode(trace[start:] + thinking.before.encode())[0], marker, *encode(thinking.after.encode())[0]]
-
     def close(self, text: np.ndarray, kept: int) -> Delivery:
         """The visit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace.
 
@@ -115,8 +101,8 @@ class Voice:
         data = text[:kept].tobytes()
         trace = data.rstrip(_SPACES)
         start = self.retokenizer.sync_before(data, len(trace))
-        covered = len(trace) + len(self.close_text)
-        after = self.closed(trace, start)
+        covered = len(trace) + len(self.chat.close_text)
+        after = self.chat.closed_ids(trace, start=start)
         before = self.retokenizer.encode(data, start, len(data))[0]
         tail = change((before, [0] * len(before)), (after, [0] * len(after)))
         if len(tail.ids) > self.scribe.width:

@@ -1,0 +1,241 @@
+"""trace.md in plain Python: no caches, no batches, no chunks. Every token is sampled from a full forward pass in torch, and
+every word is judged on a fresh encoding of the whole text. What the loop writes must be what this writes."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import torch
+
+from tessy_jax.cooperate.sampling import Sampling
+from tessy_jax.text.chat import Chat
+
+STUDENT, TEACHER = 0, 1
+
+# The Unicode property White_Space; str.isspace also counts the separators U+001C to U+001F.
+WHITE = set("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(c) for c in range(0x2000, 0x200B)}
+
+
+@dataclasses.dataclass
+class Author:
+    """A writer: its torch model, its text side, how it samples."""
+
+    model: torch.nn.Module
+    chat: Chat
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        self.bytes_of = self.chat.tokenizer.token_bytes()
+        self.events = {i: "eos" for i in self.chat.eos_ids}
+        self.events |= {i: "channel" for i in self.chat.channel_ids}
+        self.events |= {i: "end" for i in self.chat.end_ids}
+
+    def encode(self, text: bytes) -> list[int]:
+        return self.chat.tokenizer.encode(text)[0]
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        with torch.no_grad():
+            return self.model(torch.tensor([list(ids)])).logits[0, -1].float().numpy()
+
+
+@dataclasses.dataclass
+class Trace:
+    text: bytes
+    think_end: int
+    spans: list[tuple[int, str, int, int]]  # author, phase, start, end
+    finish: tuple[str, str]
+    rejected_words: int
+
+
+@dataclasses.dataclass
+class Oracle:
+    """`style[role](ids) -> P(style) of each token`, from the tokens of the whole text; shift already applied (nan: no prediction)."""
+
+    authors: tuple[Author, Author]
+    encode_for_judge: tuple[Callable[[bytes], tuple[list[int], list[int]]], ...]
+    style: tuple[Callable[[list[int]], np.ndarray], ...]
+    thresholds: tuple[float, float]
+    max_think_tokens: int
+    max_answer_tokens: int
+    loops: Callable[[bytes, int], bool] | None
+    seed: int
+
+    def trace(self, messages: list[dict], record: str, sample: int) -> Trace:
+        prompts = [a.chat.prompt_ids(messages) for a in self.authors]
+        key = self._key(record, sample)
+        y, role, used, spans, rejections = b"", STUDENT, 0, [], 0
+        while True:
+            kept, tokens, why = self._span(prompts[role], y, role, key, used)
+            if len(kept) > 0:
+                spans.append((role, "think", len(y), len(y) + len(kept)))
+            y, used = y + kept, used + tokens
+            if why != "rejected":
+                break
+            rejections += 1
+            role = 1 - role
+        student = self.authors[STUDENT]
+        thinking = student.chat.thinking
+        y = y.rstrip(b" \t\r\n\v\f")
+        marker = student.chat.tokenizer.id_of(thinking.marker)
+        close = (thinking.before + thinking.marker + thinking.after).encode()
+        if marker is None:
+            context = prompts[STUDENT] + student.encode(y + close)
+        else:
+            context = prompts[STUDENT] + student.encode(y + thinking.before.encode())
+            context += [marker, *student.encode(thinking.after.encode())]
+        text, finish = self._answer(context, y + close, key)
+        spans = [(a, p, s, min(e, len(y))) for a, p, s, e in spans if s < len(y)]
+        spans.append((STUDENT, "answer", len(y + close), len(text)))
+        return Trace(text, len(y), spans, (why, finish), rejections)
+
+    def _span(self, prompt: list[int], y: bytes, role: int, key: jax.Array, used: int) -> tuple[bytes, int, str]:
+        """One span: the kept bytes, how many sampled tokens they hold, and why it ended."""
+        author = self.authors[role]
+        context = prompt + author.encode(y)
+        marker = author.chat.textual_marker
+        sampled: list[int] = []
+        ends: list[int] = []
+        data, last = y, len(y)
+
+        def judge(end: int) -> str | None:
+            """Why the span ends before (or, for a loop, after) the word that ends at `end`; None if it goes on."""
+            nonlocal last
+            if used + sum(e <= end for e in ends) > self.max_think_tokens:
+                return "length"
+            word, begun = data[last:end], not _blank(data[len(y) : last])
+            if not _blank(word) and begun and not self._of_kind(role, data, last, end):
+                return "rejected"
+            last = end
+            return "loop" if self.loops and self.loops(data, end) else None
+
+        def result(why: str) -> tuple[bytes, int, str]:
+            return data[len(y) : last], sum(e <= last for e in ends), why
+
+        while True:
+            token = self._sample(author, context + sampled, data, key, role, thinking=True)
+            if token in author.events:
+                while last < len(data):
+                    end = _cut(data, last, ends, closed=True)
+                    if why := judge(end):
+                        return result(why)
+                return result(author.events[token])
+            sampled.append(token)
+            piece = author.bytes_of[token]
+            for byte in piece:  # byte by byte: what is confirmed must not depend on how long tokens are
+                data += bytes([byte])
+                if marker and data[last:].endswith(marker):
+                    at = len(data) - len(marker)
+                    full, data = data, data[:at]
+                    while last < at:
+                        if why := judge(_cut(data, last, ends, closed=True)):
+                            return result(why)
+                    assert full.endswith(marker)
+                    return result("end")
+                while (end := _cut(data, last, ends)) is not None:
+                    if why := judge(end):
+                        return result(why)
+            ends.append(len(data))
+
+    def _of_kind(self, role: int, data: bytes, start: int, end: int) -> bool:
+        ids, ends = self.encode_for_judge[role](data[:end])
+        style = self.style[role](ids)
+        is_style = style >= self.thresholds[role]
+        right = np.isnan(style) | (is_style == (role == STUDENT))
+        return all(ok for ok, e in zip(right, ends, strict=True) if start < e <= end)
+
+    def _answer(self, context: list[int], text: bytes, key: jax.Array) -> tuple[bytes, str]:
+        student = self.authors[STUDENT]
+        sampled: list[int] = []
+        while len(sampled) < self.max_answer_tokens:
+            token = self._sample(student, context + sampled, text, key, STUDENT, thinking=False)
+            if token in student.events:
+                return text, "stop"
+            sampled.append(token)
+            text += student.bytes_of[token]
+        return text, "length"
+
+    def _sample(self, author: Author, ids: list[int], data: bytes, key: jax.Array, role: int, thinking: bool) -> int:
+        logits = author.logits(ids)
+        whole = _is_utf8(data)
+        allowed = np.zeros(len(logits), bool)
+        for i, piece in enumerate(author.bytes_of[: len(logits)]):
+            if i in author.events:
+                allowed[i] = whole and (thinking or i in author.chat.eos_ids)
+            elif piece:
+                allowed[i] = (whole and piece.isascii()) or _begins_utf8(data[-3:], piece)
+        u = float(jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, len(data)), role)))
+        return draw(np.where(allowed, logits, -np.inf), author.sampling, u)
+
+    def _key(self, record: str, sample: int) -> jax.Array:
+        digest = hashlib.sha256(f"{self.seed}\x00{record}\x00{sample}".encode()).digest()
+        return jax.random.wrap_key_data(np.frombuffer(digest[:8], np.uint32), impl="threefry2x32")
+
+
+def draw(logits: np.ndarray, how: Sampling, u: float) -> int:
+    """One token: temperature, top-k, top-p, min-p, then the inverse of the cumulative distribution in vocabulary order."""
+    if how.temperature == 0:
+        return int(np.argmax(logits))
+    scaled = logits.astype(np.float64) / how.temperature
+    order = np.argsort(-scaled, kind="stable")
+    if how.top_k:
+        order = order[: how.top_k]
+    p = np.exp(scaled[order] - scaled[order[0]])
+    p /= p.sum()
+    keep = (np.cumsum(p) - p < how.top_p) & (p >= how.min_p * p[0])
+    chosen = sorted(zip(order[keep], p[keep], strict=True))
+    total = np.cumsum([q for _, q in chosen])
+    return int(chosen[int(np.searchsorted(total, u * total[-1], side="right"))][0])
+
+
+def _blank(data: bytes) -> bool:
+    return all(c in WHITE for c in data.decode())
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _begins_utf8(before: bytes, piece: bytes) -> bool:
+    """Whether `piece` may follow text that ends in `before`: some continuation makes it valid UTF-8."""
+    for skip in range(len(before) + 1):  # `before` may start within a character
+        tail = before[skip:]
+        if tail and 0x80 <= tail[0] <= 0xBF:
+            continue
+        try:
+            (tail + piece).decode()
+        except UnicodeDecodeError as error:
+            return error.reason == "unexpected end of data"
+        return True
+    return False
+
+
+def _char_at(data: bytes, at: int) -> str | None:
+    for width in (1, 2, 3, 4):
+        try:
+            return data[at : at + width].decode() or None
+        except UnicodeDecodeError:
+            continue
+    return None
+
+
+def _cut(data: bytes, last: int, ends: Sequence[int], closed: bool = False) -> int | None:
+    """The first cut point after `last`, straight from trace.md; the end of the data if it is `closed`."""
+    known = len(data)
+    for p in range(last + 1, known):
+        if data[p] & 0xC0 == 0x80:
+            continue
+        before = data[:p].decode()[-1]
+        long = p in ends and p - last >= 48
+        newlines = before in "\r\n" and data[p : p + 1] not in (b"\r", b"\n")
+        after = _char_at(data, p + 1) if data[p] == 0x20 and not before in WHITE else "\x20"
+        if long or newlines or (after is not None and not after in WHITE):
+            return p
+        if after is None and not closed:
+            return None
+    return known if closed and last < known else None

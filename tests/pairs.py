@@ -1,0 +1,136 @@
+"""Pairs of tiny random models for the cooperative tests, as our engine and as the oracle sees them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+import vocab
+from jax.sharding import Mesh
+from oracle import Author, Oracle
+from tiny import gemma3, llama, qwen3, qwen3_classifier
+
+from tessy_jax import models
+from tessy_jax.config import Budgets, LoopConfig, PaperCooperation
+from tessy_jax.cooperate.build import build_engine
+from tessy_jax.cooperate.engine import Engine, Settings
+from tessy_jax.cooperate.predictors import Checkpoint
+from tessy_jax.cooperate.rows import Job
+from tessy_jax.cooperate.sampling import Sampling
+from tessy_jax.cooperate.voice import Voice
+from tessy_jax.data.records import Problem, Record
+from tessy_jax.text.chat import Chat, Thinking
+from tessy_jax.text.cuts import LoopRule
+
+PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
+PROBLEMS = [
+    Problem(id=f"p{i}", messages=[{"role": "user", "content": text}])
+    for i, text in enumerate(
+        ["What is 2 + 3?", "Sum of odd numbers.", "Is 91 prime?\n\nSay why.", "def f(x):\n    return x", "Hi", "Größe <think>?"]
+    )
+]
+
+
+@dataclasses.dataclass
+class Pair:
+    """Folders and torch models of a student, a teacher and their predictors, with all that decides a trace."""
+
+    chats: tuple[Chat, Chat]
+    folders: tuple[Path, Path]
+    torch_models: tuple[torch.nn.Module, torch.nn.Module]
+    judges: tuple[Path, Path]
+    torch_judges: tuple[torch.nn.Module, torch.nn.Module]
+    judge_chats: tuple[object, object]
+    samplings: tuple[Sampling, Sampling]
+    cooperation: PaperCooperation
+    thresholds: tuple[float, float] = (0.4, 0.6)
+    shifts: tuple[int, int] = (1, 0)
+    block: int = 16
+    seed: int = 5
+
+    def engine(self, *, batch: int = 4, mesh: Mesh | None = None, cooperation: Budgets | None = None, **settings: object) -> Engine:
+        sizes = {"context": 384, "prompt_buckets": (32,), "chunk": 8, "turns_per_dispatch": 4, "depth": 128} | settings
+        voices = [
+            Voice.of(models.load(folder, mesh=mesh), chat, sampling)
+            for folder, chat, sampling in zip(self.folders, self.chats, self.samplings, strict=True)
+        ]
+        predictors = [
+            Checkpoint.load(folder, threshold=t, shift=s, block=self.block, mesh=mesh)
+            for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
+        ]
+        return build_engine(
+            voices, predictors, cooperation or self.cooperation, Settings(batch=batch, **sizes), self.seed, mesh
+        )
+
+    def oracle(self) -> Oracle:
+        loop = self.cooperation.loop
+        return Oracle(
+            authors=tuple(Author(m, c, s) for m, c, s in zip(self.torch_models, self.chats, self.samplings, strict=True)),
+            encode_for_judge=tuple(t.encode for t in self.judge_chats),
+            style=tuple(
+                lambda ids, m=m, s=s: torch_style(m, ids, s, self.block)
+                for m, s in zip(self.torch_judges, self.shifts, strict=True)
+            ),
+            thresholds=self.thresholds,
+            max_think_tokens=self.cooperation.max_think_tokens,
+            max_answer_tokens=self.cooperation.max_answer_tokens,
+            loops=LoopRule(loop.repeats, loop.min_bytes).loops if loop else None,
+            seed=self.seed,
+        )
+
+
+def torch_style(model: torch.nn.Module, ids: list[int], shift: int, block: int) -> np.ndarray:
+    """P(style) for each token under context blocks, by one full forward pass with an explicit mask; nan where none exists."""
+    n = len(ids)
+    q, k = np.arange(n)[:, None], np.arange(n)[None, :]
+    visible = (k <= q) & (k >= np.maximum(0, (q // block - 1) * block))
+    mask = torch.tensor(np.where(visible, 0.0, torch.finfo(torch.float32).min), dtype=torch.float32)[None, None]
+    with torch.no_grad():
+        p = model(torch.tensor([ids]), attention_mask=mask).logits[0].softmax(-1)[:, 1].numpy()
+    return p if shift == 0 else np.concatenate([[np.nan], p[:-1]])
+
+
+def run(engine: Engine, problems: list[Problem], samples: int = 1) -> dict[tuple[str, int], Record]:
+    jobs = iter([Job(p, i) for p in problems for i in range(samples)])
+    out: dict[tuple[str, int], Record] = {}
+    for dispatch in engine.run(jobs):
+        assert not dispatch.rejected, dispatch.rejected
+        for record in dispatch.finished:
+            out[record.problem.id, record.sample_index] = record
+    return out
+
+
+def different_vocabularies(root: Path, **changes: object) -> Pair:
+    """A Llama student (ChatML, NFC, `</think>` token), a Gemma 3 teacher (SentencePiece-like), Qwen3 and GPT-2-like predictors."""
+    student, teacher = vocab.small_chatml(root / "s"), vocab.sentencepiece(root / "t")
+    judge_s, judge_t = vocab.small_plain(root / "bs"), vocab.small_chatml(root / "bt")
+    chats = (Chat.load(student), Chat.load(teacher, template=PLAIN, thinking=Thinking(marker="</end>")))
+    return _pair(root, chats, (judge_s, judge_t), llama, gemma3, changes)
+
+
+def one_vocabulary(root: Path, **changes: object) -> Pair:
+    """Everyone reads the same vocabulary."""
+    folders = [vocab.small_chatml(root / name) for name in ("s", "t", "bs", "bt")]
+    return _pair(root, (Chat.load(folders[0]), Chat.load(folders[1])), (folders[2], folders[3]), qwen3, llama, changes)
+
+
+def _pair(root: Path, chats: tuple[Chat, Chat], judges: tuple[Path, Path], student: object, teacher: object, changes: dict) -> Pair:
+    sizes = [c.tokenizer.vocab_size + 3 for c in chats]  # padding rows, as in real checkpoints
+    from tessy_jax.text.tokenizer import ContentTokenizer
+
+    judge_tokenizers = tuple(ContentTokenizer.load(j) for j in judges)
+    values = {
+        "chats": chats,
+        "folders": (root / "s", root / "t"),
+        "torch_models": (student(root / "s", seed=1, vocab_size=sizes[0]), teacher(root / "t", seed=2, vocab_size=sizes[1])),
+        "judges": judges,
+        "torch_judges": tuple(
+            qwen3_classifier(j, seed=3 + i, vocab_size=t.vocab_size) for i, (j, t) in enumerate(zip(judges, judge_tokenizers, strict=True))
+        ),
+        "judge_chats": judge_tokenizers,
+        "samplings": (Sampling(0.8, 20, 0.95, 0.01), Sampling(1.0, 0, 0.9, 0.0)),
+        "cooperation": PaperCooperation(
+            preset="paper", k=7, max_think_tokens=60, max_answer_tokens=12, loop=LoopConfig(repeats=8, min_bytes=64)
+        ),
+    }
+    return Pair(**values | changes)
