@@ -238,7 +238,17 @@ def load_as(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) ->
 
 def to_yaml(config: Config) -> str:
     """The configuration with all defaults filled in, as YAML that `load_config` reads back to the same value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes line ends and invisible characters as escapes."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def describe(schema: type[Config]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -216,6 +216,7 @@ def test_paths_from_a_checkout_and_elsewhere(tmp_path, monkeypatch):
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: "${" not in text)
 
 
+@settings(max_examples=50, deadline=None)
 @given(system=st.none() | texts, opening=texts, temperature=st.floats(0, 1e6), seed=st.integers(0, 2**32 - 1))
 def test_resolved_copy_reads_back_the_same(tmp_path_factory, system, opening, temperature, seed):
     folder = tmp_path_factory.mktemp("config")

@@ -1,0 +1,145 @@
+"""Progress of a run: a live panel on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+
+
+@dataclass
+class Progress:
+    """Running totals of a run; whoever runs it updates the fields.
+
+    Attributes:
+      total: rows to do, those done before included; None while unknown.
+      done, rejected, active: rows finished, given up and in flight.
+      resumed: rows that were finished before this process started.
+      kept: tokens kept so far, by author; the answer counts for the student.
+      rolled_back: tokens generated and discarded.
+      switches: changes of author.
+      started: time of the start, in seconds of `time.monotonic`.
+    """
+
+    total: int | None = None
+    done: int = 0
+    rejected: int = 0
+    active: int = 0
+    resumed: int = 0
+    kept: dict[str, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
+    rolled_back: int = 0
+    switches: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def metrics(self, now: float | None = None) -> dict[str, Any]:
+        """The totals and what follows from them, as a line of `metrics.jsonl`: seconds, tokens per second, shares."""
+        seconds = max((time.monotonic() if now is None else now) - self.started, 1e-9)
+        tokens = sum(self.kept.values())
+        new = self.done + self.rejected - self.resumed
+        left = None if self.total is None else self.total - self.done - self.rejected
+        return {
+            "seconds": round(seconds, 3),
+            "total": self.total,
+            "done": self.done,
+            "rejected": self.rejected,
+            "active": self.active,
+            "tokens": dict(self.kept),
+            "tokens_per_second": {author: round(count / seconds, 2) for author, count in self.kept.items()},
+            "rolled_back": self.rolled_back,
+            "waste": round(self.rolled_back / (tokens + self.rolled_back), 4) if tokens + self.rolled_back else 0.0,
+            "switches_per_1k_tokens": round(1000 * self.switches / tokens, 2) if tokens else 0.0,
+            "eta_seconds": round(left * seconds / new, 1) if left is not None and new > 0 else None,
+        }
+
+
+class ProgressView:
+    """Shows a `Progress` on a console: a live panel on a terminal, otherwise one line every `interval` seconds.
+
+    Use it in a `with` statement and call `update` often; a last state is shown at the end.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        console: Console,
+        *,
+        interval: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._progress = progress
+        self._console = console
+        self._interval = interval
+        self._clock = clock
+        self._next = clock()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(panel(self._values()), console=self._console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def update(self) -> None:
+        """Shows the present state, where it is time to."""
+        if self._live is not None:
+            self._live.update(panel(self._values()), refresh=True)
+        elif self._clock() >= self._next:
+            self._next = self._clock() + self._interval
+            self._print_line()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.update(panel(self._values()), refresh=True)
+            self._live.stop()
+        else:
+            self._print_line()
+
+    def _values(self) -> dict[str, Any]:
+        return self._progress.metrics(self._clock())
+
+    def _print_line(self) -> None:
+        self._console.print(plain_line(self._values()), highlight=False, markup=False, soft_wrap=True)
+
+
+def panel(metrics: dict[str, Any]) -> Panel:
+    """The panel of a state given by `Progress.metrics`."""
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in _cells(metrics).items():
+        table.add_row(name, value)
+    return Panel(table, title="synthesis", expand=False)
+
+
+def plain_line(metrics: dict[str, Any]) -> str:
+    """One line of text of a state given by `Progress.metrics`."""
+    return "  ".join(f"{name} {value}" for name, value in _cells(metrics).items())
+
+
+def _cells(metrics: dict[str, Any]) -> dict[str, str]:
+    total = "?" if metrics["total"] is None else metrics["total"]
+    rates = metrics["tokens_per_second"]
+    kept = sum(metrics["tokens"].values())
+    return {
+        "done": f"{metrics['done']}/{total}",
+        "active": str(metrics["active"]),
+        "rejected": str(metrics["rejected"]),
+        "tok/s": ", ".join(f"{author} {rate:.1f}" for author, rate in rates.items()),
+        "kept": f"{kept} tokens, {metrics['rolled_back']} rolled back ({metrics['waste']:.0%} waste)",
+        "switches/1k": f"{metrics['switches_per_1k_tokens']:.1f}",
+        "elapsed": _duration(metrics["seconds"]),
+        "eta": "?" if metrics["eta_seconds"] is None else _duration(metrics["eta_seconds"]),
+    }
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
