@@ -18,7 +18,7 @@ demo: $(VENV)/demo.stamp  ## Write traces with two small models on this machine,
 	$(BIN)/python -m tessy_jax.synthesize configs/demo.yaml --output $(RUN)
 
 test: $(VENV)/test.stamp  ## Run the tests (they use the demo's models).
-	$(BIN)/python -m tessy_jax.demo
+	$(BIN)/python -m tessy_jax.demo $(TESSY_DEMO_WEIGHTS)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/test.stamp  ## Check style, formatting and types.
