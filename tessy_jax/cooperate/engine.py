@@ -151,7 +151,7 @@ class Engine:
 
     def room(self, job: Job) -> tuple[list[list[int]], str | None]:
         """The job's prompts, in the tokens of each voice, and why it does not fit, if so."""
-        prompts = [voice.chat.prompt_ids(job.problem.messages) for voice in self.voices]
+        prompts = [voice.prompt_ids(job.problem.messages) for voice in self.voices]
         for name, prompt, budget in zip(("student", "teacher"), prompts, self.budgets, strict=True):
             room = self.settings.context - budget - MARGIN - max(t.tokens for t in self.loop.turns)
             if len(prompt) > room:

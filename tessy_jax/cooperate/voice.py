@@ -11,6 +11,7 @@ from flax import nnx
 from tessy_jax.cooperate.host import Delivery, Scribe
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Finish, Writer
+from tessy_jax.data.records import Message
 from tessy_jax.models import DecoderConfig
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.retokenize import Retokenizer, change
@@ -28,6 +29,7 @@ class Voice:
       config: its architecture.
       chat: its prompts, markers and control tokens.
       sampling: how it chooses tokens.
+      system: a system message put before problems that bring none.
     """
 
     graph: nnx.GraphDef
@@ -35,11 +37,16 @@ class Voice:
     config: DecoderConfig
     chat: Chat
     sampling: Sampling
+    system: str | None = None
 
     @classmethod
-    def of(cls, model: nnx.Module, chat: Chat, sampling: Sampling) -> "Voice":
+    def of(cls, model: nnx.Module, chat: Chat, sampling: Sampling, system: str | None = None) -> "Voice":
         graph, params = nnx.split(model)
-        return cls(graph, params, model.config, chat, sampling)
+        return cls(graph, params, model.config, chat, sampling, system)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt of a problem, up to where the trace begins."""
+        return prompt_ids(self.chat, self.system, messages)
 
     @cached_property
     def retokenizer(self) -> Retokenizer:
@@ -108,3 +115,10 @@ class Voice:
         if len(tail.ids) > self.scribe.width:
             raise ValueError(f"the end of thinking takes {len(tail.ids)} tokens; limit {self.scribe.width}")
         return Delivery(tail.drop, tail.ids, [covered] * len(tail.ids), len(tail.ids), covered)
+
+
+def prompt_ids(chat: Chat, system: str | None, messages: Sequence[Message]) -> list[int]:
+    """The chat's prompt for `messages`, with `system` first unless they bring a system message of their own."""
+    if system is not None and (not messages or messages[0]["role"] != "system"):
+        messages = [{"role": "system", "content": system}, *messages]
+    return chat.prompt_ids(messages)

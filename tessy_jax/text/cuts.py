@@ -68,15 +68,15 @@ def next_cut(
             stop = ends[i]
             break
     for p in range(last + 1, stop):
-        if text[p] == 0x20:
-            if not _space_before(text, p):
-                blank = _space_at(text, p + 1, known)
-                if blank is None and not closed:
-                    return None
-                if blank is False:
-                    return p
-        elif text[p - 1] in b"\r\n" and text[p] not in b"\r\n":
-            return p
+        if text[p - 1] in b"\r\n":
+            if text[p] not in b"\r\n":
+                return p
+        elif text[p] == 0x20 and not _space_before(text, p):
+            blank = _space_at(text, p + 1, known)
+            if blank is None and not closed:
+                return None
+            if blank is False:
+                return p
     if stop < known:
         return stop
     return known if closed and last < known else None

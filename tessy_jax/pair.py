@@ -1,0 +1,112 @@
+"""A pair of models from a configuration: chats first (they are cheap and can be wrong), then weights, then the engine."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from tessy_jax import models
+from tessy_jax.config import CheckpointPredictor, PredictorConfig, RoleConfig, SynthesisConfig
+from tessy_jax.cooperate.build import build_engine
+from tessy_jax.cooperate.engine import Engine, Settings
+from tessy_jax.cooperate.predictors import Checkpoint, Predictor, Unigram
+from tessy_jax.cooperate.sampling import Sampling
+from tessy_jax.cooperate.voice import Voice
+from tessy_jax.data.manifest import hash_file, hash_folder
+from tessy_jax.hub import model_folder
+from tessy_jax.text.chat import Chat, Thinking
+
+ROLES = ("student", "teacher")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The two roles' folders and chats, checked against their templates."""
+
+    config: SynthesisConfig
+    folders: tuple[Path, Path]
+    chats: tuple[Chat, Chat]
+
+    @classmethod
+    def open(cls, config: SynthesisConfig) -> "Pair":
+        """Reads both tokenizers and runs the conformance gate.
+
+        Raises:
+          ConfigError: a model is not there. TextError: a tokenizer or template cannot be used, or does not conform.
+        """
+        roles = (config.student, config.teacher)
+        folders = tuple(model_folder(role.model, f"{name}.model") for name, role in zip(ROLES, roles, strict=True))
+        chats = tuple(_chat(folder, role) for folder, role in zip(folders, roles, strict=True))
+        for chat in chats:
+            chat.check()
+        return cls(config, folders, chats)
+
+    def identity(self) -> dict[str, Any]:
+        """What the records depend on, for the manifest."""
+        config = self.config
+        values = config.model_dump(mode="json", include={"cooperation", "seed"})
+        values["context"], values["dtype"] = config.engine.context, config.engine.dtype
+        for name, folder, chat in zip(ROLES, self.folders, self.chats, strict=True):
+            part = getattr(config, name)
+            values[name] = {
+                "model": hash_folder(folder),
+                "template": chat.template_hash,
+                "system": part.prompt.system,
+                "sampling": part.sampling.model_dump(),
+                "predictor": _predictor_identity(getattr(config.predictors, name), f"predictors.{name}.model"),
+            }
+        return values
+
+    def load(self, mesh: Mesh | None) -> Engine:
+        """Loads all weights onto the mesh and builds the engine.
+
+        Raises:
+          WeightsError, ShardingError, TextError: with the file and what to do.
+        """
+        config = self.config
+        dtype = jnp.dtype(config.engine.dtype)
+        voices = [
+            Voice.of(
+                models.load(folder, mesh=mesh, dtype=dtype),
+                chat,
+                Sampling(**part.sampling.model_dump()),
+                part.prompt.system,
+            )
+            for folder, chat, part in zip(self.folders, self.chats, (config.student, config.teacher), strict=True)
+        ]
+        predictors = [
+            _predictor(getattr(config.predictors, name), name, self.chats[i], mesh, dtype)
+            for i, name in enumerate(ROLES)
+        ]
+        engine = config.engine
+        settings = Settings(
+            batch=engine.batch,
+            context=engine.context,
+            prompt_buckets=tuple(engine.prompt_buckets),
+            chunk=engine.chunk,
+            turns_per_dispatch=engine.turns_per_dispatch,
+            dtype=engine.dtype,
+        )
+        return build_engine(voices, predictors, config.cooperation, settings, config.seed, mesh)
+
+
+def _chat(folder: Path, role: RoleConfig) -> Chat:
+    return Chat.load(folder, template=role.prompt.template, thinking=Thinking(**role.thinking.model_dump()))
+
+
+def _predictor(config: PredictorConfig, name: str, chat: Chat, mesh: Mesh | None, dtype: jnp.dtype) -> Predictor:
+    if isinstance(config, CheckpointPredictor):
+        folder = model_folder(config.model, f"predictors.{name}.model")
+        return Checkpoint.load(
+            folder, threshold=config.threshold, shift=config.shift, block=config.block, mesh=mesh, dtype=dtype
+        )
+    return Unigram.load(Path(config.table), chat.tokenizer, threshold=config.threshold)
+
+
+def _predictor_identity(config: PredictorConfig, key: str) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    if isinstance(config, CheckpointPredictor):
+        return values | {"model": hash_folder(model_folder(config.model, key))}
+    return values | {"table": hash_file(Path(config.table))}

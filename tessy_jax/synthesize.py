@@ -1,0 +1,269 @@
+"""Write cooperative traces: `python -m tessy_jax.synthesize [configs/demo.yaml] [options] [key=value …]`."""
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from tessy_jax.config import ConfigError, SynthesisConfig, describe, load_config, to_yaml
+from tessy_jax.cooperate.engine import Dispatch, Engine
+from tessy_jax.cooperate.rows import NAMES, Job
+from tessy_jax.cooperate.voice import prompt_ids
+from tessy_jax.data.inputs import InputError, Reject, read
+from tessy_jax.data.manifest import hash_file, make_manifest
+from tessy_jax.data.records import Problem, Record
+from tessy_jax.data.rundir import RunDir, RunDirError
+from tessy_jax.data.sources import files
+from tessy_jax.mesh import make_mesh
+from tessy_jax.models import ConfigError as ModelError
+from tessy_jax.models import ShardingError, WeightsError, parameter_count, read_config
+from tessy_jax.pair import Pair
+from tessy_jax.report.panel import Progress, ProgressView
+from tessy_jax.report.show import show
+from tessy_jax.text.tokenizer import TextError
+
+log = logging.getLogger("tessy_jax")
+
+DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
+USER_ERRORS = (InputError, RunDirError, TextError, WeightsError, ShardingError, ModelError, OSError)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code (design §6)."""
+    options = _parser().parse_args(argv)
+    console = Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        config = load_config(options.config, _overrides(options))
+        if options.pod:
+            jax.distributed.initialize()
+        return _synthesize(config, options, console)
+    except ConfigError as error:
+        return _complain(console, error, USAGE)
+    except USER_ERRORS as error:
+        return _complain(console, error, ERROR)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tessy_jax.synthesize",
+        description="Two models write reasoning traces together. Running the same command again resumes.",
+        epilog="configuration keys, for the YAML file and as key=value:\n\n" + describe(SynthesisConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", nargs="?", type=Path, default=Path("configs/demo.yaml"), help="default: %(default)s")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. engine.batch=8")
+    parser.add_argument("--input", help="problems; the same as input=…")
+    parser.add_argument("--output", help="run directory; the same as output=…")
+    parser.add_argument("--limit", type=int, help="stop after this many problems; the same as limit=…")
+    parser.add_argument("--dry-run", action="store_true", help="show prompts, plan and memory, then stop")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where an earlier run wrote")
+    parser.add_argument("--show", action="store_true", help="print finished traces in colour by author")
+    parser.add_argument("--pod", action="store_true", help="join the other processes of a TPU pod or cluster")
+    return parser
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """All overrides, those of the named options last. `key=value` may stand where the configuration is left out."""
+    overrides = list(options.overrides)
+    if "=" in str(options.config) and not options.config.exists():
+        overrides.insert(0, str(options.config))
+        options.config = Path("configs/demo.yaml")
+    for name in ("input", "output", "limit"):
+        if getattr(options, name) is not None:
+            overrides.append(f"{name}={json.dumps(getattr(options, name))}")
+    return overrides
+
+
+def _complain(console: Console, error: Exception, code: int) -> int:
+    console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+# -- one run -----------------------------------------------------------------------------------------------------------
+
+
+def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: Console) -> int:
+    if config.engine.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
+    rows = list(itertools.islice(read(Path(config.input), config.columns), config.limit))
+    mesh = make_mesh(config.mesh, config.engine.batch)
+    pair = Pair.open(config)
+    if options.dry_run:
+        return _dry_run(config, pair, rows, console)
+    manifest = make_manifest(
+        pair.identity() | {"input": {f.name: hash_file(f) for f in files(Path(config.input))}},
+        [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+    )
+    shard = (jax.process_index(), jax.process_count())
+    with RunDir.open(
+        config.output, config_yaml=to_yaml(config), manifest=manifest, overwrite=options.overwrite, shard=shard
+    ) as run:
+        _log_to(run.log_path)
+        rows = rows[shard[0] :: shard[1]]
+        for row in rows:
+            if isinstance(row, Reject):
+                run.reject(row.to_row())
+        problems = [row for row in rows if isinstance(row, Problem)]
+        progress = Progress(total=len(problems) * config.samples + len(rows) - len(problems))
+        mine = {(p.id, s) for p in problems for s in range(config.samples)}
+        progress.resumed = progress.done = len(run.done & mine)
+        progress.rejected = len(rows) - len(problems)
+        if mine <= run.done and shard[1] == 1:
+            console.print(f"nothing left to do: {len(mine)} rows are done in {run.path}", highlight=False)
+            return REJECTS if progress.rejected else DONE
+        console.print(f"loading {config.student.model} and {config.teacher.model}", markup=False, highlight=False)
+        engine = pair.load(mesh)
+        console.print(f"compiling for {len(jax.devices())} x {jax.devices()[0].device_kind}", highlight=False)
+        with Stop(console) as stop, ProgressView(progress, console) as view:
+            for dispatch in engine.run(_jobs(run, problems, config.samples)):
+                _store(run, dispatch, progress)
+                view.update()
+                if stop.asked:
+                    break
+        if options.show:
+            _show(run)
+        return _summary(run, progress, stop, console)
+
+
+def _jobs(run: RunDir, problems: list[Problem], samples: int) -> Iterator[Job]:
+    """What is left to do: first the rows that were in flight, then new ones."""
+    by_id = {problem.id: problem for problem in problems}
+    flying = {(r.id, r.sample_index): r for r in run.read_journal() if r.id in by_id and r.sample_index < samples}
+    for (id_, sample), state in flying.items():
+        yield Job(by_id[id_], sample, state)
+    for problem in problems:
+        for sample in range(samples):
+            if (problem.id, sample) not in run.done and (problem.id, sample) not in flying:
+                yield Job(problem, sample)
+
+
+def _store(run: RunDir, dispatch: Dispatch, progress: Progress) -> None:
+    """Finished rows first, then the journal: a kill between the two repeats nothing, as done rows are not taken up."""
+    for record in dispatch.finished:
+        run.append(record.to_row())
+    for job, reason in dispatch.rejected:
+        run.reject({"id": job.problem.id, "sample_index": job.sample_index, "line": job.problem.line, "reason": reason})
+    run.write_journal(dispatch.active)
+    progress.done += len(dispatch.finished)
+    progress.rejected += len(dispatch.rejected)
+    progress.active = len(dispatch.active)
+    for role, name in enumerate(NAMES):
+        progress.kept[name] += dispatch.kept[role]
+    progress.rolled_back += sum(dispatch.dropped)
+    progress.switches += dispatch.spans
+    work = {name: getattr(dispatch.steps, name) for name in ("chunks", "decodes", "sampled", "turns")}
+    run.metrics(progress.metrics() | work | {"phase_seconds": dispatch.seconds})
+
+
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def _show(run: RunDir) -> None:
+    out = Console()
+    for path in sorted((run.path / "data").glob("part-*.jsonl")):
+        for line in path.read_text("utf-8").split("\n"):
+            if line:
+                show(json.loads(line), out)
+
+
+def _summary(run: RunDir, progress: Progress, stop: "Stop", console: Console) -> int:
+    left = (progress.total or 0) - progress.done - progress.rejected
+    console.print(
+        f"{progress.done} rows done, {progress.rejected} rejected, {left} left; records in {run.path}/data",
+        highlight=False,
+    )
+    if stop.asked and left:
+        console.print("stopped; the same command goes on from here", highlight=False)
+        return INTERRUPTED
+    if progress.rejected:
+        console.print(f"see {run.path}/rejects.jsonl for the rejected rows and why", highlight=False)
+        return REJECTS
+    return DONE
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: the first asks the run to finish its dispatch and write its journal, the second ends it at once.
+
+    The signal is noticed through a pipe, because the main thread may be inside a long dispatch.
+    """
+
+    def __init__(self, console: Console):
+        self.asked = False
+        self._console = console
+
+    def __enter__(self) -> "Stop":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def _listen(self) -> None:
+        while number := os.read(self._read, 1):
+            if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                continue
+            if self.asked:
+                os._exit(INTERRUPTED)
+            self.asked = True
+            self._console.print("stopping after this dispatch; once more to stop at once", highlight=False)
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._fd)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._write)
+
+
+# -- the dry run -------------------------------------------------------------------------------------------------------
+
+
+def _dry_run(config: SynthesisConfig, pair: Pair, rows: list[Problem | Reject], console: Console) -> int:
+    problems = [row for row in rows if isinstance(row, Problem)]
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    for row in rows:
+        if isinstance(row, Reject):
+            out.print(f"reject: {row.file}:{row.line}: {row.reason}")
+    for name, chat, part in zip(NAMES, pair.chats, (config.student, config.teacher), strict=True):
+        out.rule(f"{name}: {part.model}")
+        if problems:
+            ids = prompt_ids(chat, part.prompt.system, problems[0].messages)
+            out.print(chat.reference.decode(ids))
+            out.print(f"{len(ids)} ids: {ids}")
+        out.print(f"sampling: {part.sampling}")
+    out.rule("plan")
+    out.print(f"{len(problems)} problems x {config.samples} samples, {config.engine.batch} slots; {config.cooperation}")
+    out.rule("memory, GiB over all devices")
+    for name, gib in _memory(config, pair).items():
+        out.print(f"{name:<28}{gib:8.2f}")
+    return DONE
+
+
+def _memory(config: SynthesisConfig, pair: Pair) -> dict[str, float]:
+    """An estimate from the models' shapes: weights, and full caches for every slot (windows need less)."""
+    size = {"float32": 4, "bfloat16": 2}[config.engine.dtype] / 2**30
+    out = {}
+    for name, folder in zip(NAMES, pair.folders, strict=True):
+        model = read_config(folder)
+        slots = config.engine.batch * sum(c.slots(config.engine.context, 1024) for c in model.contexts)
+        out[f"{name} weights"] = parameter_count(model) * size
+        out[f"{name} cache"] = 2 * slots * model.num_key_value_heads * model.head_dim * size
+    return out | {"sum, without temporaries": sum(out.values())}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
