@@ -60,8 +60,8 @@ class CausalLM(nnx.Module):
     """A language model (HF: …ForCausalLM).
 
     `model(tokens[B, C], positions[B, C], memory) -> (hidden[B, C, D], memory)` serves prefill, catch-up and decode.
-    Positions may differ from row to row and ascend by one within a row. A token at a negative position is padding: it is
-    not remembered and its output is finite but meaningless. `memory` is a Cache (or Packed, to train); `apply` calls
+    Positions may differ from row to row and ascend by one within a row. A token at a negative position is padding: it
+    is not remembered and its output is finite but meaningless. `memory` is a Cache (or Packed, to train); `apply` calls
     each block: pass `jax.checkpoint(call_block)` to recompute activations in a train step.
     """
 

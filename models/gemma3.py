@@ -24,7 +24,7 @@ from tessy_jax.models.sharding import Dim
 class Gemma3Config(DecoderConfig):
     """A decoder with four norms per block; `query_pre_attn_scalar` ** -0.5 scales the scores."""
 
-    query_pre_attn_scalar: float
+    query_pre_attn_scalar: int
 
     family = "Gemma3"
     model_type = "gemma3_text"
@@ -46,7 +46,7 @@ class Gemma3Config(DecoderConfig):
             ropes=tuple(ropes[t] for t in types),
             activation=fields.one_of("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
             tie_word_embeddings=bool(fields.get("tie_word_embeddings", True)),
-            query_pre_attn_scalar=float(fields.get("query_pre_attn_scalar", 256)),
+            query_pre_attn_scalar=fields.size("query_pre_attn_scalar", 256),
         )
 
     def to_hf(self) -> dict[str, Any]:

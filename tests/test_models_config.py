@@ -1,0 +1,299 @@
+"""Configs: both key styles, every field read, what is not implemented refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from tessy_jax import models
+from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.rope import Linear, Llama3, Rope, Unscaled
+
+FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """config.json of each tiny checkpoint, as this transformers writes it (5.x keys)."""
+    out = {}
+    for family in FAMILIES:
+        folder = tmp_path_factory.mktemp(family)
+        getattr(tiny, family)(folder)
+        out[family] = json.loads((folder / "config.json").read_text())
+    return out
+
+
+#: For each field of a config, another value.
+OTHER = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 12,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 6,
+    "contexts": None,
+    "ropes": None,
+    "activation": "gelu",
+    "rms_norm_eps": 0.1,
+    "attention_bias": True,
+    "mlp_bias": True,
+    "tie_word_embeddings": None,
+    "max_position_embeddings": 8,
+    "labels": ("a", "b", "c"),
+    "query_pre_attn_scalar": 3,
+}
+
+
+def other(config: DecoderConfig, field: str) -> Any:
+    if field == "contexts":
+        return (models.Sliding(3), *config.contexts[1:])
+    if field == "ropes":
+        return (*config.ropes[:-1], dataclasses.replace(config.ropes[-1], theta=17.0))
+    if field == "tie_word_embeddings":
+        return not config.tie_word_embeddings
+    return OTHER[field]
+
+
+def output(config: DecoderConfig, params: Any) -> Any:
+    """The outputs of the config's model with these parameters, or the error."""
+    graphdef, _ = nnx.split(models.abstract(config))
+    tokens = jnp.arange(12)[None]
+    try:
+        cache = models.init_cache(config, batch=1, length=12, slack=12)
+    except models.ConfigError as error:
+        return str(error)
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        hidden, _ = model(tokens, tokens, cache)
+        return (model.scores if config.labels else model.logits)(hidden)
+
+    return np.asarray(run(params))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_of_a_config_is_read(files: dict[str, dict[str, Any]], family: str) -> None:
+    """Another value changes the parameters, or else the outputs with the same parameters, or is refused."""
+    config = models.config_from_hf(files[family])
+    shapes = {name: spec.shape for name, spec in models.describe(config).items()}
+    _, params = nnx.split(models.from_config(config, jax.random.key(0), std=0.3))
+    base = output(config, params)
+    for field in dataclasses.fields(config):
+        if family == "qwen3_classifier" and field.name == "tie_word_embeddings":
+            continue  # a classifier has no output matrix to tie
+        changed = dataclasses.replace(config, **{field.name: other(config, field.name)})
+        if {name: spec.shape for name, spec in models.describe(changed).items()} == shapes:
+            got = output(changed, params)
+            assert isinstance(got, str) or np.abs(got - base).max() > 1e-3, f"{field.name} is not read"
+
+
+#: Changes of a config.json that must change the config, or be refused.
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "llama": [
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 8.0}},
+        {"attention_bias": True},
+        {"mlp_bias": True},
+        {"head_dim": None},
+        {"hidden_act": "gelu"},
+        {"num_hidden_layers": 3},
+        {"tie_word_embeddings": True},
+        {"architectures": ["LlamaForTokenClassification"]},
+    ],
+    "qwen3": [
+        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1, "layer_types": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}},
+        {"attention_bias": True},
+        {"head_dim": 16},
+    ],
+    "gemma3": [
+        {"sliding_window": 8},
+        {"layer_types": ["full_attention"] * 5},
+        {"layer_types": None, "sliding_window_pattern": 5},
+        {"query_pre_attn_scalar": 13},
+        {"hidden_activation": "silu"},
+        {"tie_word_embeddings": False},
+    ],
+}
+
+
+@pytest.mark.parametrize("family", list(CHANGES))
+def test_every_field_of_a_file_is_read(files: dict[str, dict[str, Any]], family: str) -> None:
+    base = models.config_from_hf(files[family])
+    for change in CHANGES[family]:
+        assert models.config_from_hf(files[family] | change) != base, change
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "llama",
+        {"hidden_act": "relu"},
+        "hidden_act: is 'relu', which is not implemented; implemented: gelu, gelu_pytorch_tanh, silu.",
+    ),
+    ("llama", {"hidden_size": None}, "hidden_size: is missing; every model of this family needs it."),
+    ("llama", {"vocab_size": "97"}, "vocab_size: is '97'; it must be a positive integer."),
+    ("llama", {"num_key_value_heads": 3}, "num_key_value_heads: is 3, which does not divide 4 attention heads."),
+    (
+        "llama",
+        {"quantization_config": {"quant_method": "fp8"}},
+        "quantization_config: quantised checkpoints are not supported; use one in bfloat16, float16 or float32.",
+    ),
+    (
+        "llama",
+        {"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+        "rope_parameters.rope_type: is 'yarn', which is not implemented; implemented: default, linear, llama3.",
+    ),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+        "rope_parameters.original_max_position_embeddings: is None; this rope_type needs a number.",
+    ),
+    (
+        "qwen3",
+        {"rope_parameters": {"partial_rotary_factor": 0.5}},
+        "rope_parameters.partial_rotary_factor: is not 1, which is not implemented.",
+    ),
+    (
+        "qwen3",
+        {"layer_types": ["sliding_attention"] * 3},
+        "layer_types: has 'sliding_attention', which needs a setting that is missing or unsupported.",
+    ),
+    ("qwen3", {"layer_types": ["full_attention"]}, "layer_types: has 1 entries for 3 layers."),
+    (
+        "qwen3_classifier",
+        {"id2label": {"1": "style"}},
+        "id2label: is {'1': 'style'}; it must map '0', '1', … to label names.",
+    ),
+    (
+        "gemma3",
+        {"final_logit_softcapping": 30.0},
+        "final_logit_softcapping: is 30.0, which is not implemented; only null or false is.",
+    ),
+    (
+        "gemma3",
+        {"attn_logit_softcapping": 50.0},
+        "attn_logit_softcapping: is 50.0, which is not implemented; only null or false is.",
+    ),
+    (
+        "gemma3",
+        {"use_bidirectional_attention": True},
+        "use_bidirectional_attention: is True, which is not implemented; only null or false is.",
+    ),
+    (
+        "gemma3",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
+        "rope_parameters: has 'rope_theta' where full_attention and sliding_attention belong.",
+    ),
+    (
+        "qwen3",
+        {"architectures": ["MambaForCausalLM"]},
+        "architectures: 'MambaForCausalLM' is not supported; supported: Gemma3ForCausalLM, LlamaForCausalLM, "
+        "LlamaForTokenClassification, Qwen3ForCausalLM, Qwen3ForTokenClassification.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "change", "message"), REFUSED)
+def test_what_is_not_implemented_is_refused(
+    files: dict[str, dict[str, Any]], family: str, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(models.ConfigError) as error:
+        models.config_from_hf(files[family] | change, "here/config.json")
+    assert str(error.value) == f"here/config.json: {message}"
+
+
+def test_a_missing_or_broken_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(models.ConfigError) as error:
+        models.read_config(tmp_path / "none")
+    assert str(error.value) == f"{tmp_path / 'none'}: no such folder. Give a folder with a Hugging Face checkpoint."
+    path = tmp_path / "config.json"
+    with pytest.raises(models.ConfigError) as error:
+        models.read_config(tmp_path)
+    assert str(error.value) == f"{path}: no such file. A Hugging Face checkpoint has it beside its weights."
+    path.write_text("{")
+    with pytest.raises(models.ConfigError, match=r"config\.json: is not valid JSON .* Download the file again\.$"):
+        models.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_key_styles_say_the_same(files: dict[str, dict[str, Any]], family: str) -> None:
+    """`to_hf` writes the keys of transformers 4; the file has those of 5."""
+    config = models.config_from_hf(files[family])
+    old = config.to_hf()
+    assert "rope_theta" in old
+    assert "rope_parameters" not in old
+    assert models.config_from_hf(old) == config
+
+
+def test_transformers_4_files() -> None:
+    """As on the hub: SmolLM2-135M, Llama 3.1 and Gemma 3 270m (excerpts)."""
+    smol = models.config_from_hf(
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": 49152,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 8192,
+            "rope_scaling": None,
+            "rope_theta": 100000,
+            "rms_norm_eps": 1e-05,
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+        }
+    )
+    assert (smol.head_dim, smol.ropes[0]) == (64, Rope(1e5, Unscaled()))
+    assert models.parameter_count(smol) == 134_515_008
+    llama3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    scaled = models.config_from_hf(smol.to_hf() | {"rope_scaling": {"rope_type": "llama3", **llama3}})
+    assert scaled.ropes[0].scaling == Llama3(**llama3)
+    gemma = models.config_from_hf(
+        {
+            "architectures": ["Gemma3ForCausalLM"],
+            "vocab_size": 262144,
+            "hidden_size": 640,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 18,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 256,
+            "max_position_embeddings": 32768,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "rope_theta": 1000000.0,
+            "rope_local_base_freq": 10000.0,
+            "sliding_window": 512,
+            "query_pre_attn_scalar": 256,
+            "rms_norm_eps": 1e-06,
+            "_sliding_window_pattern": 6,
+        }
+    )
+    assert [i for i, c in enumerate(gemma.contexts) if c == models.Full()] == [5, 11, 17]
+    assert gemma.ropes[4:6] == (Rope(1e4), Rope(1e6, Linear(8.0)))
+    assert models.parameter_count(gemma) == 268_098_176
+
+
+def test_more_context_than_the_model_has_is_refused(files: dict[str, dict[str, Any]]) -> None:
+    config = models.config_from_hf(files["qwen3"])
+    with pytest.raises(models.ConfigError) as error:
+        models.init_cache(config, 1, 5000, 8)
+    assert str(error.value) == (
+        "a context of 5000 tokens was asked of a model with max_position_embeddings 4096 (config.json): "
+        "ask for less, or set the model's RoPE scaling and limit."
+    )
+    models.init_cache(config, 1, 5000, 8, context=models.Blocks(128))  # no token sees more than 256
+
+
+@pytest.mark.parametrize("make", [models.Sliding, models.Blocks])
+def test_an_empty_context_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match="is 0: a token sees at least itself, so give 1 or more"):
+        make(0)
