@@ -158,7 +158,7 @@ class LoopRule:
         # bytes.
         probe = tail[-max(1, self.min_bytes * (self.repeats - 1) // self.repeats) :]
         at = len(tail) - len(probe)
-        while (at := tail.rfind(probe, 0, at + len(probe) - 1)) >= 0:
+        while probe and (at := tail.rfind(probe, 0, at + len(probe) - 1)) >= 0:
             unit = len(tail) - len(probe) - at
             if unit > self.max_unit:
                 return False
