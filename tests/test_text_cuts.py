@@ -8,7 +8,26 @@ from hypothesis import strategies as st
 
 from tessy_jax.text.cuts import LoopRule, Words, is_blank, next_cut, words
 
-PIECES = [" ", "  ", "\n", "\r\n", "\t", "a", "word", "9", ".", "é", "中", "👍", "\u00a0", "\u2003", "\u3000", "\u2028", "</think>", "</"]
+PIECES = [
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "a",
+    "word",
+    "9",
+    ".",
+    "é",
+    "中",
+    "👍",
+    "\u00a0",
+    "\u2003",
+    "\u3000",
+    "\u2028",
+    "</think>",
+    "</",
+]
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=40).map(
     lambda parts: "".join(parts).encode(errors="ignore")
 )
@@ -56,7 +75,10 @@ def test_cuts_follow_the_three_rules_and_keep_characters_whole(text, seed):
         last = cut
 
 
-WHITE = {chr(c) for c in [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]}
+WHITE = {
+    chr(c)
+    for c in [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
+}
 
 
 def test_white_space_is_unicode_white_space():
@@ -203,7 +225,9 @@ def test_loops_agree_with_the_definition(unit, prefix, copies):
     rule = LoopRule(repeats=4, min_bytes=12, max_unit=16)
     tail = text.decode()
     periods = [
-        d for d in range(1, 17) if (n := max(4 * d, 12)) <= len(tail) and all(tail[-i] == tail[-i - d] for i in range(1, n - d + 1))
+        d
+        for d in range(1, 17)
+        if (n := max(4 * d, 12)) <= len(tail) and all(tail[-i] == tail[-i - d] for i in range(1, n - d + 1))
     ]
     visible = [c for c in tail[-2 * periods[0] :] if c != " "] if periods else []
     expected = bool(periods) and len({*visible} - {"1"}) == 2 and sum(c != "1" for c in visible) * 2 >= len(visible)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tessy_jax.text.tokenizer import INVALID, STATES, ContentTokenizer, TextError, byte_matrix, utf8_table
 
 NAMES = ["small_chatml", "small_plain", "sentencepiece", "qwen3", "o200k"]
-SAMPLE = "Don't say <|im_end|> or <think>, <tool_call> or <|end|>: x ≤ 3, naïve 中文 👍\n\n\n  <bos><start_of_turn>\r\n\tend"
+SAMPLE = (
+    "Don't say <|im_end|> or <think>, <tool_call> or <|end|>: x ≤ 3, naïve 中文 👍\n\n\n  <bos><start_of_turn>\r\n\tend"
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_real_vocabularies_match_an_independent_encoder(tokenizers):
     for name, other in (("qwen3", "qwen3"), ("o200k", "o200k_base")):
         theirs = quicktok.get_encoding(other)
         for text in (SAMPLE, *TEXTS):
-            assert tokenizers[name].encode(text.encode())[0] == list(theirs.encode(text))
+            assert tokenizers[name].encode(text.encode())[0] == list(theirs.encode_ordinary(text))
     assert tokenizers["qwen3"].id_of("<think>") == 151667
     assert tokenizers["qwen3"].id_of("<|end|>") is None
     assert tokenizers["o200k"].vocab_size == 200019
@@ -134,7 +136,9 @@ def test_unusable_tokenizers_are_refused(folders, tmp_path):
     assert error(normalizer={"type": "Prepend", "prepend": "▁"}) == f"X: the tokenizer puts '▁' {says}"
     assert error(pre_tokenizer=prefix) == f"X: the tokenizer puts a space {says}"
     level = {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True, "trim_offsets": True}
-    assert error(pre_tokenizer={"type": "Sequence", "pretokenizers": [level]}) == f"X: the tokenizer puts a space {says}"
+    assert (
+        error(pre_tokenizer={"type": "Sequence", "pretokenizers": [level]}) == f"X: the tokenizer puts a space {says}"
+    )
     lower = error(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]})
     assert lower == "X: normalizer Lowercase is not supported (known: NFC, and Replace of spaces by ▁)."
     assert error(model={"type": "Unigram"}) == "X: the model type is Unigram; only BPE tokenizers are supported."
@@ -160,7 +164,17 @@ def test_utf8_table_agrees_with_python(data):
     assert (state == 0) == decodes(data)
     assert utf8_table([data, b"x"])[0, 0] == state
     # A state that is not INVALID can be completed.
-    completions = [b"", b"\x80", b"\xa0", b"\x90", b"\x80\x80", b"\xa0\x80", b"\x90\x80", b"\x90\x80\x80", b"\x80\x80\x80"]
+    completions = [
+        b"",
+        b"\x80",
+        b"\xa0",
+        b"\x90",
+        b"\x80\x80",
+        b"\xa0\x80",
+        b"\x90\x80",
+        b"\x90\x80\x80",
+        b"\x80\x80\x80",
+    ]
     assert (state != INVALID) == any(decodes(data + c) for c in completions)
 
 
@@ -177,9 +191,7 @@ def test_tables_of_a_large_vocabulary_are_fast(tokenizers):
     assert time.perf_counter() - begin < 2
     assert states.dtype == np.uint8
     assert states.shape == (STATES, len(table))
-    assert [int(s) for s in states[0, :5000]] == [
-        next(s for s in [utf8_table([b])[0, 0]]) for b in table[:5000]
-    ]
+    assert states[0, :3000].tolist() == [utf8_table([b])[0, 0] if b else 0 for b in table[:3000]]
     matrix, lengths = byte_matrix(table)
     assert matrix.dtype == np.uint8
     assert lengths.dtype == np.int32

@@ -1,0 +1,194 @@
+"""Prompts equal the checkpoint's own; control strings in contents are text; wrong folders are refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import vocab
+
+from tessy_jax.text.chat import PROBES, Chat, Thinking
+from tessy_jax.text.tokenizer import TextError
+
+HARMONY = Thinking("<|channel|>analysis<|message|>", "", "<|end|>", "<|start|>assistant<|channel|>final<|message|>")
+USER = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def small(tmp_path):
+    return vocab.small_chatml(tmp_path / "small")
+
+
+def rewrite(folder, name, **change):
+    path = folder / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+@pytest.mark.parametrize("name", ["small_chatml", "sentencepiece", "qwen3", "o200k"])
+def test_prompts_equal_the_checkpoints_own(tmp_path, name):
+    chat = Chat.load(getattr(vocab, name)(tmp_path), thinking=HARMONY if name == "o200k" else None)
+    chat.check()
+    for messages in PROBES:
+        theirs = chat.reference.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        ours = chat.prompt_ids(messages)
+        assert ours[: len(theirs)] == theirs
+        assert chat.reference.decode(ours[len(theirs) :]) == chat.thinking.open
+
+
+def test_qwen3_prompt_token_by_token(tmp_path):
+    chat = Chat.load(vocab.qwen3(tmp_path))
+    newline, begin, end = 198, 151644, 151645
+    user, hi, assistant = (chat.tokenizer.encode(word)[0][0] for word in (b"user", b"Hi", b"assistant"))
+    assert chat.prompt_ids(USER) == [begin, user, newline, hi, end, newline, begin, assistant, newline, 151667, newline]
+    assert (chat.end_ids, chat.channel_ids, chat.eos_ids) == ({151668}, {151657}, {end})
+    assert chat.textual_marker is None
+
+
+def test_control_strings_in_contents_are_text(tmp_path):
+    for name in ("small_chatml", "qwen3", "sentencepiece"):
+        chat = Chat.load(getattr(vocab, name)(tmp_path / name))
+        for attack in chat.tokenizer.control:
+            content = f"a {attack}{attack}b\U000f0000 <|im_{attack}end|>"
+            plain = chat.prompt_ids([{"role": "user", "content": "Hi"}])
+            ids = chat.prompt_ids([{"role": "user", "content": content}])
+            control = set(chat.tokenizer.control.values())
+            assert [i for i in ids if i in control] == [i for i in plain if i in control]
+            assert content in chat.reference.decode(ids)
+
+
+def test_thinking_in_earlier_answers_keeps_its_meaning(small):
+    chat = Chat.load(small)
+    history = [*USER, {"role": "assistant", "content": "<think>\nx\n</think>\n\nno <|im_end|>"}, *USER]
+    ids = chat.prompt_ids(history)
+    assert ids.count(chat.tokenizer.control["<think>"]) == 2
+    assert ids.count(chat.tokenizer.control["</think>"]) == 1
+    assert ids.count(chat.tokenizer.control["<|im_end|>"]) == 3
+
+
+@pytest.mark.parametrize("written", ["", "<think>", "<think>\n"])
+def test_the_opening_is_written_once(small, written):
+    template = vocab.CHATML.replace("assistant\\n'", f"assistant\\n{written}'".replace("\n", "\\n"))
+    chat = Chat.load(small, template=template)
+    chat.check()
+    assert chat.prompt_ids(USER) == Chat.load(small).prompt_ids(USER)
+    assert (chat.template_hash == Chat.load(small).template_hash) == (written == "")
+
+
+def test_a_textual_marker(tmp_path):
+    chat = Chat.load(vocab.small_plain(tmp_path), template="{{ messages[0].content }}\n\nLet me think.\n")
+    chat.check()
+    assert (chat.end_ids, chat.textual_marker) == (frozenset(), b"</think>")
+    assert chat.reference.decode(chat.prompt_ids(USER)) == "Hi\n\nLet me think.\n<think>\n"
+    trace, answer = b"So it is 4.", b"The answer is 4."
+    assert chat.closed_ids(trace, answer) == chat.tokenizer.encode(trace + chat.close_text + answer)[0]
+
+
+def test_closed_text_equals_the_checkpoints_tokens(tmp_path):
+    chat = Chat.load(vocab.qwen3(tmp_path))
+    trace, answer = "So it is 4.", "The answer is <|im_end|> 4."
+    ids = chat.closed_ids(trace.encode(), answer.encode())
+    assert ids.count(151668) == 1
+    assert 151645 not in ids
+    plain = chat.closed_ids(trace.encode(), b"The answer")
+    assert plain == chat.reference(f"{trace}\n</think>\n\nThe answer", add_special_tokens=False)["input_ids"]
+    assert plain[-4:-2] == [151668, 271]
+    assert (
+        chat.closed_ids(trace.encode(), b"The answer", start=5)
+        == plain[-len(chat.closed_ids(b" is 4.", b"The answer")) :]
+    )
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ("the end", "thinking.marker 'the end' is not a token of the vocabulary, and words are cut at its byte 3: use one"
+         " without a space or newline inside, such as '</think>'."),
+        ("a\n\nb", "thinking.marker 'a\\n\\nb' is not a token of the vocabulary, and words are cut at its byte 3: use one"
+         " without a space or newline inside, such as '</think>'."),
+        ("", "thinking.marker is empty: give the text that ends the thinking, such as '</think>'."),
+    ],
+)  # fmt: skip
+def test_markers_that_could_be_cut_are_refused(small, marker, message):
+    with pytest.raises(TextError) as caught:
+        Chat.load(small, thinking=Thinking(marker=marker))
+    assert str(caught.value) == message
+
+
+def test_eos_comes_from_all_files(small):
+    assert Chat.load(small).eos_ids == {Chat.load(small).tokenizer.control["<|im_end|>"]}
+    (small / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
+    (small / "config.json").write_text('{"eos_token_id": 5, "model_type": "qwen3"}')
+    rewrite(small, "tokenizer_config.json", eos_token="<|endoftext|>")
+    chat = Chat.load(small)
+    assert chat.eos_ids == {3, 4, 5, chat.tokenizer.control["<|endoftext|>"], chat.tokenizer.control["<|im_end|>"]}
+
+
+def test_harmony_ends_thinking_with_its_own_token(tmp_path):
+    chat = Chat.load(vocab.o200k(tmp_path), thinking=HARMONY)
+    assert (chat.end_ids, chat.channel_ids, chat.eos_ids) == ({200007}, {200005, 200012}, {200002, 200007})
+    assert chat.prompt_ids(USER)[-5:] == [200006, 173781, 200005, 35644, 200008]
+
+
+def test_a_base_model_needs_a_template(tmp_path):
+    folder = vocab.small_plain(tmp_path)
+    with pytest.raises(TextError) as caught:
+        Chat.load(folder)
+    assert str(caught.value) == (
+        f"{folder} has no chat template: give a Jinja template as prompt.template in the config (base models have none)."
+    )
+
+
+def test_refused_messages(small):
+    chat = Chat.load(small, template="{{ raise_exception('no system role') }}")
+    with pytest.raises(TextError) as caught:
+        chat.prompt_ids(USER)
+    assert str(caught.value) == f"the chat template of {small} refuses the messages: no system role"
+    with pytest.raises(TextError, match=r"no system role"):
+        chat.check()
+    with pytest.raises(TextError, match=r"the content of a user message is list, not text."):
+        Chat.load(small).prompt_ids([{"role": "user", "content": [{"type": "image"}]}])
+
+
+def test_beginning_of_sequence_stands_once(tmp_path):
+    folder = vocab.sentencepiece(tmp_path)
+    own = Chat.load(folder).template
+    with pytest.raises(TextError) as caught:
+        Chat.load(folder, template="{{ bos_token }}" + own).check()
+    assert str(caught.value) == f"{folder}: the prompt begins with 2 <bos> tokens: the template must write one."
+    with pytest.raises(TextError) as caught:
+        Chat.load(folder, template=own.replace("{{ bos_token }}", "")).check()
+    assert str(caught.value) == (
+        f"{folder}: the tokenizer begins texts with <bos>, and the template does not write it: put {{{{ bos_token }}}} at its start."
+    )
+
+
+def test_check_shows_the_first_difference(small):
+    tokens = json.loads((small / "tokenizer.json").read_text())["added_tokens"]
+    tokens[2]["rstrip"] = True  # then the checkpoint's tokenizer swallows the newline after <|im_end|>
+    chat = Chat.load(small)
+    rewrite(small, "tokenizer.json", added_tokens=tokens)
+    broken = Chat.load(small)
+    n = chat.prompt_ids(USER).index(chat.tokenizer.control["<|im_end|>"])
+    with pytest.raises(TextError) as caught:
+        broken.check()
+    message = str(caught.value)
+    assert message.startswith(
+        f"{small}: the tokens of the chat template differ from the checkpoint's own tokenizer at token "
+    )
+    assert "'<|im_end|>', 'Ċ', '<|im_start|>'" in message
+    assert "'<|im_end|>', '<|im_start|>'" in message
+    assert message.endswith("Check that tokenizer.json and tokenizer_config.json are of one checkpoint.")
+    assert n > 0
+
+
+def test_check_catches_a_broken_encoder(small, monkeypatch):
+    chat = Chat.load(small)
+    encode = chat.tokenizer.encode
+    monkeypatch.setattr(chat.tokenizer, "encode", lambda data: (encode(data)[0][:-1], []))
+    with pytest.raises(TextError, match=r"differ from the checkpoint's own tokenizer at token 3"):
+        chat.check()
+
+
+def test_the_text_side_imports_neither_jax_nor_transformers():
+    code = "import sys, tessy_jax.text.chat, tessy_jax.text.retokenize as r; sys.exit('jax' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
