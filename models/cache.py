@@ -34,7 +34,7 @@ class Memory(Protocol):
 
     def update(
         self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
-    ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"], Bool[Array, "B C S"], Self]:
+    ) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"], Bool[Array, "B C S"], Self]:
         """(keys, values, which of them each new token sees, the memory afterwards)."""
         ...
 
@@ -45,12 +45,13 @@ class LayerCache:
     """The ring of one layer.
 
     Attributes:
-        k, v: [B, S, K, H]; S = context.slots(length, slack).
+        k, v: [B, K, S, H]; S = context.slots(length, slack). With heads before slots both products of attention read
+            the cache as it lies (on CPU 2 to 3 times faster than [B, S, K, H], which was copied at every step).
         context: what a token of this layer sees (static).
     """
 
-    k: Float[Array, "B S K H"]
-    v: Float[Array, "B S K H"]
+    k: Float[Array, "B K S H"]
+    v: Float[Array, "B K S H"]
     context: Context = field(metadata={"static": True})
 
 
@@ -69,10 +70,10 @@ class Cache:
 
     def update(
         self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
-    ) -> tuple[Float[Array, "B S K H"], Float[Array, "B S K H"], Bool[Array, "B C S"], "Cache"]:
+    ) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"], Bool[Array, "B C S"], "Cache"]:
         """Write the chunk's keys and values, then return all slots and who sees what. Padding is not written."""
         old = self.layers[layer]
-        slots = old.k.shape[1]
+        slots = old.k.shape[2]
         room = slots - old.context.reach(self.length)
         if slots < self.length and positions.shape[1] > room:
             raise ValueError(
@@ -80,11 +81,12 @@ class Cache:
                 f"({old.context}, {slots} slots): feed at most {room} at a time, "
                 "or call init_cache with slack >= chunk + deepest rollback."
             )
-        rows = jnp.arange(positions.shape[0])[:, None]
-        where = jnp.where(positions >= 0, positions % slots, slots)  # one past the end: dropped
+        rows = jnp.arange(k.shape[0])[:, None, None]
+        heads = jnp.arange(k.shape[2])
+        where = jnp.where(positions >= 0, positions % slots, slots)[:, :, None]  # one past the end: dropped
         new = LayerCache(
-            old.k.at[rows, where].set(k.astype(old.k.dtype), mode="drop"),
-            old.v.at[rows, where].set(v.astype(old.v.dtype), mode="drop"),
+            old.k.at[rows, heads, where].set(k.astype(old.k.dtype), mode="drop"),
+            old.v.at[rows, heads, where].set(v.astype(old.v.dtype), mode="drop"),
             old.context,
         )
         q = positions[:, :, None]
@@ -108,11 +110,11 @@ class Packed:
 
     def update(
         self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
-    ) -> tuple[Float[Array, "B C K H"], Float[Array, "B C K H"], Bool[Array, "B C C"], "Packed"]:
+    ) -> tuple[Float[Array, "B K C H"], Float[Array, "B K C H"], Bool[Array, "B C C"], "Packed"]:
         """The chunk's own keys and values, seen within a document."""
         same = self.segments[:, :, None] == self.segments[:, None, :]
         visible = self.contexts[layer].visible(positions[:, :, None], positions[:, None, :])
-        return k, v, same & visible, self
+        return k.swapaxes(1, 2), v.swapaxes(1, 2), same & visible, self
 
 
 def init_cache(
@@ -149,8 +151,8 @@ def init_cache(
     def layer(context: Context) -> LayerCache:
         dims = (
             Dim(batch, "batch"),
-            Dim(context.slots(length, slack)),
             Dim(config.num_key_value_heads, "kv_heads"),
+            Dim(context.slots(length, slack)),
             Dim(config.head_dim),
         )
         sharding = None if mesh is None else sharding_for(mesh, rules, dims, "cache")

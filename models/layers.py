@@ -137,22 +137,27 @@ class Attention(nnx.Module):
 
 def attend(
     q: Float[Array, "B C N H"],
-    k: Float[Array, "B S K H"],
-    v: Float[Array, "B S K H"],
+    k: Float[Array, "B K S H"],
+    v: Float[Array, "B K S H"],
     visible: Bool[Array, "B C S"],
     scale: float,
 ) -> Float[Array, "B C N*H"]:
     """Softmax attention; scores and softmax in float32. A token that sees nothing gets a finite, meaningless mean.
 
-    Query heads are grouped by the key/value head that they share, so the cache is read as it lies: not repeated, not
-    transposed, not converted.
+    Query heads are grouped by the key/value head they share and stacked with the chunk, so that the cache is read as it
+    lies by two plain batched products: not repeated, not transposed, not converted.
     """
     batch, chunk, heads, head_dim = q.shape
-    grouped = q.reshape(batch, chunk, k.shape[2], heads // k.shape[2], head_dim)
-    scores = jnp.einsum("bckgh,bskh->bkgcs", grouped, k, preferred_element_type=jnp.float32) * scale
+    kv_heads, slots = k.shape[1:3]
+    group = heads // kv_heads
+    q = q.reshape(batch, chunk, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(batch, kv_heads, group * chunk, head_dim)
+    scores = jnp.einsum("bksh,bkqh->bksq", k, q, preferred_element_type=jnp.float32) * scale
+    scores = scores.swapaxes(2, 3).reshape(batch, kv_heads, group, chunk, slots)
     scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    return jnp.einsum("bkgcs,bskh->bckgh", weights, v).reshape(batch, chunk, heads * head_dim)
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(batch, kv_heads, group * chunk, slots)
+    out = jnp.einsum("bkqs,bksh->bkqh", weights, v).reshape(batch, kv_heads, group, chunk, head_dim)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, chunk, heads * head_dim)
 
 
 class PreNormBlock(nnx.Module):

@@ -152,7 +152,7 @@ def test_block_context(pair: Pair) -> None:
     with torch.no_grad():
         expected = pair.torch_model(torch.tensor(pair.tokens), attention_mask=masks).logits.numpy()
     cache = models.init_cache(pair.model.config, B, T, slack=9, context=models.Blocks(block))
-    assert {layer.k.shape[1] for layer in cache.layers} == {2 * block + 9}
+    assert {layer.k.shape[2] for layer in cache.layers} == {2 * block + 9}
     got = np.zeros_like(expected)
     for positions in ragged(5, seed=11):
         logits, cache = pair.feed(cache, positions)

@@ -70,7 +70,7 @@ def test_a_mesh_changes_nothing(tmp_path: Path, family: str, rules: Any) -> None
         *map(tuple, shardings.values())
     ] == [(embed, "tensor"), ("tensor", embed)]
     assert cache.layers[0].k.sharding.is_equivalent_to(
-        jax.NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor")), 4
+        jax.NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "tensor")), 4
     )
 
 
