@@ -14,6 +14,12 @@ HARMONY = Thinking("<|channel|>analysis<|message|>", "", "<|end|>", "<|start|>as
 USER = [{"role": "user", "content": "Hi"}]
 
 
+CUTTABLE = (
+    "thinking.marker {} is not a token of the vocabulary, and words are cut at its byte 3:"
+    " use one without a space or newline inside, such as '</think>'."
+)
+
+
 @pytest.fixture
 def small(tmp_path):
     return vocab.small_chatml(tmp_path / "small")
@@ -75,7 +81,7 @@ def test_the_opening_is_written_once(small, written):
 
 
 def test_a_textual_marker(tmp_path):
-    chat = Chat.load(vocab.small_plain(tmp_path), template="{{ messages[0].content }}\n\nLet me think.\n")
+    chat = Chat.load(vocab.small_plain(tmp_path), template="{{ messages[0].content + '\\n\\nLet me think.\\n' }}")
     chat.check()
     assert (chat.end_ids, chat.textual_marker) == (frozenset(), b"</think>")
     assert chat.reference.decode(chat.prompt_ids(USER)) == "Hi\n\nLet me think.\n<think>\n"
@@ -101,13 +107,11 @@ def test_closed_text_equals_the_checkpoints_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("marker", "message"),
     [
-        ("the end", "thinking.marker 'the end' is not a token of the vocabulary, and words are cut at its byte 3: use one"
-         " without a space or newline inside, such as '</think>'."),
-        ("a\n\nb", "thinking.marker 'a\\n\\nb' is not a token of the vocabulary, and words are cut at its byte 3: use one"
-         " without a space or newline inside, such as '</think>'."),
+        ("the end", CUTTABLE.format("'the end'")),
+        ("a\n\nb", CUTTABLE.format("'a\\n\\nb'")),
         ("", "thinking.marker is empty: give the text that ends the thinking, such as '</think>'."),
     ],
-)  # fmt: skip
+)
 def test_markers_that_could_be_cut_are_refused(small, marker, message):
     with pytest.raises(TextError) as caught:
         Chat.load(small, thinking=Thinking(marker=marker))
@@ -134,7 +138,8 @@ def test_a_base_model_needs_a_template(tmp_path):
     with pytest.raises(TextError) as caught:
         Chat.load(folder)
     assert str(caught.value) == (
-        f"{folder} has no chat template: give a Jinja template as prompt.template in the config (base models have none)."
+        f"{folder} has no chat template: give a Jinja template as prompt.template in the config"
+        " (base models have none)."
     )
 
 
@@ -145,6 +150,7 @@ def test_refused_messages(small):
     assert str(caught.value) == f"the chat template of {small} refuses the messages: no system role"
     with pytest.raises(TextError, match=r"no system role"):
         chat.check()
+    assert chat.eos_ids == {chat.tokenizer.control["<|im_end|>"]}
     with pytest.raises(TextError, match=r"the content of a user message is list, not text."):
         Chat.load(small).prompt_ids([{"role": "user", "content": [{"type": "image"}]}])
 
@@ -158,17 +164,16 @@ def test_beginning_of_sequence_stands_once(tmp_path):
     with pytest.raises(TextError) as caught:
         Chat.load(folder, template=own.replace("{{ bos_token }}", "")).check()
     assert str(caught.value) == (
-        f"{folder}: the tokenizer begins texts with <bos>, and the template does not write it: put {{{{ bos_token }}}} at its start."
+        f"{folder}: the tokenizer begins texts with <bos>, and the template does not write it:"
+        " put {{ bos_token }} at its start."
     )
 
 
 def test_check_shows_the_first_difference(small):
     tokens = json.loads((small / "tokenizer.json").read_text())["added_tokens"]
     tokens[2]["rstrip"] = True  # then the checkpoint's tokenizer swallows the newline after <|im_end|>
-    chat = Chat.load(small)
     rewrite(small, "tokenizer.json", added_tokens=tokens)
     broken = Chat.load(small)
-    n = chat.prompt_ids(USER).index(chat.tokenizer.control["<|im_end|>"])
     with pytest.raises(TextError) as caught:
         broken.check()
     message = str(caught.value)
@@ -178,17 +183,17 @@ def test_check_shows_the_first_difference(small):
     assert "'<|im_end|>', 'Ċ', '<|im_start|>'" in message
     assert "'<|im_end|>', '<|im_start|>'" in message
     assert message.endswith("Check that tokenizer.json and tokenizer_config.json are of one checkpoint.")
-    assert n > 0
 
 
 def test_check_catches_a_broken_encoder(small, monkeypatch):
     chat = Chat.load(small)
     encode = chat.tokenizer.encode
     monkeypatch.setattr(chat.tokenizer, "encode", lambda data: (encode(data)[0][:-1], []))
-    with pytest.raises(TextError, match=r"differ from the checkpoint's own tokenizer at token 3"):
+    with pytest.raises(TextError, match=r"differ from the checkpoint's own tokenizer at token 14: ours "):
         chat.check()
 
 
 def test_the_text_side_imports_neither_jax_nor_transformers():
-    code = "import sys, tessy_jax.text.chat, tessy_jax.text.retokenize as r; sys.exit('jax' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, tessy_jax.text.chat, tessy_jax.text.retokenize\n"
+    code += "sys.exit(bool({'jax', 'transformers'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -199,13 +199,14 @@ class Chat:
         return frozenset(i for i in found if i is not None)
 
     def _after_answer(self) -> int | None:
-        """The control token that the template writes right after an assistant's message."""
+        """The control token that the template writes right after an assistant's message, if any."""
         answer = "An answer."
-        rendered = self._apply(
-            [{"role": "user", "content": "A question."}, {"role": "assistant", "content": answer}], answer_next=False
-        )
-        rest = rendered.partition(answer)[2].lstrip()
-        found = self._control.match(rest)
+        turn = [{"role": "user", "content": "A question."}, {"role": "assistant", "content": answer}]
+        try:
+            rendered = self._apply(turn, answer_next=False)
+        except TextError:  # a template for single questions
+            return None
+        found = self._control.match(rendered.partition(answer)[2].lstrip())
         return self.tokenizer.control[found.group()] if found else None
 
     # The student's text
@@ -301,6 +302,6 @@ def _refuse_cut_point(marker: bytes) -> None:
     cut = next_cut(marker, 0, (), len(marker))
     if cut is not None:
         raise TextError(
-            f"thinking.marker {marker.decode()!r} is not a token of the vocabulary, and words are cut at its byte {cut}:"
-            " use one without a space or newline inside, such as '</think>'."
+            f"thinking.marker {marker.decode()!r} is not a token of the vocabulary, and words are cut at its byte"
+            f" {cut}: use one without a space or newline inside, such as '</think>'."
         )
