@@ -21,7 +21,7 @@ from typing import Protocol, Self
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from tessy_jax.models.config import ConfigError, DecoderConfig
@@ -63,10 +63,12 @@ class Cache:
     Attributes:
         layers: one ring per layer.
         length: rows may have positions 0 .. length - 1 (static). Longer rows would overwrite their beginning.
+        sharding: of every k and v on a mesh (static); None: one device.
     """
 
     layers: list[LayerCache]
     length: int = field(metadata={"static": True})
+    sharding: NamedSharding | None = field(default=None, metadata={"static": True})
 
     def update(
         self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
@@ -81,18 +83,35 @@ class Cache:
                 f"({old.context}, {slots} slots): feed at most {room} at a time, "
                 "or call init_cache with slack >= chunk + deepest rollback."
             )
-        rows = jnp.arange(k.shape[0])[:, None, None]
-        heads = jnp.arange(k.shape[2])
-        where = jnp.where(positions >= 0, positions % slots, slots)[:, :, None]  # one past the end: dropped
+        where = jnp.where(positions >= 0, positions % slots, slots)  # one past the end: dropped
         new = LayerCache(
-            old.k.at[rows, heads, where].set(k.astype(old.k.dtype), mode="drop"),
-            old.v.at[rows, heads, where].set(v.astype(old.v.dtype), mode="drop"),
+            self._write(old.k, k.astype(old.k.dtype), where),
+            self._write(old.v, v.astype(old.v.dtype), where),
             old.context,
         )
         q = positions[:, :, None]
         held = q - (q - jnp.arange(slots)) % slots
         layers = [*self.layers[:layer], new, *self.layers[layer + 1 :]]
         return new.k, new.v, old.context.visible(q, held), dataclasses.replace(self, layers=layers)
+
+    def _write(
+        self, ring: Float[Array, "B K S H"], new: Float[Array, "B C K H"], where: Int[Array, "B C"]
+    ) -> Float[Array, "B K S H"]:
+        if self.sharding is None:
+            return _scatter(ring, new, where)
+        # Each device writes its own rows and heads. Left to itself, the compiler gathers the new tokens on all of them.
+        rows, heads = self.sharding.spec[:2]
+        specs = (self.sharding.spec, PartitionSpec(rows, None, heads), PartitionSpec(rows))
+        write = jax.shard_map(_scatter, mesh=self.sharding.mesh, in_specs=specs, out_specs=self.sharding.spec)
+        return write(ring, new, where)
+
+
+def _scatter(
+    ring: Float[Array, "B K S H"], new: Float[Array, "B C K H"], where: Int[Array, "B C"]
+) -> Float[Array, "B K S H"]:
+    rows = jnp.arange(new.shape[0])[:, None, None]
+    heads = jnp.arange(new.shape[2])  # spelled out: with a slice here the CPU compiler transposes the whole ring
+    return ring.at[rows, heads, where[:, :, None]].set(new, mode="drop")
 
 
 @jax.tree_util.register_dataclass
@@ -148,16 +167,12 @@ def init_cache(
             f"{config.max_position_embeddings} (config.json): ask for less, or set the model's RoPE scaling and limit."
         )
 
-    def layer(context: Context) -> LayerCache:
-        dims = (
-            Dim(batch, "batch"),
-            Dim(config.num_key_value_heads, "kv_heads"),
-            Dim(context.slots(length, slack)),
-            Dim(config.head_dim),
-        )
-        sharding = None if mesh is None else sharding_for(mesh, rules, dims, "cache")
-        shape = tuple(d.size for d in dims)
-        # Two arrays, not one twice: a donated buffer must not be shared.
-        return LayerCache(jnp.zeros(shape, dtype, device=sharding), jnp.zeros(shape, dtype, device=sharding), context)
+    heads = config.num_key_value_heads
+    rows_and_heads = (Dim(batch, "batch"), Dim(heads, "kv_heads"), Dim(1), Dim(config.head_dim))
+    sharding = None if mesh is None else sharding_for(mesh, rules, rows_and_heads, "cache")
 
-    return Cache([layer(c) for c in contexts], length)
+    def zeros(context: Context) -> Array:
+        return jnp.zeros((batch, heads, context.slots(length, slack), config.head_dim), dtype, device=sharding)
+
+    # Keys and values are two arrays, not one twice: a donated buffer must not be shared.
+    return Cache([LayerCache(zeros(c), zeros(c), c) for c in contexts], length, sharding)

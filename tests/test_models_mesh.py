@@ -124,3 +124,26 @@ def test_one_mesh_axis_twice_is_refused() -> None:
     assert str(error.value) == (
         "w: the rules split two of its dimensions over mesh axis 'tensor'. Map 'embed' to another axis."
     )
+
+
+def test_a_decode_step_communicates_sums_only(tmp_path: Path) -> None:
+    """Cache writes stay on their device; per block there is one sum after attention and one after the MLP."""
+    tiny.llama(tmp_path, vocab_size=90)
+    mesh = mesh_of(data=2, tensor=2)
+    model = models.load(tmp_path, mesh=mesh)
+    graphdef, params = nnx.split(model)
+    cache = models.init_cache(model.config, B, T, slack=8, mesh=mesh)
+    tokens = jax.device_put(jnp.zeros((B, 1), jnp.int32), jax.NamedSharding(mesh, PartitionSpec("data")))
+
+    def step(params: Any, tokens: Any, cache: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        hidden, cache = model(tokens, tokens, cache)
+        return model.logits(hidden), cache
+
+    compiled = jax.jit(step, donate_argnums=2).lower(params, tokens, cache).compile()
+    text = compiled.as_text()
+    assert [text.count(f" {op}(") for op in ("all-gather", "all-to-all", "collective-permute")] == [0, 0, 0]
+    assert text.count(" all-reduce(") == 1 + 2 * model.config.num_hidden_layers  # 1: embedding rows
+    # The donated cache is updated in place.
+    size = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(cache))
+    assert compiled.memory_analysis().alias_size_in_bytes >= size
