@@ -91,7 +91,6 @@ class CheckpointPredictor(Config):
         default=1, description="A token's prediction stands at: 1: the token before; 0: itself."
     )
     block: PositiveInt = Field(default=128, description="Context block in tokens (preset paper); two are seen.")
-    window: PositiveInt = Field(default=200, description="Context window in tokens (preset released_code).")
 
 
 class UnigramPredictor(Config):
@@ -120,7 +119,7 @@ class LoopConfig(Config):
 class Budgets(Config):
     """Limits of one trace; both presets have them."""
 
-    max_think_tokens: PositiveInt = Field(default=30720, description="Tokens of thinking, in the student's tokens.")
+    max_think_tokens: PositiveInt = Field(default=30720, description="Tokens of thinking, each in its author's tokens.")
     max_answer_tokens: PositiveInt = Field(default=8192, description="Tokens of the answer.")
     on_budget: Literal["close", "reject"] = Field(
         default="close", description="Past the budget or in a loop: end the thinking, or reject."
@@ -139,8 +138,9 @@ class ReleasedCodeCooperation(Budgets):
     """The behaviour of the released code, for comparison with the released data."""
 
     preset: Literal["released_code"] = Field(description="The behaviour of the released code.")
-    k_student: PositiveInt = Field(default=5, description="Tokens per turn of the student.")
-    k_teacher: PositiveInt = Field(default=10, description="Tokens per turn of the teacher.")
+    k_student: int = Field(default=5, ge=4, description="Tokens per turn of the student; 4 hold a whole character.")
+    k_teacher: int = Field(default=10, ge=4, description="Tokens per turn of the teacher.")
+    window: PositiveInt = Field(default=200, description="Tokens that the predictors see.")
 
 
 CooperationConfig = Annotated[PaperCooperation | ReleasedCodeCooperation, Field(discriminator="preset")]

@@ -8,10 +8,11 @@ import torch
 import vocab
 from jax.sharding import Mesh
 from oracle import Author, Oracle
+from oracle_released import ReleasedOracle
 from tiny import gemma3, llama, qwen3, qwen3_classifier
 
 from tessy_jax import models
-from tessy_jax.config import Budgets, LoopConfig, PaperCooperation
+from tessy_jax.config import Budgets, LoopConfig, PaperCooperation, ReleasedCodeCooperation
 from tessy_jax.cooperate.build import build_engine
 from tessy_jax.cooperate.engine import Engine, Settings
 from tessy_jax.cooperate.predictors import Checkpoint
@@ -21,6 +22,7 @@ from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.records import Problem, Record
 from tessy_jax.text.chat import Chat, Thinking
 from tessy_jax.text.cuts import LoopRule
+from tessy_jax.text.tokenizer import ContentTokenizer
 
 PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
 PROBLEMS = [
@@ -79,6 +81,18 @@ class Pair:
         )
 
 
+    def released_oracle(self, cooperation: ReleasedCodeCooperation) -> ReleasedOracle:
+        base = dataclasses.replace(
+            self.oracle(), max_think_tokens=cooperation.max_think_tokens, max_answer_tokens=cooperation.max_answer_tokens
+        )
+        return ReleasedOracle(
+            base,
+            head=tuple(lambda ids, m=m: torch_style(m, ids, 0, 10**6) for m in self.torch_judges),
+            tokens_per_turn=(cooperation.k_student, cooperation.k_teacher),
+            window=cooperation.window,
+        )
+
+
 def torch_style(model: torch.nn.Module, ids: list[int], shift: int, block: int) -> np.ndarray:
     """P(style) for each token under context blocks, by one full forward pass with an explicit mask; nan where none exists."""
     n = len(ids)
@@ -115,17 +129,14 @@ def one_vocabulary(root: Path, **changes: object) -> Pair:
 
 
 def _pair(root: Path, chats: tuple[Chat, Chat], judges: tuple[Path, Path], student: object, teacher: object, changes: dict) -> Pair:
-    sizes = [c.tokenizer.vocab_size + 3 for c in chats]  # padding rows, as in real checkpoints
-    from tessy_jax.text.tokenizer import ContentTokenizer
-
     judge_tokenizers = tuple(ContentTokenizer.load(j) for j in judges)
     values = {
         "chats": chats,
         "folders": (root / "s", root / "t"),
-        "torch_models": (student(root / "s", seed=1, vocab_size=sizes[0]), teacher(root / "t", seed=2, vocab_size=sizes[1])),
+        "torch_models": (student(root / "s", seed=1, vocab_size=_rows(chats[0].tokenizer)), teacher(root / "t", seed=2, vocab_size=_rows(chats[1].tokenizer))),
         "judges": judges,
         "torch_judges": tuple(
-            qwen3_classifier(j, seed=3 + i, vocab_size=t.vocab_size) for i, (j, t) in enumerate(zip(judges, judge_tokenizers, strict=True))
+            qwen3_classifier(j, seed=3 + i, vocab_size=_rows(t)) for i, (j, t) in enumerate(zip(judges, judge_tokenizers, strict=True))
         ),
         "judge_chats": judge_tokenizers,
         "samplings": (Sampling(0.8, 20, 0.95, 0.01), Sampling(1.0, 0, 0.9, 0.0)),
@@ -134,3 +145,8 @@ def _pair(root: Path, chats: tuple[Chat, Chat], judges: tuple[Path, Path], stude
         ),
     }
     return Pair(**values | changes)
+
+
+def _rows(tokenizer: ContentTokenizer) -> int:
+    """Rows of the embedding: some padding, as in real checkpoints, and a number that divides over two devices."""
+    return (tokenizer.vocab_size + 4) // 2 * 2

@@ -178,11 +178,10 @@ class PaperBoundary:
 
     def judge(
         self, params: object, state: State, cache: object, rows: Bool[Array, " B"]
-    ) -> tuple[State, object, Bool[Array, " B"], Int[Array, " B"]]:
-        """Keeps the words of the thinking `rows` up to the first that is not of the role's kind.
+    ) -> tuple[State, object, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+        """Keeps the words of the thinking `rows` up to the first that is not of the role's kind; see `turn.Boundary`.
 
-        Returns the state with `kept` moved on, the predictor's cache, the rows whose span was rejected there, and for the others
-        why thinking ended (NONE if it goes on).
+        A span is over, and the role switches, when a word is rejected.
         """
         role = self.role
 
@@ -219,7 +218,8 @@ class PaperBoundary:
         no = jnp.zeros_like(rows)
         start = (state, cache, thinking, no, jnp.zeros_like(state.kept))
         state, cache, _, rejected, finish = jax.lax.while_loop(lambda c: jnp.any(c[2]), one, start)
-        return state, cache, rejected & (finish != Finish.FAILED), finish
+        rejected &= finish != Finish.FAILED
+        return state, cache, rejected, rejected, finish
 
     def _reading(self, params: object) -> object:
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:

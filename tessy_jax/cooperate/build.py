@@ -9,6 +9,7 @@ from tessy_jax.cooperate.boundary import PaperBoundary, Reader
 from tessy_jax.cooperate.engine import Engine, Settings
 from tessy_jax.cooperate.host import Scribe
 from tessy_jax.cooperate.predictors import Predictor
+from tessy_jax.cooperate.released import ReleasedBoundary, WindowReader
 from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.turn import Boundary, Turn
 from tessy_jax.cooperate.voice import Voice
@@ -66,6 +67,10 @@ def _boundary(
     tokens: int,
     mesh: Mesh | None,
 ) -> Boundary:
+    """The rule of the preset, over this role's predictor."""
     loop = None if cooperation.loop is None else LoopRule(cooperation.loop.repeats, cooperation.loop.min_bytes)
+    if isinstance(cooperation, ReleasedCodeCooperation):
+        window = WindowReader(Retokenizer(predictor.tokenizer), voice.chat.textual_marker, loop, cooperation.window)
+        return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, mesh)
     reader = Reader(Scribe(Retokenizer(predictor.tokenizer)), voice.chat.textual_marker, loop, cooperation.max_think_tokens)
     return PaperBoundary(role, reader, predictor, settings.chunk, settings.depth, mesh, tokens)

@@ -42,6 +42,10 @@ class Predictor(Protocol):
         """P(style) predicted at each token, and the cache with these tokens read; position -1 is padding."""
         ...
 
+    def window(self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
+        """P(style) predicted at each token of a text that is these tokens and no more (preset `released_code`)."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -83,6 +87,10 @@ class Checkpoint:
         hidden, cache = model(tokens, positions, cache)
         return jax.nn.softmax(model.scores(hidden), axis=-1)[..., 1], cache
 
+    def window(self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
+        whole = models.Packed(jnp.zeros_like(tokens), tuple(self.config.contexts))
+        return self.style(params, tokens, positions, whole)[0]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Unigram:
@@ -119,6 +127,9 @@ class Unigram:
         self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: object
     ) -> tuple[Float[Array, "B C"], object]:
         return params[tokens], cache
+
+    def window(self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
+        return params[tokens]
 
 
 def word_of(token: bytes) -> str:

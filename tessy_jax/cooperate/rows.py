@@ -140,7 +140,12 @@ class Rows:
             start = spans[-1].end if spans else 0
             if answer:
                 start = int(batch.think_end[slot]) + len(self.voices[Role.STUDENT].chat.close_text)
-            spans.append(Span(NAMES[role], "answer" if answer else "think", start, max(start, end), kept, dropped))
+            span = Span(NAMES[role], "answer" if answer else "think", start, max(start, end), kept, dropped)
+            last = spans[-1] if spans else None
+            if last is not None and (last.by, last.phase) == (span.by, span.phase):  # its author goes on
+                span = Span(span.by, span.phase, last.start, span.end, last.n_tokens + kept, last.dropped_tokens + dropped)
+                spans.pop()
+            spans.append(span)
         return spans
 
     def record(self, batch: State, slot: int, job: Job, spans: Sequence[Span]) -> Record | str:

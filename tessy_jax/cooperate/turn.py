@@ -23,7 +23,13 @@ class Boundary(Protocol):
 
     def judge(
         self, params: object, state: State, cache: object, rows: Bool[Array, " B"]
-    ) -> tuple[State, object, Bool[Array, " B"], Int[Array, " B"]]: ...
+    ) -> tuple[State, object, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+        """Judges what the thinking ones of `rows` have sampled.
+
+        Returns the state with `kept` moved on, the predictor's cache, the rows whose span is over, those of them whose
+        role switches, and why thinking ended (NONE where it goes on).
+        """
+        ...
 
 
 @struct.dataclass
@@ -86,8 +92,8 @@ class Turn:
             sampled = jnp.sum(state.writers[self.role].n - before)
         rows = writes(state, self.role)
         with jax.named_scope("judge"):
-            state, judge_cache, rejected, finish = self.boundary.judge(judge_params, state, judge_cache, rows)
-        state = self._settle(state, rows, rejected, finish)
+            state, judge_cache, over, switch, finish = self.boundary.judge(judge_params, state, judge_cache, rows)
+        state = self._settle(state, rows, over, switch, finish)
         count = jnp.arange(2) == self.role
         done = Steps(count * chunks, count * decodes, count * sampled, count.astype(jnp.int32))
         steps = jax.tree.map(jnp.add, steps, done)
@@ -200,9 +206,14 @@ class Turn:
     # -- after the judgement ---------------------------------------------------------------------------------------------------
 
     def _settle(
-        self, state: State, rows: Bool[Array, " B"], rejected: Bool[Array, " B"], finish: Int[Array, " B"]
+        self,
+        state: State,
+        rows: Bool[Array, " B"],
+        over: Bool[Array, " B"],
+        switch: Bool[Array, " B"],
+        finish: Int[Array, " B"],
     ) -> State:
-        """Ends the spans that were rejected, that ended the thinking, or that ended the answer; the others go on."""
+        """Ends the spans that are over; an answer's when it is complete. The other spans go on in the next turn."""
         stream = state.writers[self.role]
         answering = rows & (state.phase == Phase.ANSWER)
         spent = stream.n - stream.base >= self.max_answer_tokens
@@ -210,7 +221,7 @@ class Turn:
         end = jnp.where(state.event == Finish.NONE, Finish.LENGTH, jnp.where(state.event == Finish.OVERFLOW, state.event, Finish.STOP))
         state = state.replace(kept=pick(answering, state.written, state.kept))
         thought = rows & (finish != Finish.NONE)
-        ended = rejected | thought | answered
+        ended = over | thought | answered
 
         in_span = (jnp.arange(stream.ends.shape[1]) >= stream.base[:, None]) & (
             jnp.arange(stream.ends.shape[1]) < stream.n[:, None]
@@ -233,7 +244,7 @@ class Turn:
             log=log,
             logged=state.logged + ended,
             phase=phase,
-            role=jnp.where(rejected, 1 - self.role, jnp.where(thought, Role.STUDENT, state.role)),
+            role=jnp.where(switch, 1 - self.role, jnp.where(thought, Role.STUDENT, state.role)),
             finish_think=pick(thought, finish, state.finish_think),
             finish_answer=pick(answered, end, state.finish_answer),
             think_tokens=state.think_tokens + jnp.where(thinking, kept, 0),

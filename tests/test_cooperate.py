@@ -1,0 +1,163 @@
+"""The invariants of the cooperative loop (design §5), on pairs of tiny random models with real weights files and tokenizers."""
+
+import dataclasses
+import itertools
+import unicodedata
+from collections.abc import Iterator
+
+import pairs
+import pytest
+from pairs import PROBLEMS, Pair, run
+
+from tessy_jax.config import MeshConfig, PaperCooperation, ReleasedCodeCooperation
+from tessy_jax.cooperate.engine import Engine
+from tessy_jax.cooperate.rows import Job
+from tessy_jax.cooperate.sampling import Sampling
+from tessy_jax.data.records import Problem, Record, RowState
+from tessy_jax.mesh import make_mesh
+
+RELEASED = ReleasedCodeCooperation(
+    preset="released_code", max_think_tokens=60, max_answer_tokens=10, window=24, k_student=5, k_teacher=10
+)
+GREEDY = (Sampling(0.0), Sampling(0.0))
+
+
+@pytest.fixture(scope="module", params=["different_vocabularies", "one_vocabulary"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return getattr(pairs, request.param)(tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def engine(pair: Pair) -> Engine:
+    """Compiling is what takes time here, so engines are shared where nothing speaks against it."""
+    return pair.engine(batch=8)
+
+
+@pytest.fixture(scope="module")
+def stepwise(pair: Pair) -> Engine:
+    """An engine that comes back to the host after every turn."""
+    return pair.engine(batch=4, turns_per_dispatch=1)
+
+
+@pytest.fixture(scope="module")
+def sampled(engine: Engine) -> dict[tuple[str, int], Record]:
+    """Two samples of every problem, from one engine with fewer slots than rows: slots are used again."""
+    return run(engine, PROBLEMS, samples=2)
+
+
+def same(record: Record, trace: object, pair: Pair) -> None:
+    """The record's content, its finish and the author of every character are the oracle's."""
+    opening = pair.chats[0].thinking.open
+    text = trace.text.decode(errors="ignore")
+    assert record.content == opening + text
+    assert (record.finish.think, record.finish.answer) == trace.finish
+    ours = authors((s.by == "teacher", s.phase, s.start - len(opening), s.end - len(opening)) for s in record.spans)
+    chars = [(by == 1, phase, len(trace.text[:a].decode()), len(trace.text[:b].decode(errors="ignore"))) for by, phase, a, b in trace.spans]
+    assert ours == authors(iter(chars))
+
+
+def authors(spans: Iterator[tuple[bool, str, int, int]]) -> dict[int, tuple[bool, str]]:
+    return {at: (by, phase) for by, phase, start, end in spans for at in range(start, end)}
+
+
+def problem(id_: str) -> Problem:
+    return next(p for p in PROBLEMS if p.id == id_)
+
+
+def test_sampled_rows_are_the_oracles(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
+    oracle = pair.oracle()
+    rejected = 0
+    for (id_, sample), record in sampled.items():
+        trace = oracle.trace(problem(id_).messages, id_, sample)
+        same(record, trace, pair)
+        rejected += trace.rejected_words
+    assert rejected > len(sampled), "the pair should disagree often, or this proves little"
+    assert len({r.finish.think for r in sampled.values()}) > 1
+
+
+def test_greedy_rows_are_the_oracles(pair: Pair) -> None:
+    greedy = dataclasses.replace(pair, samplings=GREEDY)
+    oracle = greedy.oracle()
+    for (id_, sample), record in run(greedy.engine(batch=8), PROBLEMS[:3]).items():
+        same(record, oracle.trace(problem(id_).messages, id_, sample), pair)
+
+
+def test_released_preset_is_its_oracles(pair: Pair) -> None:
+    oracle = pair.released_oracle(RELEASED)
+    switches = 0
+    for (id_, sample), record in run(pair.engine(batch=8, cooperation=RELEASED), PROBLEMS[:4]).items():
+        trace = oracle.trace(problem(id_).messages, id_, sample)
+        assert record.content == pair.chats[0].thinking.open + trace.text.decode(errors="ignore")
+        assert (record.finish.think, record.finish.answer) == trace.finish
+        switches += record.switches
+    assert switches > 4
+
+
+def test_rows_are_alone(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
+    """Batch 1 and another order of admission give the same records, dropped tokens included."""
+    alone = run(pair.engine(batch=1), PROBLEMS[3:1:-1])
+    for key, record in alone.items():
+        assert record == sampled[key]
+
+
+def test_k_is_a_speed_knob(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
+    for k in (1, 20):
+        cooperation = pair.cooperation.model_copy(update={"k": k})
+        for key, record in run(pair.engine(batch=4, cooperation=cooperation, chunk=5), PROBLEMS[:3]).items():
+            assert record.content == sampled[key].content
+            assert [(s.by, s.start, s.end) for s in record.spans] == [(s.by, s.start, s.end) for s in sampled[key].spans]
+
+
+@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
+def test_mesh_writes_the_same_rows(pair: Pair, sampled: dict[tuple[str, int], Record], axes: dict[str, int]) -> None:
+    mesh = make_mesh(MeshConfig(**axes), batch=8)
+    for key, record in run(pair.engine(batch=8, mesh=mesh), PROBLEMS).items():
+        assert record == sampled[key]
+
+
+def test_one_compile(engine: Engine, sampled: dict[tuple[str, int], Record]) -> None:
+    assert engine.loop.dispatch._cache_size() == 1
+    assert engine.loop.admit._cache_size() == 1
+    assert engine.loop.prefill._cache_size() == 4, "per model: all slots at once, and a few"
+
+
+def test_text_is_one(stepwise: Engine) -> None:
+    """After every dispatch each writer's canonical tokens are the encoding of the decided text, and spell it."""
+    seen = 0
+    for _ in stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]])):
+        for b, slot in enumerate(stepwise.slots):
+            if slot is None or stepwise.host.think_end[b] >= 0:
+                continue
+            for voice, stream in zip(stepwise.voices, stepwise.host.writers, strict=True):
+                text = stepwise.host.text[b, : int(stream.covered[b])].tobytes()
+                prompt = len(voice.prompt_ids(slot.job.problem.messages))
+                tokens = stream.tokens[b, prompt : int(stream.base[b])].tolist()
+                assert tokens == voice.chat.tokenizer.encode(text)[0]
+                spelled = b"".join(voice.chat.tokenizer.token_bytes()[t] for t in tokens)
+                assert spelled in (text, unicodedata.normalize("NFC", text.decode()).encode())
+                seen += len(text) > 0
+    assert seen > 8
+
+
+def test_rollback_leaves_no_trace(
+    engine: Engine, stepwise: Engine, sampled: dict[tuple[str, int], Record]
+) -> None:
+    """Rows taken up from a snapshot, with fresh caches, go on exactly like rows whose caches have seen every rollback."""
+    run_ = stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]]))
+    dispatches = list(itertools.islice(run_, 3))
+    out = {(r.problem.id, 0): r for d in dispatches for r in d.finished}
+    states = [RowState.from_json(s.to_json()) for s in dispatches[-1].active]
+    assert any(s.span_tokens for s in states)
+    assert any(s.spans for s in states)
+    jobs = iter([Job(problem(s.id), 0, s) for s in states])
+    out |= {(r.problem.id, 0): r for d in engine.run(jobs) for r in d.finished}
+    assert out == {key: sampled[key] for key in out}
+    assert len(out) == 4
+
+
+def test_budget_can_reject(pair: Pair) -> None:
+    cooperation = PaperCooperation(preset="paper", k=7, max_think_tokens=3, max_answer_tokens=4, on_budget="reject")
+    dispatches = pair.engine(batch=4, cooperation=cooperation).run(iter([Job(PROBLEMS[0], 0)]))
+    reasons = [reason for d in dispatches for _, reason in d.rejected]
+    assert reasons == ["thinking ended by 'length' and cooperation.on_budget is 'reject'"]
+
