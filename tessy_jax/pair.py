@@ -1,4 +1,4 @@
-"""A pair of models from a configuration: chats first (they are cheap and can be wrong), then weights, then the engine."""
+"""A pair of models from a configuration: chats first (cheap, and can be wrong), then weights, then the engine."""
 
 import dataclasses
 from pathlib import Path
@@ -46,7 +46,7 @@ class Pair:
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
         config = self.config
-        values = config.model_dump(mode="json", include={"cooperation", "seed"})
+        values = config.model_dump(mode="json", include={"cooperation", "seed", "columns"})
         values["context"], values["dtype"] = config.engine.context, config.engine.dtype
         for name, folder, chat in zip(ROLES, self.folders, self.chats, strict=True):
             part = getattr(config, name)

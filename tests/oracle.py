@@ -1,5 +1,7 @@
-"""trace.md in plain Python: no caches, no batches, no chunks. Every token is sampled from a full forward pass in torch, and
-every word is judged on a fresh encoding of the whole text. What the loop writes must be what this writes."""
+"""trace.md in plain Python: no caches, no batches, no chunks. Every token is sampled from a full forward pass in
+torch, and every word is judged on a fresh encoding of the whole text. What the loop writes must be what this
+writes.
+"""
 
 import dataclasses
 import hashlib
@@ -51,7 +53,9 @@ class Trace:
 
 @dataclasses.dataclass
 class Oracle:
-    """`style[role](ids) -> P(style) of each token`, from the tokens of the whole text; shift already applied (nan: no prediction)."""
+    """`style[role](ids) -> P(style) of each token`, from the tokens of the whole text; shift already applied (nan: no
+    prediction).
+    """
 
     authors: tuple[Author, Author]
     encode_for_judge: tuple[Callable[[bytes], tuple[list[int], list[int]]], ...]
@@ -174,7 +178,9 @@ class Oracle:
 
 
 def draw(logits: np.ndarray, how: Sampling, u: float) -> int:
-    """One token: temperature, top-k, top-p, min-p, then the inverse of the cumulative distribution in vocabulary order."""
+    """One token: temperature, top-k, top-p, min-p, then the inverse of the cumulative distribution in vocabulary
+    order.
+    """
     if how.temperature == 0:
         return int(np.argmax(logits))
     scaled = logits.astype(np.float64) / how.temperature
@@ -233,8 +239,8 @@ def _cut(data: bytes, last: int, ends: Sequence[int], closed: bool = False) -> i
         before = data[:p].decode()[-1]
         long = p in ends and p - last >= 48
         newlines = before in "\r\n" and data[p : p + 1] not in (b"\r", b"\n")
-        after = _char_at(data, p + 1) if data[p] == 0x20 and not before in WHITE else "\x20"
-        if long or newlines or (after is not None and not after in WHITE):
+        after = _char_at(data, p + 1) if data[p] == 0x20 and before not in WHITE else "\x20"
+        if long or newlines or (after is not None and after not in WHITE):
             return p
         if after is None and not closed:
             return None

@@ -1,4 +1,6 @@
-"""The `released_code` preset in plain Python, from the description of the released program (its cut rule, step by step)."""
+"""The `released_code` preset in plain Python, from the description of the released program (its cut rule, step by
+step).
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -28,7 +28,14 @@ PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
 PROBLEMS = [
     Problem(id=f"p{i}", messages=[{"role": "user", "content": text}])
     for i, text in enumerate(
-        ["What is 2 + 3?", "Sum of odd numbers.", "Is 91 prime?\n\nSay why.", "def f(x):\n    return x", "Hi", "Größe <think>?"]
+        [
+            "What is 2 + 3?",
+            "Sum of odd numbers.",
+            "Is 91 prime?\n\nSay why.",
+            "def f(x):\n    return x",
+            "Hi",
+            "Größe <think>?",
+        ]
     )
 ]
 
@@ -50,7 +57,9 @@ class Pair:
     block: int = 16
     seed: int = 5
 
-    def engine(self, *, batch: int = 4, mesh: Mesh | None = None, cooperation: Budgets | None = None, **settings: object) -> Engine:
+    def engine(
+        self, *, batch: int = 4, mesh: Mesh | None = None, cooperation: Budgets | None = None, **settings: object
+    ) -> Engine:
         sizes = {"context": 384, "prompt_buckets": (32,), "chunk": 8, "turns_per_dispatch": 4, "depth": 128} | settings
         voices = [
             Voice.of(models.load(folder, mesh=mesh), chat, sampling)
@@ -67,7 +76,9 @@ class Pair:
     def oracle(self) -> Oracle:
         loop = self.cooperation.loop
         return Oracle(
-            authors=tuple(Author(m, c, s) for m, c, s in zip(self.torch_models, self.chats, self.samplings, strict=True)),
+            authors=tuple(
+                Author(m, c, s) for m, c, s in zip(self.torch_models, self.chats, self.samplings, strict=True)
+            ),
             encode_for_judge=tuple(t.encode for t in self.judge_chats),
             style=tuple(
                 lambda ids, m=m, s=s: torch_style(m, ids, s, self.block)
@@ -80,10 +91,11 @@ class Pair:
             seed=self.seed,
         )
 
-
     def released_oracle(self, cooperation: ReleasedCodeCooperation) -> ReleasedOracle:
         base = dataclasses.replace(
-            self.oracle(), max_think_tokens=cooperation.max_think_tokens, max_answer_tokens=cooperation.max_answer_tokens
+            self.oracle(),
+            max_think_tokens=cooperation.max_think_tokens,
+            max_answer_tokens=cooperation.max_answer_tokens,
         )
         return ReleasedOracle(
             base,
@@ -94,7 +106,9 @@ class Pair:
 
 
 def torch_style(model: torch.nn.Module, ids: list[int], shift: int, block: int) -> np.ndarray:
-    """P(style) for each token under context blocks, by one full forward pass with an explicit mask; nan where none exists."""
+    """P(style) for each token under context blocks, by one full forward pass with an explicit mask; nan where none
+    exists.
+    """
     n = len(ids)
     q, k = np.arange(n)[:, None], np.arange(n)[None, :]
     visible = (k <= q) & (k >= np.maximum(0, (q // block - 1) * block))
@@ -115,7 +129,9 @@ def run(engine: Engine, problems: list[Problem], samples: int = 1) -> dict[tuple
 
 
 def different_vocabularies(root: Path, **changes: object) -> Pair:
-    """A Llama student (ChatML, NFC, `</think>` token), a Gemma 3 teacher (SentencePiece-like), Qwen3 and GPT-2-like predictors."""
+    """A Llama student (ChatML, NFC, `</think>` token), a Gemma 3 teacher (SentencePiece-like), Qwen3 and GPT-2-like
+    predictors.
+    """
     student, teacher = vocab.small_chatml(root / "s"), vocab.sentencepiece(root / "t")
     judge_s, judge_t = vocab.small_plain(root / "bs"), vocab.small_chatml(root / "bt")
     chats = (Chat.load(student), Chat.load(teacher, template=PLAIN, thinking=Thinking(marker="</end>")))
@@ -128,15 +144,21 @@ def one_vocabulary(root: Path, **changes: object) -> Pair:
     return _pair(root, (Chat.load(folders[0]), Chat.load(folders[1])), (folders[2], folders[3]), qwen3, llama, changes)
 
 
-def _pair(root: Path, chats: tuple[Chat, Chat], judges: tuple[Path, Path], student: object, teacher: object, changes: dict) -> Pair:
+def _pair(
+    root: Path, chats: tuple[Chat, Chat], judges: tuple[Path, Path], student: object, teacher: object, changes: dict
+) -> Pair:
     judge_tokenizers = tuple(ContentTokenizer.load(j) for j in judges)
     values = {
         "chats": chats,
         "folders": (root / "s", root / "t"),
-        "torch_models": (student(root / "s", seed=1, vocab_size=_rows(chats[0].tokenizer)), teacher(root / "t", seed=2, vocab_size=_rows(chats[1].tokenizer))),
+        "torch_models": (
+            student(root / "s", seed=1, vocab_size=_rows(chats[0].tokenizer)),
+            teacher(root / "t", seed=2, vocab_size=_rows(chats[1].tokenizer)),
+        ),
         "judges": judges,
         "torch_judges": tuple(
-            qwen3_classifier(j, seed=3 + i, vocab_size=_rows(t)) for i, (j, t) in enumerate(zip(judges, judge_tokenizers, strict=True))
+            qwen3_classifier(j, seed=3 + i, vocab_size=_rows(t))
+            for i, (j, t) in enumerate(zip(judges, judge_tokenizers, strict=True))
         ),
         "judge_chats": judge_tokenizers,
         "samplings": (Sampling(0.8, 20, 0.95, 0.01), Sampling(1.0, 0, 0.9, 0.0)),

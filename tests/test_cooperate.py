@@ -1,4 +1,6 @@
-"""The invariants of the cooperative loop (design §5), on pairs of tiny random models with real weights files and tokenizers."""
+"""The invariants of the cooperative loop (design §5), on pairs of tiny random models with real weights files and
+tokenizers.
+"""
 
 import dataclasses
 import itertools
@@ -52,7 +54,10 @@ def same(record: Record, trace: object, pair: Pair) -> None:
     assert record.content == opening + text
     assert (record.finish.think, record.finish.answer) == trace.finish
     ours = authors((s.by == "teacher", s.phase, s.start - len(opening), s.end - len(opening)) for s in record.spans)
-    chars = [(by == 1, phase, len(trace.text[:a].decode()), len(trace.text[:b].decode(errors="ignore"))) for by, phase, a, b in trace.spans]
+    chars = [
+        (by == 1, phase, len(trace.text[:a].decode()), len(trace.text[:b].decode(errors="ignore")))
+        for by, phase, a, b in trace.spans
+    ]
     assert ours == authors(iter(chars))
 
 
@@ -105,7 +110,9 @@ def test_k_is_a_speed_knob(pair: Pair, sampled: dict[tuple[str, int], Record]) -
         cooperation = pair.cooperation.model_copy(update={"k": k})
         for key, record in run(pair.engine(batch=4, cooperation=cooperation, chunk=5), PROBLEMS[:3]).items():
             assert record.content == sampled[key].content
-            assert [(s.by, s.start, s.end) for s in record.spans] == [(s.by, s.start, s.end) for s in sampled[key].spans]
+            assert [(s.by, s.start, s.end) for s in record.spans] == [
+                (s.by, s.start, s.end) for s in sampled[key].spans
+            ]
 
 
 @pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
@@ -139,10 +146,8 @@ def test_text_is_one(stepwise: Engine) -> None:
     assert seen > 8
 
 
-def test_rollback_leaves_no_trace(
-    engine: Engine, stepwise: Engine, sampled: dict[tuple[str, int], Record]
-) -> None:
-    """Rows taken up from a snapshot, with fresh caches, go on exactly like rows whose caches have seen every rollback."""
+def test_rollback_leaves_no_trace(engine: Engine, stepwise: Engine, sampled: dict[tuple[str, int], Record]) -> None:
+    """Rows taken up from a snapshot, with fresh caches, go on like rows whose caches have seen every rollback."""
     run_ = stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]]))
     dispatches = list(itertools.islice(run_, 3))
     out = {(r.problem.id, 0): r for d in dispatches for r in d.finished}
@@ -160,4 +165,3 @@ def test_budget_can_reject(pair: Pair) -> None:
     dispatches = pair.engine(batch=4, cooperation=cooperation).run(iter([Job(PROBLEMS[0], 0)]))
     reasons = [reason for d in dispatches for _, reason in d.rejected]
     assert reasons == ["thinking ended by 'length' and cooperation.on_budget is 'reject'"]
-

@@ -1,7 +1,9 @@
-"""The `paper` preset's cut: which of the words that a span has produced are kept (trace.md, "Words", "Judging", "Span").
+"""The `paper` preset's cut: which of the words that a span has produced are kept (trace.md, "Words", "Judging",
+"Span").
 
-The host finds the words and brings the predictor's tokens of them; the device lets the predictor read those and keeps the words up
-to the first that is not of the role's kind. Words are judged in passes until no complete word is left.
+The host finds the words and brings the predictor's tokens of them; the device lets the predictor read those and
+keeps the words up to the first that is not of the role's kind. Words are judged in passes until no complete word is
+left.
 """
 
 import bisect
@@ -21,14 +23,17 @@ from tessy_jax.cooperate.streams import catch_up, deliver, forget, gather
 from tessy_jax.text.cuts import LoopRule, is_blank, words
 
 AGAIN = -1
-"""`after` of a reading: there is more to judge in this turn. 0: nothing more for now. Above: thinking ends (a `Finish`)."""
+"""`after` of a reading: there is more to judge in this turn. 0: nothing more for now. Above: thinking ends (a
+`Finish`).
+"""
 
 MAX_WORDS = 32
 """Words judged in one pass; more take another pass."""
 
 WORD_TOKENS = 256
-"""Predictor tokens looked back over for one pass: a word has at most 48 bytes and one token more (128 bytes in all known
-vocabularies), a pass at most 64 new tokens."""
+"""Predictor tokens looked back over for one pass: a word has at most 48 bytes and one token more (128 bytes in all
+known vocabularies), a pass at most 64 new tokens.
+"""
 
 PENDING = 64
 """Tokens that can be undecided when a turn begins: a word ends after 48 bytes."""
@@ -148,10 +153,11 @@ def of_kind(
     role: Role,
     predictor: Predictor,
 ) -> Bool[Array, "B W"]:
-    """Whether every token of each word is predicted to be of the role's kind: style for the student, capability for the teacher.
+    """Whether every token of each word is predicted to be of the role's kind: style for the student, capability for
+    the teacher.
 
-    A word's tokens are those that end inside it. The first token of a text has no token before it, so with `shift` 1 nothing is
-    predicted for it: it counts as being of the kind.
+    A word's tokens are those that end inside it. The first token of a text has no token before it, so with `shift`
+    1 nothing is predicted for it: it counts as being of the kind.
     """
     index = stream.n[:, None] - WORD_TOKENS + jnp.arange(WORD_TOKENS)
     is_style = gather(style, index) >= predictor.threshold

@@ -72,5 +72,7 @@ def _boundary(
     if isinstance(cooperation, ReleasedCodeCooperation):
         window = WindowReader(Retokenizer(predictor.tokenizer), voice.chat.textual_marker, loop, cooperation.window)
         return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, mesh)
-    reader = Reader(Scribe(Retokenizer(predictor.tokenizer)), voice.chat.textual_marker, loop, cooperation.max_think_tokens)
+    reader = Reader(
+        Scribe(Retokenizer(predictor.tokenizer)), voice.chat.textual_marker, loop, cooperation.max_think_tokens
+    )
     return PaperBoundary(role, reader, predictor, settings.chunk, settings.depth, mesh, tokens)

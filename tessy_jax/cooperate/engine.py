@@ -1,4 +1,6 @@
-"""The engine: keeps the slots of the loop filled, and hands out what is finished. Continuous batching, from the host's side."""
+"""The engine: keeps the slots of the loop filled, and hands out what is finished. Continuous batching, from the host's
+side.
+"""
 
 import dataclasses
 import logging
@@ -16,7 +18,7 @@ from tessy_jax.cooperate.host import ROWS
 from tessy_jax.cooperate.loop import Loop, Memory, Params
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.rows import Job, Rows
-from tessy_jax.cooperate.state import Phase, Role, State
+from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.cooperate.turn import Steps, Turn
 from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.records import Record, RowState, Span
@@ -50,7 +52,8 @@ class Dispatch:
       finished: records of rows that are done. rejected: jobs that failed, with the reason.
       active: the rows in flight, to be journaled.
       steps: the work done, by role.
-      kept, dropped: tokens of the spans that ended in this dispatch, by role. spans: how many of those are of the trace.
+      kept, dropped: tokens of the spans that ended in this dispatch, by role. spans: how many of those are of the
+        trace.
       seconds: by phase: prefill, dispatch, host.
     """
 
@@ -120,7 +123,7 @@ class Engine:
         self.memory = Memory(self._put(self.host), caches)
         self.slots: list[_Slot | None] = [None] * self.local
 
-    # -- arrays to and fro -----------------------------------------------------------------------------------------------------
+    # -- arrays to and fro ---------------------------------------------------------------------------------------------
 
     def _put(self, tree: object) -> object:
         """This process's rows as arrays of the whole batch."""
@@ -147,7 +150,7 @@ class Engine:
             return local
         return np.asarray(multihost_utils.process_allgather(local)).reshape(-1, *local.shape[1:])
 
-    # -- the run ---------------------------------------------------------------------------------------------------------------
+    # -- the run -------------------------------------------------------------------------------------------------------
 
     def room(self, job: Job) -> tuple[list[list[int]], str | None]:
         """The job's prompts, in the tokens of each voice, and why it does not fit, if so."""
@@ -156,8 +159,8 @@ class Engine:
             room = self.settings.context - budget - MARGIN - max(t.tokens for t in self.loop.turns)
             if len(prompt) > room:
                 return prompts, (
-                    f"the prompt has {len(prompt)} tokens for the {name}; engine.context {self.settings.context} leaves "
-                    f"room for {max(room, 0)} beside the token budgets"
+                    f"the prompt has {len(prompt)} tokens for the {name}; engine.context {self.settings.context} "
+                    f"leaves room for {max(room, 0)} beside the token budgets"
                 )
         return prompts, None
 
@@ -213,7 +216,9 @@ class Engine:
         """Reads the new rows' prompts: all slots in one call when many are new, else a few at a time."""
         buckets = self.settings.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
-        few = max(1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"], self.settings.batch // 8)
+        few = max(
+            1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"], self.settings.batch // 8
+        )
         width = few if len(slots) <= 2 * few else self.settings.batch
         for start in range(0, len(slots), width):
             some = slots[start : start + width]

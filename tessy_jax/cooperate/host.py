@@ -1,8 +1,8 @@
 """Visits to the host from inside the jitted loop: text needs a tokenizer, and tokenizers run in Python.
 
-A visit is a pure function of its arguments, row by row. On a mesh it happens in a fully manual `shard_map` over the batch axes, so
-that each process reads only its own rows. It never touches JAX, and an error comes back as a code: an exception inside a callback
-has no defined outcome (design §4).
+A visit is a pure function of its arguments, row by row. On a mesh it happens in a fully manual `shard_map` over the
+batch axes, so that each process reads only its own rows. It never touches JAX, and an error comes back as a code:
+an exception inside a callback has no defined outcome (design §4).
 """
 
 import logging
@@ -53,8 +53,9 @@ class Delivery:
 def visit(mesh: Mesh | None, row: Callable, shape: object, rows: Bool[Array, " B"], *args: Array) -> object:
     """Calls `row(*arguments of the row)` on the host for each row in `rows`; other rows get zeros.
 
-    `shape` is a Delivery, or a dataclass with one as its field `delivery`, of per-row shapes; `row` takes NumPy values and
-    returns the same with values. If it raises, the error is logged and the delivery's `count` says FAILED.
+    `shape` is a Delivery, or a dataclass with one as its field `delivery`, of per-row shapes; `row` takes NumPy
+    values and returns the same with values. If it raises, the error is logged and the delivery's `count` says
+    FAILED.
     """
     leaves, tree = jax.tree.flatten(shape)
     failure = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -108,7 +109,7 @@ class Scribe:
             reached = [end for end in tail.ends[: self.width - 8] if covered < end < target]
             if not reached:
                 raise ValueError(
-                    f"{len(tail.ids)} tokens replace {tail.drop} between bytes {covered} and {target}; limit {self.width}"
+                    f"{len(tail.ids)} tokens replace {tail.drop} from byte {covered} to {target}; limit {self.width}"
                 )
             target = reached[-1]
             tail = self.retokenizer.tail(data, int(covered), target)

@@ -4,7 +4,8 @@
         for role in (student, teacher):
             if any row has this role:  turn(role)
 
-Both models, both predictors and all caches stay on one mesh; state and caches are donated, so a dispatch changes them in place.
+Both models, both predictors and all caches stay on one mesh; state and caches are donated, so a dispatch changes
+them in place.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from tessy_jax.cooperate.turn import Steps, Turn, replace_stream
 
 @struct.dataclass
 class Params:
-    """Everything that is read and never written: by role, the writers' weights and tables and the predictors' weights."""
+    """All that is only read: by role, the writers' weights and tables and the predictors' weights."""
 
     writers: tuple[object, object]
     tables: tuple[Writer, Writer]
@@ -60,7 +61,9 @@ class Loop:
     def _dispatch(
         self, params: Params, memory: Memory, turns: Int[Array, ""], enough: Int[Array, ""]
     ) -> tuple[Memory, Steps]:
-        """Runs at most `turns` turns of each role, and returns early once `enough` more rows are done or all of them are."""
+        """Runs at most `turns` turns of each role, and returns early once `enough` more rows are done or all of them
+        are.
+        """
         memory = memory.replace(state=memory.state.replace(logged=jnp.zeros_like(memory.state.logged)))
         busy = memory.state.phase != Phase.DONE
 
@@ -92,7 +95,9 @@ class Loop:
         return run
 
     def _admit(self, memory: Memory, rows: Bool[Array, " B"], fresh: State) -> Memory:
-        """Puts the `rows` of `fresh` into their slots. Their caches need no clearing: nothing of them has been read yet."""
+        """Puts the `rows` of `fresh` into their slots. Their caches need no clearing: nothing of them has been read
+        yet.
+        """
         return memory.replace(state=jax.tree.map(lambda new, old: pick(rows, new, old), fresh, memory.state))
 
     def _prefill(self, params: Params, memory: Memory, slots: Int[Array, " A"], *, role: Role, chunk: int) -> Memory:

@@ -25,7 +25,8 @@ class Predictor(Protocol):
     Attributes:
       tokenizer: the vocabulary that it reads.
       threshold: a token is style if P(style) is at least this.
-      shift: 1 if the prediction for a token stands at the token before it (the released checkpoints), 0 if at the token itself.
+      shift: 1 if the prediction for a token stands at the token before it (the released checkpoints), 0 if at the
+        token itself.
       params: its parameters, a pytree, handed back to `style`.
     """
 
@@ -49,7 +50,8 @@ class Predictor(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A Hugging Face `…ForTokenClassification` checkpoint with two labels; label 1 is style, as in the released predictors.
+    """A Hugging Face `…ForTokenClassification` checkpoint with two labels; label 1 is style, as in the released
+    predictors.
 
     `context` bounds what a token sees: `models.Blocks(W)` is trace.md's context blocks, so that the cache stays small.
     """
@@ -64,19 +66,29 @@ class Checkpoint:
 
     @classmethod
     def load(
-        cls, folder: Path, *, threshold: float, shift: int, block: int, mesh: Mesh | None, dtype: jnp.dtype = jnp.float32
+        cls,
+        folder: Path,
+        *,
+        threshold: float,
+        shift: int,
+        block: int,
+        mesh: Mesh | None,
+        dtype: jnp.dtype = jnp.float32,
     ) -> "Checkpoint":
         model = models.load(folder, mesh=mesh, dtype=dtype)
         labels = len(model.config.labels)
         if labels != 2:
             raise TextError(
-                f"{folder}: a boundary predictor has 2 labels (capability, style), this checkpoint has {labels or 'no token-classification head'}"
+                f"{folder}: a boundary predictor has 2 labels (capability, style), this checkpoint has "
+                f"{labels or 'no token-classification head'}"
             )
         graph, params = nnx.split(model)
         return cls(ContentTokenizer.load(folder), graph, params, model.config, threshold, shift, block)
 
     def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> object:
-        """An empty cache for `batch` rows of at most `length` tokens; `slack` is the largest chunk + the deepest rollback."""
+        """An empty cache for `batch` rows of at most `length` tokens; `slack` is the largest chunk + the deepest
+        rollback.
+        """
         dtype = jax.tree.leaves(self.params)[0].dtype
         return models.init_cache(self.config, batch, length, slack, dtype, context=models.Blocks(self.block), mesh=mesh)
 
@@ -96,8 +108,8 @@ class Checkpoint:
 class Unigram:
     """A table of P(style | token): the simplest predictor, and the one that needs no second model.
 
-    The table is a readable word list, `{"default": p, "words": {word: p, …}}`. A token's word is its text without the leading
-    space, in lower case.
+    The table is a readable word list, `{"default": p, "words": {word: p, …}}`. A token's word is its text without
+    the leading space, in lower case.
     """
 
     tokenizer: ContentTokenizer

@@ -1,9 +1,9 @@
 """The `released_code` preset's cut, as in the code released with the paper; for comparison with the released data only.
 
-Each turn stands for itself: the predictor reads the last 200 tokens of the text with the new tokens in it, afresh; the first
-new token at which it predicts the other kind is the cut, extended to the next white space; the role switches if the
-prediction flips; then the whole text is tokenised again. What is not taken over: tags found by string search where the
-vocabulary has a token for them, running on after the end of the turn, and half characters.
+Each turn stands for itself: the predictor reads the last 200 tokens of the text with the new tokens in it, afresh;
+the first new token at which it predicts the other kind is the cut, extended to the next white space; the role
+switches if the prediction flips; then the whole text is tokenised again. What is not taken over: tags found by
+string search where the vocabulary has a token for them, running on after the end of the turn, and half characters.
 """
 
 import dataclasses
@@ -49,7 +49,11 @@ class Window:
             return jax.ShapeDtypeStruct((size,), dtype)
 
         return Window(
-            Delivery.shape(width), many(width, jnp.bool_), many(width, jnp.int32), many(width + 1, jnp.bool_), many(2, jnp.int32)
+            Delivery.shape(width),
+            many(width, jnp.bool_),
+            many(width, jnp.int32),
+            many(width + 1, jnp.bool_),
+            many(2, jnp.int32),
         )
 
 
@@ -76,9 +80,7 @@ class WindowReader:
         loops += [False] * (self.width - len(loops)) + [self._loops(data, len(data))]
         at = data.find(self.marker, max(0, begin - len(self.marker) + 1)) if self.marker else -1
         marker = (at, at + len(self.marker or b"")) if at >= 0 else (-1, -1)
-        return Window(
-            Delivery(0, ids, ends, len(ids), len(data)), *(np.asarray(a) for a in (new, cut, loops, marker))
-        )
+        return Window(Delivery(0, ids, ends, len(ids), len(data)), *(np.asarray(a) for a in (new, cut, loops, marker)))
 
     def _last_tokens(self, data: bytes) -> tuple[list[int], list[int]]:
         """The last `width` canonical tokens, encoding no more of the text than it takes."""

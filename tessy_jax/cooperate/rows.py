@@ -1,6 +1,7 @@
-"""Rows between the host and the device: what a slot holds, written as `RowState`, and the finished row as a `Record`."""
+"""Rows between host and device: what a slot holds, as a `RowState`; a finished row, as a `Record`."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -133,7 +134,9 @@ class Rows:
         )
 
     def spans(self, batch: State, slot: int, before: Sequence[Span]) -> list[Span]:
-        """`before` and the spans that this dispatch finished, in bytes; one that kept nothing still says what it dropped."""
+        """`before` and the spans that this dispatch finished, in bytes; one that kept nothing still says what it
+        dropped.
+        """
         spans = list(before)
         for role, phase, end, kept, dropped in batch.log[slot, : int(batch.logged[slot])].tolist():
             answer = phase == Phase.ANSWER
@@ -143,7 +146,9 @@ class Rows:
             span = Span(NAMES[role], "answer" if answer else "think", start, max(start, end), kept, dropped)
             last = spans[-1] if spans else None
             if last is not None and (last.by, last.phase) == (span.by, span.phase):  # its author goes on
-                span = Span(span.by, span.phase, last.start, span.end, last.n_tokens + kept, last.dropped_tokens + dropped)
+                span = Span(
+                    span.by, span.phase, last.start, span.end, last.n_tokens + kept, last.dropped_tokens + dropped
+                )
                 spans.pop()
             spans.append(span)
         return spans
@@ -182,7 +187,7 @@ class Rows:
                 answer=sum(s.n_tokens for s in spans if s.phase == "answer"),
                 rolled_back=sum(s.dropped_tokens for s in spans if s.phase == "think"),
             ),
-            switches=sum(a != b for a, b in zip(authors, authors[1:], strict=False)),
+            switches=sum(a != b for a, b in itertools.pairwise(authors)),
             finish=Ending(think.name.lower(), answer.name.lower()),
             seed=self.seed,
         )

@@ -1,8 +1,9 @@
 """Sampling: one random number per row and token, drawn by the inverse of the cumulative distribution.
 
-The filters come in the usual order (vLLM's): temperature, top-k, top-p, min-p. What is left is renormalised and laid out in
-vocabulary order; the token is the first whose cumulative probability exceeds the row's uniform number. That number is a pure
-function of (seed, record, sample, byte offset, author), so a row does not depend on its neighbours, its slot or the batch.
+The filters come in the usual order (vLLM's): temperature, top-k, top-p, min-p. What is left is renormalised and
+laid out in vocabulary order; the token is the first whose cumulative probability exceeds the row's uniform number.
+That number is a pure function of (seed, record, sample, byte offset, author), so a row does not depend on its
+neighbours, its slot or the batch.
 """
 
 import dataclasses
@@ -14,13 +15,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt32
 
-# Bisection steps for the top-p threshold without top-k: 40 halvings take an interval of 1 below float32's resolution at 1e-10.
+# Bisection steps for the top-p threshold without top-k: 40 halvings take an interval of 1 below float32's resolution
+# at 1e-10.
 _BISECTIONS = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How one role chooses its next token. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing."""
+    """How one role chooses its next token. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 filter
+    nothing.
+    """
 
     temperature: float = 1.0
     top_k: int = 0
@@ -54,7 +58,7 @@ class Sampling:
 
 
 def _nucleus_floor(p: Float[Array, "B V"], top_p: float) -> Float[Array, "B 1"]:
-    """The largest threshold t for which the tokens with probability >= t hold at least `top_p`: top-p without a sort."""
+    """The largest t for which the tokens with probability >= t hold at least `top_p`: top-p without a sort."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -82,7 +86,7 @@ def row_key(seed: int, record: str, sample: int) -> np.ndarray:
 
 
 def uniforms(keys: UInt32[Array, "B 2"], offset: Int[Array, " B"], author: int) -> Float[Array, " B"]:
-    """One number in [0, 1) per row for the token that starts at byte `offset` of the text and is written by `author`."""
+    """One number in [0, 1) per row, for the token of `author` that starts at byte `offset` of the text."""
 
     def one(data: Array, at: Array) -> Array:
         key = jax.random.wrap_key_data(data, impl="threefry2x32")

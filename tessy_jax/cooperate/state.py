@@ -112,8 +112,8 @@ class Writer:
     """What the loop must know of a writing model's vocabulary, on the device.
 
     Attributes:
-      next_utf8: per (answer?, automaton state) and token the next automaton state, 255 where the token is not allowed: bytes
-        that break UTF-8, padding rows, special tokens other than the declared events.
+      next_utf8: per (answer?, automaton state) and token the next automaton state, 255 where the token is not
+        allowed: bytes that break UTF-8, padding rows, special tokens other than the declared events.
       token_bytes, token_len: the bytes each token stands for.
       event: the structural event each token is (a `Finish`), NONE for text.
     """

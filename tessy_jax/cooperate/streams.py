@@ -28,8 +28,9 @@ def scatter(values: Array, index: Int[Array, "B W"], new: Array, where: Bool[Arr
 def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Stream, Bool[Array, " B"]]:
     """Replaces the canonical end of `stream` as `new` says. Also returns the rows for which that was not possible.
 
-    What the model has read stays read as far as the tokens agree: the tokens it sampled itself are usually the canonical ones, and
-    then it goes on without reading anything again. Example, with `cached = 5`, `base = 3`, three tokens sampled since:
+    What the model has read stays read as far as the tokens agree: the tokens it sampled itself are usually the
+    canonical ones, and then it goes on without reading anything again. Example, with `cached = 5`, `base = 3`,
+    three tokens sampled since:
 
         tokens  [p p a|b c d]     the span was cut after c, and "bc" is one canonical token, e
         new     drop 0, ids [e]
@@ -59,9 +60,9 @@ def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Str
 def forget(stream: Stream, rows: Bool[Array, " B"], depth: int) -> Stream:
     """Rollback: what lies beyond the tokens in use was never read.
 
-    Nothing is erased: a stale slot holds a later position and is overwritten before it becomes visible. Only a ring (a sliding
-    window, a block context) can have lost old slots to discarded tokens, and only deeper than its slack: then the row is read again
-    from its start, which restores every slot in order.
+    Nothing is erased: a stale slot holds a later position and is overwritten before it becomes visible. Only a ring
+    (a sliding window, a block context) can have lost old slots to discarded tokens, and only deeper than its slack:
+    then the row is read again from its start, which restores every slot in order.
     """
     cached = jnp.minimum(stream.cached, stream.n)
     lost = stream.high - cached > depth
@@ -78,7 +79,9 @@ def hand_over(
     step: Callable[[Bool[Array, " B"], Int[Array, " B"]], Delivery],
     depth: int,
 ) -> tuple[Stream, Bool[Array, " B"]]:
-    """Makes the tokens of `rows` canonical for the first `target` bytes of the text; also returns the rows that failed."""
+    """Makes the tokens of `rows` canonical for the first `target` bytes of the text; also returns the rows that
+    failed.
+    """
 
     def behind(carry: tuple[Stream, Array]) -> Bool[Array, " B"]:
         stream, failed = carry

@@ -1,4 +1,6 @@
-"""One turn of one role: hand over, catch up, generate, judge and cut, switch. Algorithm 1 of the paper, for a batch of rows."""
+"""One turn of one role: hand over, catch up, generate, judge and cut, switch. Algorithm 1 of the paper, for a batch of
+rows.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -99,10 +101,10 @@ class Turn:
         steps = jax.tree.map(jnp.add, steps, done)
         return state, (cache, judge_cache), steps
 
-    # -- before generating ---------------------------------------------------------------------------------------------------
+    # -- before generating ---------------------------------------------------------------------------------------------
 
     def _hand_over(self, state: State) -> State:
-        """The text that the others wrote, in this model's own canonical tokens; the student also closes the thinking."""
+        """What the others wrote, in this model's own canonical tokens; the student also closes the thinking."""
         rows = writes(state, self.role)
 
         def step(need: Bool[Array, " B"], covered: Int[Array, " B"]) -> Delivery:
@@ -145,10 +147,12 @@ class Turn:
         stream, (cache, chunks) = catch_up(stream, writes(state, self.role), stream.n - 1, self.chunk, read, start)
         return replace_stream(state, self.role, stream), cache, chunks
 
-    # -- generating ------------------------------------------------------------------------------------------------------------
+    # -- generating ----------------------------------------------------------------------------------------------------
 
     def _generate(self, params: object, writer: Writer, state: State, cache: object) -> tuple[State, object, Array]:
-        """Up to `tokens` tokens per row, one forward pass each; a row stops at a structural event or its answer's budget."""
+        """Up to `tokens` tokens per row, one forward pass each; a row stops at a structural event or its answer's
+        budget.
+        """
         rows = writes(state, self.role)
         answering = state.phase == Phase.ANSWER
         longest = writer.token_bytes.shape[1]
@@ -203,7 +207,7 @@ class Turn:
 
         return lax.while_loop(unfinished, one, (state, cache, jnp.zeros((), jnp.int32)))
 
-    # -- after the judgement ---------------------------------------------------------------------------------------------------
+    # -- after the judgement -------------------------------------------------------------------------------------------
 
     def _settle(
         self,
@@ -218,7 +222,11 @@ class Turn:
         answering = rows & (state.phase == Phase.ANSWER)
         spent = stream.n - stream.base >= self.max_answer_tokens
         answered = answering & ((state.event != Finish.NONE) | spent)
-        end = jnp.where(state.event == Finish.NONE, Finish.LENGTH, jnp.where(state.event == Finish.OVERFLOW, state.event, Finish.STOP))
+        end = jnp.where(
+            state.event == Finish.NONE,
+            Finish.LENGTH,
+            jnp.where(state.event == Finish.OVERFLOW, state.event, Finish.STOP),
+        )
         state = state.replace(kept=pick(answering, state.written, state.kept))
         thought = rows & (finish != Finish.NONE)
         ended = over | thought | answered
