@@ -27,4 +27,6 @@ def model_folder(name: str, key: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{key}: there is no folder '{name}', and the hub did not give it either: {reason}") from error
+        raise ConfigError(
+            f"{key}: there is no folder '{name}', and the hub did not give it either: {reason}"
+        ) from error

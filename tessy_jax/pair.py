@@ -26,8 +26,8 @@ class Pair:
     """The two roles' folders and chats, checked against their templates."""
 
     config: SynthesisConfig
-    folders: tuple[Path, Path]
-    chats: tuple[Chat, Chat]
+    folders: tuple[Path, ...]
+    chats: tuple[Chat, ...]
 
     @classmethod
     def open(cls, config: SynthesisConfig) -> "Pair":

@@ -9,18 +9,20 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
 from tessy_jax.config import ConfigError, SynthesisConfig, describe, load_config, to_yaml
-from tessy_jax.cooperate.engine import Dispatch, Engine
+from tessy_jax.cooperate.engine import Dispatch
 from tessy_jax.cooperate.rows import NAMES, Job
 from tessy_jax.cooperate.voice import prompt_ids
 from tessy_jax.data.inputs import InputError, Reject, read
+from tessy_jax.data.lines import read_objects
 from tessy_jax.data.manifest import hash_file, make_manifest
-from tessy_jax.data.records import Problem, Record
+from tessy_jax.data.records import Problem
 from tessy_jax.data.rundir import RunDir, RunDirError
 from tessy_jax.data.sources import files
 from tessy_jax.mesh import make_mesh
@@ -39,7 +41,7 @@ USER_ERRORS = (InputError, RunDirError, TextError, WeightsError, ShardingError, 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code (design §6)."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_intermixed_args(argv)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
@@ -51,6 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(console, error, USAGE)
     except USER_ERRORS as error:
         return _complain(console, error, ERROR)
+    except KeyboardInterrupt:  # before the loop runs; after that see `Stop`
+        console.print("interrupted; the same command goes on from here", highlight=False)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,10 +110,12 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         [f"{d.platform} {d.device_kind}" for d in jax.devices()],
     )
     shard = (jax.process_index(), jax.process_count())
-    with RunDir.open(
-        config.output, config_yaml=to_yaml(config), manifest=manifest, overwrite=options.overwrite, shard=shard
-    ) as run:
-        _log_to(run.log_path)
+    with (
+        RunDir.open(
+            config.output, config_yaml=to_yaml(config), manifest=manifest, overwrite=options.overwrite, shard=shard
+        ) as run,
+        _log_to(run.log_path),
+    ):
         rows = rows[shard[0] :: shard[1]]
         for row in rows:
             if isinstance(row, Reject):
@@ -116,11 +123,12 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         problems = [row for row in rows if isinstance(row, Problem)]
         progress = Progress(total=len(problems) * config.samples + len(rows) - len(problems))
         mine = {(p.id, s) for p in problems for s in range(config.samples)}
-        progress.resumed = progress.done = len(run.done & mine)
-        progress.rejected = len(rows) - len(problems)
+        failed = _failed(run) & mine
+        progress.resumed = progress.done = len(run.done & mine - failed)
+        progress.rejected = len(rows) - len(problems) + len(failed)
         if mine <= run.done and shard[1] == 1:
-            console.print(f"nothing left to do: {len(mine)} rows are done in {run.path}", highlight=False)
-            return REJECTS if progress.rejected else DONE
+            console.print("nothing left to do", highlight=False)
+            return _summary(run, progress, False, console)
         console.print(f"loading {config.student.model} and {config.teacher.model}", markup=False, highlight=False)
         engine = pair.load(mesh)
         console.print(f"compiling for {len(jax.devices())} x {jax.devices()[0].device_kind}", highlight=False)
@@ -132,7 +140,7 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
                     break
         if options.show:
             _show(run)
-        return _summary(run, progress, stop, console)
+        return _summary(run, progress, stop.asked, console)
 
 
 def _jobs(run: RunDir, problems: list[Problem], samples: int) -> Iterator[Job]:
@@ -145,6 +153,12 @@ def _jobs(run: RunDir, problems: list[Problem], samples: int) -> Iterator[Job]:
         for sample in range(samples):
             if (problem.id, sample) not in run.done and (problem.id, sample) not in flying:
                 yield Job(problem, sample)
+
+
+def _failed(run: RunDir) -> set[tuple[str, int]]:
+    """The rows that earlier commands rejected while they ran, as they would again."""
+    rows = (row for file in run.path.glob("rejects*.jsonl") for _, row in read_objects(file) if row)
+    return {(row["id"], row["sample_index"]) for row in rows if row.get("sample_index") is not None}
 
 
 def _store(run: RunDir, dispatch: Dispatch, progress: Progress) -> None:
@@ -165,11 +179,18 @@ def _store(run: RunDir, dispatch: Dispatch, progress: Progress) -> None:
     run.metrics(progress.metrics() | work | {"phase_seconds": dispatch.seconds})
 
 
-def _log_to(path: Path) -> None:
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """The package's log goes to a file as well."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
 
 
 def _show(run: RunDir) -> None:
@@ -180,13 +201,13 @@ def _show(run: RunDir) -> None:
                 show(json.loads(line), out)
 
 
-def _summary(run: RunDir, progress: Progress, stop: "Stop", console: Console) -> int:
+def _summary(run: RunDir, progress: Progress, stopped: bool, console: Console) -> int:
     left = (progress.total or 0) - progress.done - progress.rejected
     console.print(
         f"{progress.done} rows done, {progress.rejected} rejected, {left} left; records in {run.path}/data",
         highlight=False,
     )
-    if stop.asked and left:
+    if stopped and left:
         console.print("stopped; the same command goes on from here", highlight=False)
         return INTERRUPTED
     if progress.rejected:
@@ -196,7 +217,8 @@ def _summary(run: RunDir, progress: Progress, stop: "Stop", console: Console) ->
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the first asks the run to finish its dispatch and write its journal, the second ends it at once.
+    """Ctrl-C and SIGTERM: the first asks the run to finish its dispatch and write its journal, the second ends it at
+    once.
 
     The signal is noticed through a pipe, because the main thread may be inside a long dispatch.
     """
@@ -221,6 +243,7 @@ class Stop:
                 os._exit(INTERRUPTED)
             self.asked = True
             self._console.print("stopping after this dispatch; once more to stop at once", highlight=False)
+        os.close(self._read)
 
     def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(self._fd)

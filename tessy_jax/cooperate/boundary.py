@@ -8,6 +8,7 @@ left.
 
 import bisect
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tessy_jax.cooperate.host import Delivery, Scribe, visit
 from tessy_jax.cooperate.predictors import Predictor
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, pick, replace_at, writes
+from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, Stream, pick, replace_at, writes
 from tessy_jax.cooperate.streams import catch_up, deliver, forget, gather
 from tessy_jax.text.cuts import LoopRule, is_blank, words
 
@@ -39,8 +40,7 @@ PENDING = 64
 """Tokens that can be undecided when a turn begins: a word ends after 48 bytes."""
 
 
-@struct.dataclass
-class Reading:
+class Reading(struct.PyTreeNode):
     """The words that one row has ready to be judged, W at most.
 
     Attributes:
@@ -50,9 +50,9 @@ class Reading:
       delivery: the predictor's canonical tokens up to the last of these words.
     """
 
-    ends: Int[Array, "B W"]
-    free: Bool[Array, "B W"]
-    after: Int[Array, " B"]
+    ends: Int[Leaf, "B W"]
+    free: Bool[Leaf, "B W"]
+    after: Int[Leaf, " B"]
     delivery: Delivery
 
     @staticmethod
@@ -183,8 +183,8 @@ class PaperBoundary:
     turn_tokens: int
 
     def judge(
-        self, params: object, state: State, cache: object, rows: Bool[Array, " B"]
-    ) -> tuple[State, object, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+        self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
+    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
         """Keeps the words of the thinking `rows` up to the first that is not of the role's kind; see `turn.Boundary`.
 
         A span is over, and the role switches, when a word is rejected.
@@ -227,7 +227,7 @@ class PaperBoundary:
         rejected &= finish != Finish.FAILED
         return state, cache, rejected, rejected, finish
 
-    def _reading(self, params: object) -> object:
+    def _reading(self, params: Any) -> Any:
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
             style, cache = carry
             p, cache = self.predictor.style(params, tokens, positions, cache)

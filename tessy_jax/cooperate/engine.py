@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,8 @@ class Dispatch:
     rejected: list[tuple[Job, str]]
     active: list[RowState]
     steps: Steps
-    kept: tuple[int, int]
-    dropped: tuple[int, int]
+    kept: tuple[int, ...]
+    dropped: tuple[int, ...]
     spans: int
     seconds: dict[str, float]
 
@@ -86,9 +87,9 @@ class Engine:
 
     def __init__(
         self,
-        turns: tuple[Turn, Turn],
-        voices: tuple[Voice, Voice],
-        predictors: tuple[Predictor, Predictor],
+        turns: tuple[Turn, ...],
+        voices: tuple[Voice, ...],
+        predictors: tuple[Predictor, ...],
         settings: Settings,
         budgets: Budgets,
         seed: int,
@@ -125,14 +126,14 @@ class Engine:
 
     # -- arrays to and fro ---------------------------------------------------------------------------------------------
 
-    def _put(self, tree: object) -> object:
+    def _put(self, tree: Any) -> Any:
         """This process's rows as arrays of the whole batch."""
         if self.mesh is None:
             return jax.tree.map(jnp.array, tree)
         sharding = NamedSharding(self.mesh, ROWS)
         return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, a), tree)
 
-    def _get(self, tree: object) -> object:
+    def _get(self, tree: Any) -> Any:
         """This process's rows of arrays of the whole batch."""
 
         def rows(array: jax.Array) -> np.ndarray:
@@ -222,9 +223,9 @@ class Engine:
         width = few if len(slots) <= 2 * few else self.settings.batch
         for start in range(0, len(slots), width):
             some = slots[start : start + width]
-            some = jnp.asarray(np.pad(some, (0, width - len(some)), constant_values=self.settings.batch))
+            padded = jnp.asarray(np.pad(some, (0, width - len(some)), constant_values=self.settings.batch))
             for role in Role:
-                self.memory = self.loop.prefill(self.params, self.memory, some, role=role, chunk=chunk)
+                self.memory = self.loop.prefill(self.params, self.memory, padded, role=role, chunk=chunk)
 
     def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]]]:
         finished: list[Record] = []

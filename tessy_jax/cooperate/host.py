@@ -7,6 +7,7 @@ an exception inside a callback has no defined outcome (design §4).
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, UInt8
 
+from tessy_jax.cooperate.state import Leaf
 from tessy_jax.text.retokenize import Retokenizer, Tail
 
 log = logging.getLogger(__name__)
@@ -26,8 +28,7 @@ FAILED = -1
 """The `count` of a delivery that the host could not make."""
 
 
-@struct.dataclass
-class Delivery:
+class Delivery(struct.PyTreeNode):
     """What one visit brings for a stream: drop tokens from its canonical end, then append others.
 
     Attributes:
@@ -37,11 +38,11 @@ class Delivery:
       covered: bytes that the canonical tokens stand for afterwards.
     """
 
-    drop: Int[Array, " B"]
-    ids: Int[Array, "B R"]
-    ends: Int[Array, "B R"]
-    count: Int[Array, " B"]
-    covered: Int[Array, " B"]
+    drop: Int[Leaf, " B"]
+    ids: Int[Leaf, "B R"]
+    ends: Int[Leaf, "B R"]
+    count: Int[Leaf, " B"]
+    covered: Int[Leaf, " B"]
 
     @staticmethod
     def shape(width: int) -> "Delivery":
@@ -50,23 +51,24 @@ class Delivery:
         return Delivery(one, many, many, one, one)
 
 
-def visit(mesh: Mesh | None, row: Callable, shape: object, rows: Bool[Array, " B"], *args: Array) -> object:
+def visit(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " B"], *args: Array) -> Any:
     """Calls `row(*arguments of the row)` on the host for each row in `rows`; other rows get zeros.
 
     `shape` is a Delivery, or a dataclass with one as its field `delivery`, of per-row shapes; `row` takes NumPy
     values and returns the same with values. If it raises, the error is logged and the delivery's `count` says
     FAILED.
     """
-    leaves, tree = jax.tree.flatten(shape)
+    leaves = jax.tree.leaves(shape)
+    tree: Any = jax.tree.structure(shape)
     failure = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
     nothing = jax.tree.unflatten(tree, failure)
     failed = nothing if isinstance(nothing, Delivery) else nothing.delivery
     failed.count[...] = FAILED
 
     def batch(rows: Array, *args: Array) -> list[np.ndarray]:
-        rows, *columns = (np.asarray(a) for a in (rows, *args))
-        out = [np.zeros((len(rows), *leaf.shape), leaf.dtype) for leaf in leaves]
-        for b in np.flatnonzero(rows):
+        asked, *columns = (np.asarray(a) for a in (rows, *args))
+        out = [np.zeros((len(asked), *leaf.shape), leaf.dtype) for leaf in leaves]
+        for b in np.flatnonzero(asked):
             try:
                 values = tree.flatten_up_to(row(*(column[b] for column in columns)))
             except Exception:

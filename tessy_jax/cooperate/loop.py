@@ -10,6 +10,7 @@ them in place.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,28 +23,26 @@ from tessy_jax.cooperate.streams import catch_up
 from tessy_jax.cooperate.turn import Steps, Turn, replace_stream
 
 
-@struct.dataclass
-class Params:
+class Params(struct.PyTreeNode):
     """All that is only read: by role, the writers' weights and tables and the predictors' weights."""
 
-    writers: tuple[object, object]
-    tables: tuple[Writer, Writer]
-    judges: tuple[object, object]
+    writers: tuple[Any, ...]
+    tables: tuple[Writer, ...]
+    judges: tuple[Any, ...]
 
 
-@struct.dataclass
-class Memory:
+class Memory(struct.PyTreeNode):
     """Everything that is written: the rows, and by role the caches (writer, predictor)."""
 
     state: State
-    caches: tuple[tuple[object, object], tuple[object, object]]
+    caches: tuple[tuple[Any, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loop:
     """The compiled programs over one pair of turns."""
 
-    turns: tuple[Turn, Turn]
+    turns: tuple[Turn, ...]
 
     def __post_init__(self) -> None:
         compiled = {
@@ -109,7 +108,7 @@ class Loop:
         turn = self.turns[role]
         stream, few = jax.tree.map(lambda a: a[jnp.minimum(slots, len(state.key) - 1)], (state.writers[role], cache))
 
-        def read(tokens: Array, positions: Array, cache: object) -> object:
+        def read(tokens: Array, positions: Array, cache: Any) -> Any:
             return nnx.merge(turn.graph, params.writers[role])(tokens, positions, cache)[1]
 
         rows = slots < len(state.key)

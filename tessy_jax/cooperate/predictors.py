@@ -6,7 +6,7 @@ Kinds behind one interface: `Checkpoint`, a token classifier with its own small 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,20 +30,24 @@ class Predictor(Protocol):
       params: its parameters, a pytree, handed back to `style`.
     """
 
-    tokenizer: ContentTokenizer
-    threshold: float
-    shift: int
-    params: object
+    @property
+    def tokenizer(self) -> ContentTokenizer: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def shift(self) -> int: ...
+    @property
+    def params(self) -> Any: ...
 
-    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> object: ...
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any: ...
 
     def style(
-        self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: object
-    ) -> tuple[Float[Array, "B C"], object]:
+        self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
+    ) -> tuple[Float[Array, "B C"], Any]:
         """P(style) predicted at each token, and the cache with these tokens read; position -1 is padding."""
         ...
 
-    def window(self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
+    def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
         """P(style) predicted at each token of a text that is these tokens and no more (preset `released_code`)."""
         ...
 
@@ -58,8 +62,8 @@ class Checkpoint:
 
     tokenizer: ContentTokenizer
     graph: nnx.GraphDef
-    params: object
-    config: object
+    params: Any
+    config: Any
     threshold: float
     shift: int
     block: int
@@ -85,7 +89,7 @@ class Checkpoint:
         graph, params = nnx.split(model)
         return cls(ContentTokenizer.load(folder), graph, params, model.config, threshold, shift, block)
 
-    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> object:
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any:
         """An empty cache for `batch` rows of at most `length` tokens; `slack` is the largest chunk + the deepest
         rollback.
         """
@@ -93,13 +97,13 @@ class Checkpoint:
         return models.init_cache(self.config, batch, length, slack, dtype, context=models.Blocks(self.block), mesh=mesh)
 
     def style(
-        self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: object
-    ) -> tuple[Float[Array, "B C"], object]:
+        self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
+    ) -> tuple[Float[Array, "B C"], Any]:
         model = nnx.merge(self.graph, params)
         hidden, cache = model(tokens, positions, cache)
         return jax.nn.softmax(model.scores(hidden), axis=-1)[..., 1], cache
 
-    def window(self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
+    def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
         whole = models.Packed(jnp.zeros_like(tokens), tuple(self.config.contexts))
         return self.style(params, tokens, positions, whole)[0]
 
@@ -132,15 +136,15 @@ class Unigram:
             ) from None
         return cls(tokenizer, jnp.asarray(np.asarray(p, np.float32)), threshold)
 
-    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> object:
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any:
         return ()
 
     def style(
-        self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: object
-    ) -> tuple[Float[Array, "B C"], object]:
+        self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
+    ) -> tuple[Float[Array, "B C"], Any]:
         return params[tokens], cache
 
-    def window(self, params: object, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
+    def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
         return params[tokens]
 
 

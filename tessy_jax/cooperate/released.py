@@ -7,6 +7,7 @@ string search where the vocabulary has a token for them, running on after the en
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jaxtyping import Array, Bool, Int
 
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.predictors import Predictor
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, pick, writes
+from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, pick, writes
 from tessy_jax.cooperate.streams import gather
 from tessy_jax.text.cuts import LoopRule, is_blank
 from tessy_jax.text.retokenize import Retokenizer
@@ -25,8 +26,7 @@ from tessy_jax.text.retokenize import Retokenizer
 _BYTES_PER_TOKEN = 16
 
 
-@struct.dataclass
-class Window:
+class Window(struct.PyTreeNode):
     """The predictor's last W tokens of the text, this turn's included.
 
     Attributes:
@@ -38,10 +38,10 @@ class Window:
     """
 
     delivery: Delivery
-    new: Bool[Array, "B W"]
-    cut: Int[Array, "B W"]
-    loops: Bool[Array, "B W+1"]
-    marker: Int[Array, "B 2"]
+    new: Bool[Leaf, "B W"]
+    cut: Int[Leaf, "B W"]
+    loops: Bool[Leaf, "B W+1"]
+    marker: Int[Leaf, "B 2"]
 
     @staticmethod
     def shape(width: int) -> "Window":
@@ -118,8 +118,8 @@ class ReleasedBoundary:
     mesh: Mesh | None
 
     def judge(
-        self, params: object, state: State, cache: object, rows: Bool[Array, " B"]
-    ) -> tuple[State, object, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+        self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
+    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
         """Cuts the turns of the thinking `rows`; see `turn.Boundary`. Every turn ends its span."""
         rows = rows & (state.phase == Phase.THINK) & writes(state, self.role)
         width = self.reader.width

@@ -9,11 +9,11 @@ import numpy as np
 from tessy_jax.cooperate.sampling import row_key
 from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream
 from tessy_jax.cooperate.voice import Voice
+from tessy_jax.data.records import Author, Problem, Record, RowState, Span, TokenCounts
 from tessy_jax.data.records import Finish as Ending
-from tessy_jax.data.records import Problem, Record, RowState, Span, TokenCounts
 from tessy_jax.text.retokenize import Retokenizer
 
-NAMES = ("student", "teacher")
+NAMES: tuple[Author, Author] = ("student", "teacher")
 """Authors by `Role`."""
 
 
@@ -43,8 +43,8 @@ class Rows:
       context: tokens per stream. text_bytes: bytes of text per row. log: spans that fit one dispatch.
     """
 
-    voices: tuple[Voice, Voice]
-    judges: tuple[Retokenizer, Retokenizer]
+    voices: tuple[Voice, ...]
+    judges: tuple[Retokenizer, ...]
     context: int
     text_bytes: int
     log: int
@@ -168,11 +168,8 @@ class Rows:
 
         def place(span: Span) -> Span:
             limit = think_end if span.phase == "think" else len(text)
-            ends = (
-                len(open_) + len(text[: min(at, limit)].decode("utf-8", errors="ignore"))
-                for at in (span.start, span.end)
-            )
-            return dataclasses.replace(span, **dict(zip(("start", "end"), ends, strict=True)))
+            start, end = (len(text[: min(at, limit)].decode("utf-8", errors="ignore")) for at in (span.start, span.end))
+            return dataclasses.replace(span, start=len(open_) + start, end=len(open_) + end)
 
         placed = tuple(s for s in map(place, spans) if s.start < s.end)
         authors = [s.by for s in placed if s.phase == "think"]

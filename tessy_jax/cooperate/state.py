@@ -4,10 +4,14 @@ Letters: B slots, Y bytes of text, S tokens of a stream, V vocabulary, J spans l
 """
 
 import enum
+from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
+
+Leaf = Any
+"""An array of a pytree: `jax.Array` on the device, NumPy on the host."""
 
 
 class Role(enum.IntEnum):
@@ -40,8 +44,7 @@ class Finish(enum.IntEnum):
     FAILED = 8  # the host could not read the row: rejected, the reason is in the log
 
 
-@struct.dataclass
-class Stream:
+class Stream(struct.PyTreeNode):
     """One model's view of the rows: `prompt + canonical tokens of the text + tokens it sampled in this span`.
 
     Attributes:
@@ -54,17 +57,16 @@ class Stream:
       high: the highest slot position ever written since the cache was last read from its start (see `forget`).
     """
 
-    tokens: Int[Array, "B S"]
-    ends: Int[Array, "B S"]
-    n: Int[Array, " B"]
-    base: Int[Array, " B"]
-    covered: Int[Array, " B"]
-    cached: Int[Array, " B"]
-    high: Int[Array, " B"]
+    tokens: Int[Leaf, "B S"]
+    ends: Int[Leaf, "B S"]
+    n: Int[Leaf, " B"]
+    base: Int[Leaf, " B"]
+    covered: Int[Leaf, " B"]
+    cached: Int[Leaf, " B"]
+    high: Int[Leaf, " B"]
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """All rows of the batch. Every array leads with B.
 
     Attributes:
@@ -86,29 +88,28 @@ class State:
       style: by role, P(style) of each token of that predictor's stream.
     """
 
-    key: UInt32[Array, "B 2"]
-    text: UInt8[Array, "B Y"]
-    kept: Int[Array, " B"]
-    written: Int[Array, " B"]
-    utf8: Int[Array, " B"]
-    span_start: Int[Array, " B"]
-    role: Int[Array, " B"]
-    phase: Int[Array, " B"]
-    event: Int[Array, " B"]
-    think_end: Int[Array, " B"]
-    think_tokens: Int[Array, " B"]
-    span_sampled: Int[Array, " B"]
-    finish_think: Int[Array, " B"]
-    finish_answer: Int[Array, " B"]
-    log: Int[Array, "B J 5"]
-    logged: Int[Array, " B"]
-    writers: tuple[Stream, Stream]
-    judges: tuple[Stream, Stream]
-    style: tuple[Float[Array, "B S"], Float[Array, "B S"]]
+    key: UInt32[Leaf, "B 2"]
+    text: UInt8[Leaf, "B Y"]
+    kept: Int[Leaf, " B"]
+    written: Int[Leaf, " B"]
+    utf8: Int[Leaf, " B"]
+    span_start: Int[Leaf, " B"]
+    role: Int[Leaf, " B"]
+    phase: Int[Leaf, " B"]
+    event: Int[Leaf, " B"]
+    think_end: Int[Leaf, " B"]
+    think_tokens: Int[Leaf, " B"]
+    span_sampled: Int[Leaf, " B"]
+    finish_think: Int[Leaf, " B"]
+    finish_answer: Int[Leaf, " B"]
+    log: Int[Leaf, "B J 5"]
+    logged: Int[Leaf, " B"]
+    writers: tuple[Stream, ...]
+    judges: tuple[Stream, ...]
+    style: tuple[Float[Leaf, "B S"], ...]
 
 
-@struct.dataclass
-class Writer:
+class Writer(struct.PyTreeNode):
     """What the loop must know of a writing model's vocabulary, on the device.
 
     Attributes:
@@ -118,10 +119,10 @@ class Writer:
       event: the structural event each token is (a `Finish`), NONE for text.
     """
 
-    next_utf8: UInt8[Array, "Q V"]
-    token_bytes: UInt8[Array, "V L"]
-    token_len: Int[Array, " V"]
-    event: Int[Array, " V"]
+    next_utf8: UInt8[Leaf, "Q V"]
+    token_bytes: UInt8[Leaf, "V L"]
+    token_len: Int[Leaf, " V"]
+    event: Int[Leaf, " V"]
 
 
 def writes(state: State, role: Role) -> Bool[Array, " B"]:
@@ -129,7 +130,7 @@ def writes(state: State, role: Role) -> Bool[Array, " B"]:
     return (state.role == role) & (state.phase != Phase.DONE)
 
 
-def replace_at(items: tuple, index: int, item: object) -> tuple:
+def replace_at(items: tuple, index: int, item: Any) -> tuple:
     return (*items[:index], item, *items[index + 1 :])
 
 

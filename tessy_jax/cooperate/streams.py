@@ -1,6 +1,7 @@
 """Streams: rollback, hand-over and catch-up. The three things that happen to a model's tokens between two turns."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 from tessy_jax.cooperate.host import FAILED, Delivery
 from tessy_jax.cooperate.state import Stream, pick
 
-Read = Callable[[Int[Array, "B C"], Int[Array, "B C"], object], object]
+Read = Callable[[Int[Array, "B C"], Int[Array, "B C"], Any], Any]
 """`read(tokens, positions, carry) -> carry`: one chunk through a model; position -1 marks padding."""
 
 
@@ -98,14 +99,14 @@ def hand_over(
 
 
 def catch_up(
-    stream: Stream, rows: Bool[Array, " B"], upto: Int[Array, " B"], chunk: int, read: Read, carry: object
-) -> tuple[Stream, object]:
+    stream: Stream, rows: Bool[Array, " B"], upto: Int[Array, " B"], chunk: int, read: Read, carry: Any
+) -> tuple[Stream, Any]:
     """Feeds the tokens that a model has not read, `chunk` at a time, until `upto` of them are in its cache."""
 
     def behind(stream: Stream) -> Bool[Array, " B"]:
         return rows & (stream.cached < upto)
 
-    def one(both: tuple[Stream, object]) -> tuple[Stream, object]:
+    def one(both: tuple[Stream, Any]) -> tuple[Stream, Any]:
         stream, carry = both
         index = stream.cached[:, None] + jnp.arange(chunk)
         live = behind(stream)[:, None] & (index < upto[:, None])

@@ -4,7 +4,7 @@ rows.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int
 
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.sampling import Sampling, uniforms
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, Writer, pick, replace_at, writes
+from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, Stream, Writer, pick, replace_at, writes
 from tessy_jax.cooperate.streams import catch_up, deliver, forget, hand_over, scatter
 from tessy_jax.text.tokenizer import INVALID, STATES
 
@@ -24,8 +24,8 @@ class Boundary(Protocol):
     """A rule that decides what is kept of a thinking span; see `boundary.PaperBoundary`."""
 
     def judge(
-        self, params: object, state: State, cache: object, rows: Bool[Array, " B"]
-    ) -> tuple[State, object, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+        self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
+    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
         """Judges what the thinking ones of `rows` have sampled.
 
         Returns the state with `kept` moved on, the predictor's cache, the rows whose span is over, those of them whose
@@ -34,14 +34,13 @@ class Boundary(Protocol):
         ...
 
 
-@struct.dataclass
-class Steps:
+class Steps(struct.PyTreeNode):
     """Work since the host last looked, by role: catch-up chunks, decode steps, tokens sampled, turns."""
 
-    chunks: Int[Array, " 2"]
-    decodes: Int[Array, " 2"]
-    sampled: Int[Array, " 2"]
-    turns: Int[Array, " 2"]
+    chunks: Int[Leaf, " 2"]
+    decodes: Int[Leaf, " 2"]
+    sampled: Int[Leaf, " 2"]
+    turns: Int[Leaf, " 2"]
 
     @classmethod
     def zero(cls) -> "Steps":
@@ -80,7 +79,7 @@ class Turn:
     mesh: Mesh | None
 
     def __call__(
-        self, params: object, judge_params: object, writer: Writer, state: State, caches: tuple, steps: Steps
+        self, params: Any, judge_params: Any, writer: Writer, state: State, caches: tuple, steps: Steps
     ) -> tuple[State, tuple, Steps]:
         """The turn. `caches` are (this writer's, its predictor's)."""
         cache, judge_cache = caches
@@ -115,13 +114,14 @@ class Turn:
         state = fail(replace_stream(state, self.role, stream), failed, Finish.OVERFLOW)
         if self.close is None:
             return state
+        close = self.close
         closing = rows & (state.phase == Phase.CLOSING)
-        return lax.cond(jnp.any(closing), self._close_thinking, lambda state: state, state)
+        return lax.cond(jnp.any(closing), lambda s: self._close_thinking(s, close), lambda s: s, state)
 
-    def _close_thinking(self, state: State) -> State:
+    def _close_thinking(self, state: State, close: Callable[..., Delivery]) -> State:
         """Writes the end-of-thinking marker in the student's form, after the trace less its trailing white space."""
         rows = writes(state, self.role) & (state.phase == Phase.CLOSING)
-        new = visit(self.mesh, self.close, self.shape, rows, state.text, state.kept)
+        new = visit(self.mesh, close, self.shape, rows, state.text, state.kept)
         size = len(self.marker)
         think_end = new.covered - size
         stream, failed = deliver(state.writers[self.role], rows, new)
@@ -136,7 +136,7 @@ class Turn:
         )
         return fail(replace_stream(state, self.role, forget(stream, rows, self.depth)), failed, Finish.OVERFLOW)
 
-    def _catch_up(self, params: object, state: State, cache: object) -> tuple[State, object, Array]:
+    def _catch_up(self, params: Any, state: State, cache: Any) -> tuple[State, Any, Array]:
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
             cache, chunks = carry
             _, cache = nnx.merge(self.graph, params)(tokens, positions, cache)
@@ -149,7 +149,7 @@ class Turn:
 
     # -- generating ----------------------------------------------------------------------------------------------------
 
-    def _generate(self, params: object, writer: Writer, state: State, cache: object) -> tuple[State, object, Array]:
+    def _generate(self, params: Any, writer: Writer, state: State, cache: Any) -> tuple[State, Any, Array]:
         """Up to `tokens` tokens per row, one forward pass each; a row stops at a structural event or its answer's
         budget.
         """

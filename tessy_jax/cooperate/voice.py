@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from tessy_jax.cooperate.host import Delivery, Scribe
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Finish, Writer
 from tessy_jax.data.records import Message
-from tessy_jax.models import DecoderConfig
+from tessy_jax.models import DecoderConfig, Model
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.retokenize import Retokenizer, change
 from tessy_jax.text.tokenizer import INVALID, STATES, byte_matrix, utf8_table
@@ -33,14 +34,14 @@ class Voice:
     """
 
     graph: nnx.GraphDef
-    params: object
+    params: Any
     config: DecoderConfig
     chat: Chat
     sampling: Sampling
     system: str | None = None
 
     @classmethod
-    def of(cls, model: nnx.Module, chat: Chat, sampling: Sampling, system: str | None = None) -> "Voice":
+    def of(cls, model: Model, chat: Chat, sampling: Sampling, system: str | None = None) -> "Voice":
         graph, params = nnx.split(model)
         return cls(graph, params, model.config, chat, sampling, system)
 
