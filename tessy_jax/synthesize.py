@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     except USER_ERRORS as error:
         return _complain(console, error, ERROR)
     except KeyboardInterrupt:  # before the loop runs; after that see `Stop`
-        console.print("interrupted; the same command goes on from here", highlight=False)
+        _say(console, "interrupted; the same command goes on from here")
         return INTERRUPTED
 
 
@@ -89,8 +89,13 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     return overrides
 
 
+def _say(console: Console, message: str, style: str | None = None) -> None:
+    """A message as it is: paths are not wrapped, brackets not taken for markup."""
+    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def _complain(console: Console, error: Exception, code: int) -> int:
-    console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"error: {error}", "red")
     return code
 
 
@@ -127,11 +132,11 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         progress.resumed = progress.done = len(run.done & mine - failed)
         progress.rejected = len(rows) - len(problems) + len(failed)
         if mine <= run.done and shard[1] == 1:
-            console.print("nothing left to do", highlight=False)
+            _say(console, "nothing left to do")
             return _summary(run, progress, False, console)
-        console.print(f"loading {config.student.model} and {config.teacher.model}", markup=False, highlight=False)
+        _say(console, f"loading {config.student.model} and {config.teacher.model}")
         engine = pair.load(mesh)
-        console.print(f"compiling for {len(jax.devices())} x {jax.devices()[0].device_kind}", highlight=False)
+        _say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
         with Stop(console) as stop, ProgressView(progress, console) as view:
             for dispatch in engine.run(_jobs(run, problems, config.samples)):
                 _store(run, dispatch, progress)
@@ -203,15 +208,12 @@ def _show(run: RunDir) -> None:
 
 def _summary(run: RunDir, progress: Progress, stopped: bool, console: Console) -> int:
     left = (progress.total or 0) - progress.done - progress.rejected
-    console.print(
-        f"{progress.done} rows done, {progress.rejected} rejected, {left} left; records in {run.path}/data",
-        highlight=False,
-    )
+    _say(console, f"{progress.done} rows done, {progress.rejected} rejected, {left} left; records in {run.path}/data")
     if stopped and left:
-        console.print("stopped; the same command goes on from here", highlight=False)
+        _say(console, "stopped; the same command goes on from here")
         return INTERRUPTED
     if progress.rejected:
-        console.print(f"see {run.path}/rejects.jsonl for the rejected rows and why", highlight=False)
+        _say(console, f"see {run.path}/rejects.jsonl for the rejected rows and why")
         return REJECTS
     return DONE
 
@@ -242,7 +244,7 @@ class Stop:
             if self.asked:
                 os._exit(INTERRUPTED)
             self.asked = True
-            self._console.print("stopping after this dispatch; once more to stop at once", highlight=False)
+            _say(self._console, "stopping after this dispatch; once more to stop at once")
         os.close(self._read)
 
     def __exit__(self, *_: object) -> None:
@@ -271,8 +273,8 @@ def _dry_run(config: SynthesisConfig, pair: Pair, rows: list[Problem | Reject], 
     out.rule("plan")
     out.print(f"{len(problems)} problems x {config.samples} samples, {config.engine.batch} slots; {config.cooperation}")
     out.rule("memory, GiB over all devices")
-    for name, gib in _memory(config, pair).items():
-        out.print(f"{name:<28}{gib:8.2f}")
+    for part_name, gib in _memory(config, pair).items():
+        out.print(f"{part_name:<28}{gib:8.2f}")
     return DONE
 
 

@@ -1,6 +1,6 @@
 """Runs of `python -m tessy_jax.synthesize` on a tiny pair, in this process or in one that can be killed.
 
-`python tests/run_command.py --kills 20` kills runs at random moments and compares their records with an undisturbed run.
+`python tests/run_command.py --kills 20` kills runs at random moments and compares what they wrote.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def call(*arguments: object) -> int:
     # What earlier runs left in the caches stays: it must not matter.
     engine.slots, engine.host = [None] * engine.local, engine.rows.empty(engine.local)
     engine.memory = engine.memory.replace(state=engine._put(engine.host))
-    with mock.patch.object(Pair, "load", lambda *_: engine):
+    with mock.patch.object(Pair, "load", return_value=engine):
         return synthesize.main([str(pair()), *map(str, arguments)])
 
 
@@ -148,10 +148,9 @@ def journaled(run: Path) -> int:
 
 
 def kill_often(config: Path, run: Path, kills: int, rng: random.Random, *arguments: object) -> list[int]:
-    """Runs the command into `run`, killed `kills` times: some dispatches after it has begun, and a random moment later.
+    """Runs the command into `run`, killed `kills` times, each some dispatches and a random moment after its beginning.
 
-    Then runs it to its end. Returns how many records were there after each kill; a run that ends before it is killed ends
-    the list.
+    Then runs it to its end. Returns how many records were there after each kill; fewer where it ended before one.
     """
     seen = []
     for _ in range(kills):
