@@ -1,0 +1,143 @@
+"""One model writing alone: in the engine, as rows that begin in the answer phase, and with `transformers` on torch."""
+
+import copy
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from tessy_jax.config import PaperCooperation
+from tessy_jax.cooperate.build import build_engine
+from tessy_jax.cooperate.engine import Dispatch, Engine, Settings
+from tessy_jax.cooperate.predictors import Unigram
+from tessy_jax.cooperate.rows import Job
+from tessy_jax.cooperate.sampling import Sampling
+from tessy_jax.cooperate.state import Role
+from tessy_jax.cooperate.voice import Voice
+from tessy_jax.data.records import Message, Problem, RowState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Alone(Voice):
+    """A voice whose prompts have `length` tokens: the first and the last ones of the chat's prompt. None: all of it."""
+
+    length: int | None = None
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        ids = super().prompt_ids(messages)
+        if self.length is None:
+            return ids
+        return [*ids[:1], *ids[len(ids) - self.length + 1 :]] if self.length else []
+
+
+def alone_engine(
+    voice: Voice, sampling: Sampling, settings: Settings, tokens: int, k: int, length: int | None, mesh: Mesh | None
+) -> Engine:
+    """An engine in which `voice` writes exactly `tokens` tokens per row, all in one dispatch and `k` per turn.
+
+    No token ends its turn. `length` is that of the prompt, the end-of-thinking marker included; None: the chat's own.
+    The other role has the same weights and an empty prompt. It is never asked, and neither is a predictor.
+    """
+    chat = copy.copy(voice.chat)
+    chat.eos_ids = frozenset()
+    if length is not None:
+        length -= len(chat.closed_ids(b""))
+        if length < 1:
+            raise SystemExit("error: the prompt must be longer than the end-of-thinking marker: raise --prompt-tokens")
+    writer = Alone(voice.graph, voice.params, voice.config, chat, sampling, voice.system, length)
+    silent = dataclasses.replace(writer, length=0)
+    judge = Unigram(chat.tokenizer, jnp.zeros(len(chat.tokenizer.token_bytes())), threshold=0.5)
+    budget = PaperCooperation(preset="paper", k=k, max_think_tokens=1, max_answer_tokens=tokens)
+    settings = dataclasses.replace(settings, turns_per_dispatch=math.ceil(tokens / k))
+    return in_step(build_engine((writer, silent), (judge, judge), budget, settings, 0, mesh))
+
+
+def answering(engine: Engine, problem: Problem, sample: int = 0) -> Job:
+    """A job whose thinking is over before it began."""
+    text = engine.voices[Role.STUDENT].chat.close_text
+    state = RowState(
+        id=problem.id, sample_index=sample, text=text, spans=(), role="student", phase="answer",
+        span_start=len(text), kept=len(text), span_tokens=(), span_ends=(), event=0, counters={"think_end": 0},
+        finish_think="end",
+    )  # fmt: skip
+    return Job(problem, sample, state)
+
+
+def in_step(engine: Engine) -> Engine:
+    """Makes the engine wait for each prefill, or the dispatch after it would be charged for it."""
+    prefill = engine.loop.prefill
+    object.__setattr__(engine.loop, "prefill", lambda *a, **names: jax.block_until_ready(prefill(*a, **names)))
+    return engine
+
+
+def run(engine: Engine, jobs: Sequence[Job]) -> list[Dispatch]:
+    """Runs all jobs. A benchmark with rejected rows would count the wrong thing: it stops."""
+    dispatches = list(engine.run(iter(jobs)))
+    for dispatch in dispatches:
+        for job, reason in dispatch.rejected:
+            raise SystemExit(f"error: {job.problem.id}: {reason}")
+    return dispatches
+
+
+def written(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
+    """(prompts, new tokens) of the last run, by slot; all prompts have one length, and so have the texts."""
+    stream = engine.host.writers[Role.STUDENT]
+    base, n = int(stream.base[0]), int(stream.n[0])
+    return stream.tokens[:, :base], stream.tokens[:, base:n]
+
+
+class Torch:
+    """`generate` of transformers, greedy, on the weights of a checkpoint folder.
+
+    Raises:
+      ImportError: torch is not installed.
+    """
+
+    def __init__(self, folder: Path, dtype: str, eos_ids: frozenset[int]):
+        import torch
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        torch.set_num_threads(os.cpu_count() or 1)
+        self.name = f"torch {torch.__version__}, transformers {transformers.__version__}"
+        self.device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+        self.tensor, self.eos = torch.tensor, sorted(eos_ids) or None
+        load: Any = transformers.AutoModelForCausalLM.from_pretrained
+        self.model = load(folder, dtype=getattr(torch, dtype), local_files_only=True).eval().to(self.device)
+
+    def write(self, prompts: np.ndarray, tokens: int) -> tuple[float, np.ndarray]:
+        """(seconds per decode step, new tokens): exactly `tokens` per row; the first comes with reading the prompt."""
+        ids, clock = self.tensor(prompts.astype(np.int64), device=self.device), Clock()
+        out = self.model.generate(
+            ids,
+            attention_mask=(ids == ids).long(),
+            do_sample=False,
+            min_new_tokens=tokens,
+            max_new_tokens=tokens,
+            eos_token_id=self.eos,
+            pad_token_id=0,
+            streamer=clock,
+        )
+        first, last = clock.times[1], clock.times[-1]  # times[0] is that of the prompt
+        return (last - first) / (tokens - 1), out[:, ids.shape[1] :].cpu().numpy()
+
+
+class Clock:
+    """A streamer for `generate` that notes when each token came, in seconds."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, tokens: object) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
