@@ -48,7 +48,7 @@ def main() -> int:
         engine = in_step(pair.load(mesh))
     except (ConfigError, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     report: dict[str, Any] = {"machine": machine(), "config": str(path), "overrides": overrides}
     show("machine", [report["machine"]])
 
@@ -92,6 +92,7 @@ def machine() -> dict[str, Any]:
         "host": f"{cpu}, {os.cpu_count()} cores",
         "Python": platform.python_version(),
         "JAX": jax.__version__,
+        "load before": round(os.getloadavg()[0], 1),
         "date": time.strftime("%Y-%m-%d"),
     }
 
