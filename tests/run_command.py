@@ -155,7 +155,7 @@ def kill_often(config: Path, run: Path, kills: int, rng: random.Random, *argumen
     seen = []
     for _ in range(kills):
         process = start(config, "--output", run, *arguments)
-        for _ in range(rng.randrange(1, 4)):
+        for _ in range(rng.randrange(1, 12)):
             _wait_for_journal(process, run)
         time.sleep(rng.random() * 0.02)
         process.kill()
