@@ -74,7 +74,9 @@ class OffsetRMSNorm(nnx.Module):
 
 def _normalised(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    # Not rsqrt: XLA's on the CPU is an approximation. On Gemma 3 270M this takes the largest error of a logit, against
+    # float64, from 8.4e-5 to 7.6e-5, and the difference from torch's float32 from 1.07e-4 to 8.4e-5.
+    return x / jnp.sqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
 
 
 class GatedMLP(nnx.Module):
