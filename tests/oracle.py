@@ -29,6 +29,7 @@ class Author:
     sampling: Sampling
 
     def __post_init__(self) -> None:
+        self._allowed: dict[tuple[bytes, bool], np.ndarray] = {}
         self.bytes_of = self.chat.tokenizer.token_bytes()
         self.events = {i: "eos" for i in self.chat.eos_ids}
         self.events |= {i: "channel" for i in self.chat.channel_ids}
@@ -36,6 +37,21 @@ class Author:
 
     def encode(self, text: bytes) -> list[int]:
         return self.chat.tokenizer.encode(text)[0]
+
+    def allowed(self, half: bytes, thinking: bool) -> np.ndarray:
+        """Which tokens may follow text that ends in `half` a character (b"": between two characters)."""
+        key = (half, thinking)
+        if key not in self._allowed:
+            self._allowed[key] = np.array(
+                [
+                    half == b"" and (thinking or i in self.chat.eos_ids)
+                    if i in self.events
+                    else piece != b"" and _begins_utf8(half + piece)
+                    for i, piece in enumerate(self.bytes_of)
+                ]
+            )
+        padding = np.zeros(self.model.config.vocab_size - len(self.bytes_of), bool)
+        return np.concatenate([self._allowed[key], padding])
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         with torch.no_grad():
@@ -162,13 +178,7 @@ class Oracle:
 
     def _sample(self, author: Author, ids: list[int], data: bytes, key: jax.Array, role: int, thinking: bool) -> int:
         logits = author.logits(ids)
-        whole = _is_utf8(data)
-        allowed = np.zeros(len(logits), bool)
-        for i, piece in enumerate(author.bytes_of[: len(logits)]):
-            if i in author.events:
-                allowed[i] = whole and (thinking or i in author.chat.eos_ids)
-            elif piece:
-                allowed[i] = (whole and piece.isascii()) or _begins_utf8(data[-3:], piece)
+        allowed = author.allowed(_half_character(data), thinking)
         u = float(jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, len(data)), role)))
         return draw(np.where(allowed, logits, -np.inf), author.sampling, u)
 
@@ -199,26 +209,18 @@ def _blank(data: bytes) -> bool:
     return all(c in WHITE for c in data.decode())
 
 
-def _is_utf8(data: bytes) -> bool:
+def _half_character(data: bytes) -> bytes:
+    """The bytes at the end of `data` that begin a character and do not end it."""
+    return data[len(data.decode(errors="ignore").encode()) :]
+
+
+def _begins_utf8(data: bytes) -> bool:
+    """Whether some continuation makes `data` valid UTF-8."""
     try:
         data.decode()
-    except UnicodeDecodeError:
-        return False
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
     return True
-
-
-def _begins_utf8(before: bytes, piece: bytes) -> bool:
-    """Whether `piece` may follow text that ends in `before`: some continuation makes it valid UTF-8."""
-    for skip in range(len(before) + 1):  # `before` may start within a character
-        tail = before[skip:]
-        if tail and 0x80 <= tail[0] <= 0xBF:
-            continue
-        try:
-            (tail + piece).decode()
-        except UnicodeDecodeError as error:
-            return error.reason == "unexpected end of data"
-        return True
-    return False
 
 
 def _char_at(data: bytes, at: int) -> str | None:
