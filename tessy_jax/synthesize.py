@@ -22,7 +22,7 @@ from tessy_jax.cooperate.voice import prompt_ids
 from tessy_jax.data.inputs import InputError, Reject, read
 from tessy_jax.data.lines import read_objects
 from tessy_jax.data.manifest import hash_file, make_manifest
-from tessy_jax.data.records import Problem
+from tessy_jax.data.records import Problem, RowState
 from tessy_jax.data.rundir import RunDir, RunDirError
 from tessy_jax.data.sources import files
 from tessy_jax.mesh import make_mesh
@@ -36,6 +36,9 @@ from tessy_jax.text.tokenizer import TextError
 log = logging.getLogger("tessy_jax")
 
 DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
+Flying = dict[tuple[str, int], RowState]
+"""Rows of the journal that are not taken up yet, by id and sample."""
+
 USER_ERRORS = (InputError, RunDirError, TextError, WeightsError, ShardingError, ModelError, OSError)
 
 
@@ -138,8 +141,9 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         engine = pair.load(mesh)
         _say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
         with Stop(console) as stop, ProgressView(progress, console) as view:
-            for dispatch in engine.run(_jobs(run, problems, config.samples)):
-                _store(run, dispatch, progress)
+            flying = {(row.id, row.sample_index): row for row in run.read_journal()}
+            for dispatch in engine.run(_jobs(run, flying, problems, config.samples)):
+                _store(run, dispatch, flying, progress)
                 view.update()
                 if stop.asked:
                     break
@@ -148,15 +152,17 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         return _summary(run, progress, stop.asked, console)
 
 
-def _jobs(run: RunDir, problems: list[Problem], samples: int) -> Iterator[Job]:
-    """What is left to do: first the rows that were in flight, then new ones."""
+def _jobs(run: RunDir, flying: Flying, problems: list[Problem], samples: int) -> Iterator[Job]:
+    """What is left to do: first the rows that were in flight, each taken out of `flying`, then new ones."""
     by_id = {problem.id: problem for problem in problems}
-    flying = {(r.id, r.sample_index): r for r in run.read_journal() if r.id in by_id and r.sample_index < samples}
-    for (id_, sample), state in flying.items():
-        yield Job(by_id[id_], sample, state)
+    taken = [key for key in flying if key[0] in by_id and key[1] < samples]
+    for key in taken:
+        yield Job(by_id[key[0]], key[1], flying.pop(key))
+    started = set(taken)
     for problem in problems:
         for sample in range(samples):
-            if (problem.id, sample) not in run.done and (problem.id, sample) not in flying:
+            key = problem.id, sample
+            if key not in run.done and key not in started:
                 yield Job(problem, sample)
 
 
@@ -166,13 +172,16 @@ def _failed(run: RunDir) -> set[tuple[str, int]]:
     return {(row["id"], row["sample_index"]) for row in rows if row.get("sample_index") is not None}
 
 
-def _store(run: RunDir, dispatch: Dispatch, progress: Progress) -> None:
-    """Finished rows first, then the journal: a kill between the two repeats nothing, as done rows are not taken up."""
+def _store(run: RunDir, dispatch: Dispatch, flying: Flying, progress: Progress) -> None:
+    """Finished rows first, then the journal: a kill between the two repeats nothing, as done rows are not taken up.
+
+    Rows of an earlier journal stay in it while they wait for a slot.
+    """
     for record in dispatch.finished:
         run.append(record.to_row())
     for job, reason in dispatch.rejected:
         run.reject({"id": job.problem.id, "sample_index": job.sample_index, "line": job.problem.line, "reason": reason})
-    run.write_journal(dispatch.active)
+    run.write_journal([*dispatch.active, *flying.values()])
     progress.done += len(dispatch.finished)
     progress.rejected += len(dispatch.rejected)
     progress.active = len(dispatch.active)

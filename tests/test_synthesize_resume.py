@@ -6,11 +6,16 @@ import random
 import shutil
 import signal
 import time
+from unittest.mock import Mock
 
 from run_command import call, kill_often, pair, records, start, whole
 
+from tessy_jax.cooperate.engine import Dispatch, Engine
+from tessy_jax.cooperate.turn import Steps
 from tessy_jax.data import lines
 from tessy_jax.data.rundir import RunDir
+from tessy_jax.pair import Pair
+from tessy_jax.synthesize import main
 
 
 class Disk:
@@ -97,8 +102,23 @@ def test_first_interrupt_finishes_the_dispatch(tmp_path, monkeypatch, capsys):
     text = (run / "journal/rows-00000-of-00001.jsonl").read_text()
     assert text.splitlines() == [row.to_json() for row in journals[-1]]
     assert len(journals[-1]) == 3
+
+    def one_dispatch_with_one_slot(self, jobs):
+        job, none = next(jobs), (0, 0)
+        yield Dispatch([], [], [job.state], Steps(none, none, none, none), none, none, 0, {})
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Engine, "run", one_dispatch_with_one_slot)
+        call("--output", run, "samples=2")
+    assert (run / "journal/rows-00000-of-00001.jsonl").read_text() == text
     assert call("--output", run, "samples=2") == 0
     assert records(run) == whole()
+
+
+def test_interrupt_before_the_loop(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Pair, "open", Mock(side_effect=KeyboardInterrupt))
+    assert main([str(pair()), "--output", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
 def test_second_interrupt_ends_at_once(tmp_path):
