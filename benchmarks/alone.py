@@ -57,7 +57,7 @@ def alone_engine(
     judge = Unigram(chat.tokenizer, jnp.zeros(len(chat.tokenizer.token_bytes())), threshold=0.5)
     budget = PaperCooperation(preset="paper", k=k, max_think_tokens=1, max_answer_tokens=tokens)
     settings = dataclasses.replace(settings, turns_per_dispatch=math.ceil(tokens / k))
-    return in_step(build_engine((writer, silent), (judge, judge), budget, settings, 0, mesh))
+    return build_engine((writer, silent), (judge, judge), budget, settings, 0, mesh)
 
 
 def answering(engine: Engine, problem: Problem, sample: int = 0) -> Job:
@@ -69,13 +69,6 @@ def answering(engine: Engine, problem: Problem, sample: int = 0) -> Job:
         finish_think="end",
     )  # fmt: skip
     return Job(problem, sample, state)
-
-
-def in_step(engine: Engine) -> Engine:
-    """Makes the engine wait for each prefill, or the dispatch after it would be charged for it."""
-    prefill = engine.loop.prefill
-    object.__setattr__(engine.loop, "prefill", lambda *a, **names: jax.block_until_ready(prefill(*a, **names)))
-    return engine
 
 
 def run(engine: Engine, jobs: Sequence[Job]) -> list[Dispatch]:

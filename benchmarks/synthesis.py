@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from alone import Torch, alone_engine, answering, in_step, run, written
+from alone import Torch, alone_engine, answering, run, written
 from bandwidth import measure, step_bytes
 from jax.sharding import Mesh
 
@@ -45,7 +45,7 @@ def main() -> int:
         pair = Pair.open(config)
         rows = itertools.islice(read(Path(config.input), config.columns), config.limit)
         problems = [row for row in rows if isinstance(row, Problem)]
-        engine = in_step(pair.load(mesh))
+        engine = pair.load(mesh)
     except (ConfigError, *USER_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

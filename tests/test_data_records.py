@@ -76,7 +76,7 @@ def test_row_state_round_trip(state):
 def test_layout_of_a_row():
     problem = Problem("a", [{"role": "user", "content": "q"}], {"topic": "maths", "seed": 9, "input": 1})
     span = Span("teacher", "think", 0, 3, 2, 1)
-    record = Record(problem, 1, "<think>", (span,), TokenCounts(teacher=2), 0, Finish("marker", "stop"), 5)
+    record = Record(problem, 1, "<think>", (span,), TokenCounts(teacher=2), 0, Finish("end", "stop"), 5)
     assert record.to_row() == {
         "id": "a",
         "sample_index": 1,
@@ -84,7 +84,7 @@ def test_layout_of_a_row():
         "spans": [{"by": "teacher", "phase": "think", "start": 0, "end": 3, "n_tokens": 2, "dropped_tokens": 1}],
         "n_tokens": {"student": 0, "teacher": 2, "answer": 0, "rolled_back": 0},
         "switches": 0,
-        "finish": {"think": "marker", "answer": "stop"},
+        "finish": {"think": "end", "answer": "stop"},
         "seed": 5,
         "topic": "maths",
         "input": {"seed": 9, "input": 1},

@@ -87,14 +87,14 @@ def record():
     )
     problem = Problem("sum", [{"role": "user", "content": "2+2?"}])
     counts = TokenCounts(student=1, teacher=7, answer=4, rolled_back=2)
-    return Record(problem, 0, CONTENT, spans, counts, 1, Finish("marker", "stop"), 0).to_row()
+    return Record(problem, 0, CONTENT, spans, counts, 1, Finish("end", "stop"), 0).to_row()
 
 
 def test_show_without_colour():
     out = io.StringIO()
     show(record(), Console(file=out, width=30))
     assert out.getvalue() == (
-        "sum #0  finish think: marker, answer: stop  switches 1  tokens student 1, teacher 7, answer 4, rolled_back 2\n"
+        "sum #0  finish think: end, answer: stop  switches 1  tokens student 1, teacher 7, answer 4, rolled_back 2\n"
         "⟦S student⟧  ⟦T teacher⟧  ⟦A answer⟧  ⟦M marker⟧\n"
         "user: 2+2?\n"
         "⟦M <think>\n⟧⟦S Hm⟧⟦T  [bold]x[/bold] so 4.⟧⟦M \n</think>\n\n⟧⟦A It is 4.⟧\n"

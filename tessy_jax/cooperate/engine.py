@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from tessy_jax.config import Budgets
+from tessy_jax.config import Budgets, ConfigError
 from tessy_jax.cooperate.host import ROWS
 from tessy_jax.cooperate.loop import Loop, Memory, Params
 from tessy_jax.cooperate.predictors import Predictor
@@ -83,6 +83,9 @@ class Engine:
       voices, predictors: by role.
       budgets: limits of one trace.
       mesh: where everything lies; None for one device.
+
+    Raises:
+      ConfigError: the budgets alone fill the context.
     """
 
     def __init__(
@@ -97,7 +100,14 @@ class Engine:
     ):
         self.settings, self.mesh, self.voices = settings, mesh, voices
         self.loop = Loop(turns)
-        self.budgets = (budgets.max_think_tokens + budgets.max_answer_tokens, budgets.max_think_tokens)
+        margin = MARGIN + max(turn.tokens for turn in turns)
+        needed = (budgets.max_think_tokens + budgets.max_answer_tokens + margin, budgets.max_think_tokens + margin)
+        self._rooms = [settings.context - tokens for tokens in needed]
+        if self._rooms[0] < 1:
+            raise ConfigError(
+                f"engine.context {settings.context} holds no prompt: the token budgets need {needed[0]} tokens; "
+                "raise engine.context or lower cooperation.max_think_tokens or max_answer_tokens"
+            )
         self.rows = Rows(
             voices=voices,
             judges=tuple(Retokenizer(p.tokenizer) for p in predictors),
@@ -156,12 +166,11 @@ class Engine:
     def room(self, job: Job) -> tuple[list[list[int]], str | None]:
         """The job's prompts, in the tokens of each voice, and why it does not fit, if so."""
         prompts = [voice.prompt_ids(job.problem.messages) for voice in self.voices]
-        for name, prompt, budget in zip(("student", "teacher"), prompts, self.budgets, strict=True):
-            room = self.settings.context - budget - MARGIN - max(t.tokens for t in self.loop.turns)
+        for name, prompt, room in zip(("student", "teacher"), prompts, self._rooms, strict=True):
             if len(prompt) > room:
                 return prompts, (
                     f"the prompt has {len(prompt)} tokens for the {name}; engine.context {self.settings.context} "
-                    f"leaves room for {max(room, 0)} beside the token budgets"
+                    f"leaves room for {room} beside the token budgets"
                 )
         return prompts, None
 
@@ -211,6 +220,7 @@ class Engine:
         if len(everyone):
             self.memory = self.loop.admit(self.memory, self._put(rows), self._put(fresh))
             self._prefill(everyone, int(self._everywhere(np.array([longest])).max()))
+            jax.block_until_ready(self.memory)  # or the dispatch would be charged for it
         return rejected, waiting
 
     def _prefill(self, slots: np.ndarray, longest: int) -> None:

@@ -74,7 +74,9 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class Finish:
-    """Why the thinking ("marker", "eos", "channel", "budget", "loop") and the answer ("stop", "length") ended."""
+    """Why thinking ended ("end": the marker, "eos", "channel", "length": the budget, "loop"), and the answer ("stop",
+    "length").
+    """
 
     think: str
     answer: str
