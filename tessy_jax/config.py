@@ -147,8 +147,9 @@ CooperationConfig = Annotated[PaperCooperation | ReleasedCodeCooperation, Field(
 
 
 def _default_buckets(data: dict[str, Any]) -> tuple[int, ...]:
+    # Longer prompts are read in pieces of the largest bucket: caches with a window must have room for one piece.
     context = data.get("context", 64)
-    return tuple(2**n for n in range(6, 21) if 2**n <= context) or (context,)
+    return tuple(2**n for n in range(6, 11) if 2**n <= context) or (context,)
 
 
 class EngineConfig(Config):
@@ -157,7 +158,8 @@ class EngineConfig(Config):
     prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
         default_factory=_default_buckets,
         min_length=1,
-        description="Padded prompt lengths in tokens, ascending, at most context; default: powers of two from 64.",
+        description="Padded prompt lengths in tokens, ascending, at most context; longer prompts are read in "
+        "pieces of the last; default: powers of two from 64 to 1024.",
     )
     chunk: PositiveInt = Field(default=16, description="Tokens per forward pass when a model catches up.")
     turns_per_dispatch: PositiveInt = Field(default=4, description="Turns run on the device before the host looks.")

@@ -11,7 +11,6 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest_demo import demo_weights as demo_weights
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

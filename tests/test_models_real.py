@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest_demo import demo_weights  # noqa: F401  (a fixture)
 from flax import nnx
 
 from tessy_jax import models
@@ -44,7 +43,7 @@ class Both:
 
 
 @pytest.fixture(scope="module", params=list(LENGTHS))
-def both(request: pytest.FixtureRequest, demo_weights: Path) -> Both:  # noqa: F811
+def both(request: pytest.FixtureRequest, demo_weights: Path) -> Both:
     return Both(demo_weights / request.param)
 
 
