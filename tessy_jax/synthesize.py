@@ -35,6 +35,7 @@ from tessy_jax.text.tokenizer import TextError
 
 log = logging.getLogger("tessy_jax")
 
+DEMO = Path("configs/demo.yaml")
 DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 Flying = dict[tuple[str, int], RowState]
 """Rows of the journal that are not taken up yet, by id and sample."""
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="configuration keys, for the YAML file and as key=value:\n\n" + describe(SynthesisConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", nargs="?", type=Path, default=Path("configs/demo.yaml"), help="default: %(default)s")
+    parser.add_argument("config", nargs="?", type=Path, default=DEMO, help=f"a YAML file; default: {DEMO}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. engine.batch=8")
     parser.add_argument("--input", help="problems; the same as input=…")
     parser.add_argument("--output", help="run directory; the same as output=…")
@@ -85,7 +86,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     overrides = list(options.overrides)
     if "=" in str(options.config) and not options.config.exists():
         overrides.insert(0, str(options.config))
-        options.config = Path("configs/demo.yaml")
+        options.config = DEMO
     for name in ("input", "output", "limit"):
         if getattr(options, name) is not None:
             overrides.append(f"{name}={json.dumps(getattr(options, name))}")

@@ -134,3 +134,12 @@ def test_another_run_is_in_the_way(fail, tmp_path):
     )
     assert fail("seed=6", "student.sampling.temperature=0.5") == (ERROR, wanted)
     assert records(run) == before
+
+
+def test_help_lists_every_key(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "default: configs/demo.yaml" in text
+    assert "cooperation.max_think_tokens (preset: paper)" in text
