@@ -137,6 +137,8 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         progress.rejected = len(rows) - len(problems) + len(failed)
         if mine <= run.done and shard[1] == 1:
             _say(console, "nothing left to do")
+            if options.show:
+                _show(run)
             return _summary(run, progress, False, console)
         _say(console, f"loading {config.student.model} and {config.teacher.model}")
         engine = pair.load(mesh)
@@ -211,9 +213,9 @@ def _log_to(path: Path) -> Iterator[None]:
 def _show(run: RunDir) -> None:
     out = Console()
     for path in sorted((run.path / "data").glob("part-*.jsonl")):
-        for line in path.read_text("utf-8").split("\n"):
-            if line:
-                show(json.loads(line), out)
+        for _, row in read_objects(path):
+            if row:
+                show(row, out)
 
 
 def _summary(run: RunDir, progress: Progress, stopped: bool, console: Console) -> int:

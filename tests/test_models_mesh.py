@@ -24,8 +24,7 @@ def mesh_of(**axes: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def _eight_devices() -> None:
-    if jax.device_count() < 8:
-        pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+    assert jax.device_count() >= 8, "XLA_FLAGS=--xla_force_host_platform_device_count=8"
 
 
 def run(model: Any, mesh: Any, rules: Any) -> tuple[np.ndarray, Any]:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from tessy_jax.cooperate.host import Delivery, Scribe, visit
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, Stream, pick, replace_at, writes
-from tessy_jax.cooperate.streams import catch_up, deliver, forget, gather
+from tessy_jax.cooperate.streams import catch_up, deliver, forget, gather, kept_tokens
 from tessy_jax.text.cuts import LoopRule, is_blank, words
 
 AGAIN = -1
@@ -240,15 +240,12 @@ class PaperBoundary:
     def _arguments(self, state: State, rejected: Bool[Array, " B"]) -> tuple[Array, ...]:
         """The columns of `Reader.row`."""
         writer, judge = state.writers[self.role], state.judges[self.role]
-        in_span = (jnp.arange(writer.ends.shape[1]) >= writer.base[:, None]) & (
-            jnp.arange(writer.ends.shape[1]) < writer.n[:, None]
-        )
-        kept_tokens = jnp.sum(in_span & (writer.ends <= state.kept[:, None]), axis=1)
-        first = writer.base + kept_tokens
+        decided = kept_tokens(writer, state.kept)
+        first = writer.base + decided
         width = self.turn_tokens + PENDING
         index = first[:, None] + jnp.arange(width)
         ends = jnp.where(index < writer.n[:, None], gather(writer.ends, index), 0)
-        used = state.think_tokens + kept_tokens
+        used = state.think_tokens + decided
         return (
             state.text, state.span_start, state.kept, state.written, state.event, rejected, judge.covered, used, ends,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, pick, writes
-from tessy_jax.cooperate.streams import gather
+from tessy_jax.cooperate.streams import gather, kept_tokens
 from tessy_jax.text.cuts import LoopRule, is_blank
 from tessy_jax.text.retokenize import Retokenizer
 
@@ -140,10 +140,7 @@ class ReleasedBoundary:
 
         marked = (window.marker[:, 0] >= 0) & (window.marker[:, 1] <= kept)
         kept = jnp.where(marked, window.marker[:, 0], kept)
-        stream = state.writers[self.role]
-        slots = jnp.arange(stream.ends.shape[1])
-        in_span = (slots >= stream.base[:, None]) & (slots < stream.n[:, None])
-        used = state.think_tokens + jnp.sum(in_span & (stream.ends <= kept[:, None]), axis=1)
+        used = state.think_tokens + kept_tokens(state.writers[self.role], kept)
         looping = jnp.where(is_cut, gather(window.loops, first)[:, 0], window.loops[:, -1])
 
         finish = jnp.where(used >= self.max_think_tokens, Finish.LENGTH, Finish.NONE)

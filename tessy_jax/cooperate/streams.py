@@ -26,6 +26,13 @@ def scatter(values: Array, index: Int[Array, "B W"], new: Array, where: Bool[Arr
     return values.at[rows, jnp.where(where & (index >= 0), index, outside)].set(new, mode="drop")
 
 
+def kept_tokens(stream: Stream, kept: Int[Array, " B"]) -> Int[Array, " B"]:
+    """How many tokens sampled in the current span end within the first `kept` bytes of the text."""
+    index = jnp.arange(stream.ends.shape[1])
+    in_span = (index >= stream.base[:, None]) & (index < stream.n[:, None])
+    return jnp.sum(in_span & (stream.ends <= kept[:, None]), axis=1)
+
+
 def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Stream, Bool[Array, " B"]]:
     """Replaces the canonical end of `stream` as `new` says. Also returns the rows for which that was not possible.
 

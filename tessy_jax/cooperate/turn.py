@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.sampling import Sampling, uniforms
 from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, Stream, Writer, pick, replace_at, writes
-from tessy_jax.cooperate.streams import catch_up, deliver, forget, hand_over, scatter
+from tessy_jax.cooperate.streams import catch_up, deliver, forget, hand_over, kept_tokens, scatter
 from tessy_jax.text.tokenizer import INVALID, STATES
 
 
@@ -231,10 +231,7 @@ class Turn:
         thought = rows & (finish != Finish.NONE)
         ended = over | thought | answered
 
-        in_span = (jnp.arange(stream.ends.shape[1]) >= stream.base[:, None]) & (
-            jnp.arange(stream.ends.shape[1]) < stream.n[:, None]
-        )
-        kept = jnp.sum(in_span & (stream.ends <= state.kept[:, None]), axis=1)
+        kept = kept_tokens(stream, state.kept)
         entry = jnp.stack(
             [jnp.full_like(kept, self.role), state.phase, state.kept, kept, state.span_sampled - kept], axis=1
         )
