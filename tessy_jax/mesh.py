@@ -10,12 +10,13 @@ from tessy_jax.config import ConfigError, MeshConfig
 AXES = ("data", "fsdp", "tensor", "expert")
 
 
-def make_mesh(config: MeshConfig, batch: int) -> Mesh | None:
+def make_mesh(config: MeshConfig, batch: int, key: str = "engine.batch") -> Mesh | None:
     """The mesh of a configuration, over the first devices it needs; None where one device is enough.
 
     Args:
       config: devices per axis.
-      batch: rows of the engine, which are split over `data` and `fsdp`.
+      batch: rows that are split over `data` and `fsdp`.
+      key: where the configuration says how many.
 
     Raises:
       ConfigError: there are fewer devices, some processes would have none, or the rows do not divide.
@@ -30,7 +31,7 @@ def make_mesh(config: MeshConfig, batch: int) -> Mesh | None:
     ways = config.data * config.fsdp
     if batch % ways:
         raise ConfigError(
-            f"mesh: engine.batch {batch} does not divide over data {config.data} x fsdp {config.fsdp}; "
+            f"mesh: {key} {batch} does not divide over data {config.data} x fsdp {config.fsdp}; "
             f"make it a multiple of {ways}"
         )
     if needed == 1:

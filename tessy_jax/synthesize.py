@@ -2,19 +2,15 @@
 
 import argparse
 import itertools
-import json
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 from rich.console import Console
 
+from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say
 from tessy_jax.config import ConfigError, SynthesisConfig, describe, load_config, to_yaml
 from tessy_jax.cooperate.engine import Dispatch
 from tessy_jax.cooperate.rows import NAMES, Job
@@ -33,10 +29,7 @@ from tessy_jax.report.panel import Progress, ProgressView
 from tessy_jax.report.show import show
 from tessy_jax.text.tokenizer import TextError
 
-log = logging.getLogger("tessy_jax")
-
 DEMO = Path("configs/demo.yaml")
-DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 Flying = dict[tuple[str, int], RowState]
 """Rows of the journal that are not taken up yet, by id and sample."""
 
@@ -49,16 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        config = load_config(options.config, _overrides(options))
+        config = load_config(options.config, overrides(options, DEMO, ("input", "output", "limit")))
         if options.pod:
             jax.distributed.initialize()
         return _synthesize(config, options, console)
     except ConfigError as error:
-        return _complain(console, error, USAGE)
+        return complain(console, error, USAGE)
     except USER_ERRORS as error:
-        return _complain(console, error, ERROR)
-    except KeyboardInterrupt:  # before the loop runs; after that see `Stop`
-        _say(console, "interrupted; the same command goes on from here")
+        return complain(console, error, ERROR)
+    except KeyboardInterrupt:  # before the loop runs; after that see `command.Stop`
+        say(console, "interrupted; the same command goes on from here")
         return INTERRUPTED
 
 
@@ -81,28 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(options: argparse.Namespace) -> list[str]:
-    """All overrides, those of the named options last. `key=value` may stand where the configuration is left out."""
-    overrides = list(options.overrides)
-    if "=" in str(options.config) and not options.config.exists():
-        overrides.insert(0, str(options.config))
-        options.config = DEMO
-    for name in ("input", "output", "limit"):
-        if getattr(options, name) is not None:
-            overrides.append(f"{name}={json.dumps(getattr(options, name))}")
-    return overrides
-
-
-def _say(console: Console, message: str, style: str | None = None) -> None:
-    """A message as it is: paths are not wrapped, brackets not taken for markup."""
-    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def _complain(console: Console, error: Exception, code: int) -> int:
-    _say(console, f"error: {error}", "red")
-    return code
-
-
 # -- one run -----------------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +94,7 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         RunDir.open(
             config.output, config_yaml=to_yaml(config), manifest=manifest, overwrite=options.overwrite, shard=shard
         ) as run,
-        _log_to(run.log_path),
+        log_to(run.log_path),
     ):
         rows = rows[shard[0] :: shard[1]]
         for row in rows:
@@ -136,14 +107,14 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
         progress.resumed = progress.done = len(run.done & mine - failed)
         progress.rejected = len(rows) - len(problems) + len(failed)
         if mine <= run.done and shard[1] == 1:
-            _say(console, "nothing left to do")
+            say(console, "nothing left to do")
             if options.show:
                 _show(run)
             return _summary(run, progress, False, console)
-        _say(console, f"loading {config.student.model} and {config.teacher.model}")
+        say(console, f"loading {config.student.model} and {config.teacher.model}")
         engine = pair.load(mesh)
-        _say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
-        with Stop(console) as stop, ProgressView(progress, console) as view:
+        say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
+        with Stop(console, "this dispatch") as stop, ProgressView(progress, console) as view:
             flying = {(row.id, row.sample_index): row for row in run.read_journal()}
             for dispatch in engine.run(_jobs(run, flying, problems, config.samples)):
                 _store(run, dispatch, flying, progress)
@@ -196,20 +167,6 @@ def _store(run: RunDir, dispatch: Dispatch, flying: Flying, progress: Progress) 
     run.metrics(progress.metrics() | work | {"phase_seconds": dispatch.seconds})
 
 
-@contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """The package's log goes to a file as well."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
 def _show(run: RunDir) -> None:
     out = Console()
     for path in sorted((run.path / "data").glob("part-*.jsonl")):
@@ -220,50 +177,14 @@ def _show(run: RunDir) -> None:
 
 def _summary(run: RunDir, progress: Progress, stopped: bool, console: Console) -> int:
     left = (progress.total or 0) - progress.done - progress.rejected
-    _say(console, f"{progress.done} rows done, {progress.rejected} rejected, {left} left; records in {run.path}/data")
+    say(console, f"{progress.done} rows done, {progress.rejected} rejected, {left} left; records in {run.path}/data")
     if stopped and left:
-        _say(console, "stopped; the same command goes on from here")
+        say(console, "stopped; the same command goes on from here")
         return INTERRUPTED
     if progress.rejected:
-        _say(console, f"see {run.path}/rejects.jsonl for the rejected rows and why")
+        say(console, f"see {run.path}/rejects.jsonl for the rejected rows and why")
         return REJECTS
     return DONE
-
-
-class Stop:
-    """Ctrl-C and SIGTERM: the first asks the run to finish its dispatch and write its journal, the second ends it at
-    once.
-
-    The signal is noticed through a pipe, because the main thread may be inside a long dispatch.
-    """
-
-    def __init__(self, console: Console):
-        self.asked = False
-        self._console = console
-
-    def __enter__(self) -> "Stop":
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        self._before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
-        self._fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, daemon=True).start()
-        return self
-
-    def _listen(self) -> None:
-        while number := os.read(self._read, 1):
-            if number[0] not in (signal.SIGINT, signal.SIGTERM):
-                continue
-            if self.asked:
-                os._exit(INTERRUPTED)
-            self.asked = True
-            _say(self._console, "stopping after this dispatch; once more to stop at once")
-        os.close(self._read)
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(self._fd)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        os.close(self._write)
 
 
 # -- the dry run -------------------------------------------------------------------------------------------------------

@@ -7,19 +7,15 @@ A record is in the data files entirely or not at all. A run may be resumed with 
 records count wherever they stand, rows in flight start again.
 """
 
-import errno
-import fcntl
-import json
 import logging
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tessy_jax.data.folders import RunDirError, compare, explained, stored_manifest, take_lock, write_manifest
 from tessy_jax.data.lines import LineFile, read_objects, remove_torn_line, replace_file
 from tessy_jax.data.records import RowState, dump_line
 
@@ -29,13 +25,7 @@ _SHARD = r"-(\d{5})-of-(\d{5})"
 _RECORDS = re.compile(rf"data/part{_SHARD}\.jsonl")
 _REJECTS = re.compile(rf"rejects(?:{_SHARD})?\.jsonl")
 _OTHERS = re.compile(rf"journal/rows{_SHARD}\.jsonl|metrics(?:{_SHARD})?\.jsonl|run(?:{_SHARD})?\.log")
-_HIDDEN = re.compile(rf"\.lock{_SHARD}|\.(?:manifest\.json|config\.yaml)\.\w+\.tmp")
 _FORMAT = "tessy_jax run 1"
-_ABSENT = "absent"
-
-
-class RunDirError(RuntimeError):
-    """The run directory cannot be used or written; the message says what to do and is meant for the user."""
 
 
 class RunDir:
@@ -88,12 +78,12 @@ class RunDir:
           RunDirError: the directory is in use, not writable, not a run directory, or of a run with another identity.
         """
         path = path.expanduser()
-        with _explained(path):
+        with explained(path):
             if path.exists() and not path.is_dir():
                 raise RunDirError(f"{path} is a file, not a folder: use another --output")
             path.mkdir(parents=True, exist_ok=True)
-            stored = _stored_manifest(path)
-            run = cls(path, shard, _take_lock(path, shard))
+            stored = stored_manifest(path, _FORMAT)
+            run = cls(path, shard, take_lock(path, shard))
             try:
                 run._prepare(config_yaml, manifest, stored, overwrite)
             except BaseException:
@@ -130,7 +120,7 @@ class RunDir:
 
     def write_journal(self, rows: Sequence[RowState]) -> None:
         """Replaces the journal by these rows in flight; raises RunDirError, with the old journal in place."""
-        with _explained(self._journal, self.n_records):
+        with explained(self._journal, self.n_records):
             replace_file(self._journal, "".join(row.to_json() + "\n" for row in rows))
 
     def read_journal(self) -> list[RowState]:
@@ -163,14 +153,13 @@ class RunDir:
         self, config_yaml: str, manifest: Mapping[str, Any], stored: Mapping[str, Any] | None, overwrite: bool
     ) -> None:
         if stored is not None and not overwrite:
-            _compare(self.path, stored.get("identity", {}), json.loads(dump_line(manifest["identity"])))
+            compare(self.path, stored, manifest)
         own = list(self._own_files())
         if overwrite:
             for file in own:
                 file.unlink()
         if overwrite or stored is None:
-            content = json.loads(dump_line({"format": _FORMAT} | dict(manifest)))
-            replace_file(self.path / "manifest.json", json.dumps(content, indent=2) + "\n")
+            write_manifest(self.path, _FORMAT, manifest)
         if overwrite or not (self.path / "config.yaml").exists():
             replace_file(self.path / "config.yaml", config_yaml)
         for folder in ("data", "journal"):
@@ -212,22 +201,8 @@ class RunDir:
             self.done.add((row["id"], row["sample_index"]))
 
     def _write(self, kind: str, row: Mapping[str, Any]) -> None:
-        with _explained(self._paths[kind], self.n_records):
+        with explained(self._paths[kind], self.n_records):
             self._files[kind].append(dump_line(row))
-
-
-@contextmanager
-def _explained(path: Path, safe: int | None = None) -> Iterator[None]:
-    """Turns failures of the file system into words for the user."""
-    try:
-        yield
-    except OSError as error:
-        records = "" if safe is None else f"{safe} records are safe; "
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            again = "free space and run the same command again"
-            raise RunDirError(f"disk full while writing {path}; {records}{again}") from error
-        advice = f"{records}repair this and run the same command again, or use another --output"
-        raise RunDirError(f"cannot write {error.filename or path}: {error.strerror or error}; {advice}") from error
 
 
 def _run_files(path: Path, *patterns: re.Pattern[str]) -> list[Path]:
@@ -236,72 +211,7 @@ def _run_files(path: Path, *patterns: re.Pattern[str]) -> list[Path]:
     return sorted(file for file, name in names.items() if any(pattern.fullmatch(name) for pattern in patterns))
 
 
-def _stored_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of the run in a directory, None for an empty one; refuses to touch any other directory."""
-    try:
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
-        if isinstance(manifest, dict) and manifest.get("format") == _FORMAT:
-            return manifest
-    except (FileNotFoundError, ValueError):
-        pass
-    foreign = sorted(file.name for file in path.iterdir() if not _HIDDEN.fullmatch(file.name))
-    if not foreign:
-        return None
-    raise RunDirError(
-        f"{path} is not empty and holds no run (it has {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}): "
-        "use another --output"
-    )
-
-
-def _compare(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    ours, theirs = dict(_flatten(wanted)), dict(_flatten(stored))
-    lines = [
-        f"  {key}: {theirs.get(key, _ABSENT)} there, {ours.get(key, _ABSENT)} now"
-        for key in sorted(ours.keys() | theirs.keys())
-        if theirs.get(key, _ABSENT) != ours.get(key, _ABSENT)
-    ]
-    if lines:
-        differences = "\n".join(lines)
-        raise RunDirError(f"{path} holds a different run:\n{differences}\nuse --overwrite or another --output")
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, json.dumps(value, ensure_ascii=False)
-
-
 def _reject_key(row: Mapping[str, Any]) -> tuple[Any, Any]:
     if row.get("sample_index") is not None:
         return row.get("id"), row["sample_index"]
     return row.get("file"), row.get("line")
-
-
-def _take_lock(path: Path, shard: tuple[int, int]) -> int:
-    """Locks this process's shard; the system lets go of the lock when the process ends, however it ends."""
-    handle = _lock(path / ".lock-{:05d}-of-{:05d}".format(*shard), fcntl.LOCK_EX)
-    try:
-        for other in path.glob(".lock-*"):
-            if not other.name.endswith(f"-of-{shard[1]:05d}"):  # left by a run with another number of processes
-                os.close(_lock(other, fcntl.LOCK_SH))
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
-def _lock(path: Path, kind: int) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(handle, 200).decode(errors="replace") or "another process"
-        os.close(handle)
-        raise RunDirError(f"{path.parent} is in use by {owner}: wait for it, or use another --output") from None
-    except OSError as error:  # a file system without locks
-        logger.warning("cannot lock %s (%s): make sure that no other process writes there", path, error.strerror)
-    return handle

@@ -57,21 +57,24 @@ class Progress:
         }
 
 
-class ProgressView:
-    """Shows a `Progress` on a console: a live panel on a terminal, otherwise one line every `interval` seconds.
+class View:
+    """Shows named values on a console: a live panel on a terminal, otherwise one line every `interval` seconds.
 
     Use it in a `with` statement and call `update` often; a last state is shown at the end.
     """
 
     def __init__(
         self,
-        progress: Progress,
+        title: str,
+        cells: Callable[[float], dict[str, str]],
         console: Console,
         *,
         interval: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._progress = progress
+        """`cells` gives the values to show at a time of the clock, in seconds."""
+        self._title = title
+        self._cells = cells
         self._console = console
         self._interval = interval
         self._clock = clock
@@ -80,14 +83,14 @@ class ProgressView:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            self._live = Live(panel(self._values()), console=self._console, auto_refresh=False)
+            self._live = Live(self._panel(), console=self._console, auto_refresh=False)
             self._live.start()
         return self
 
     def update(self) -> None:
         """Shows the present state, where it is time to."""
         if self._live is not None:
-            self._live.update(panel(self._values()), refresh=True)
+            self._live.update(self._panel(), refresh=True)
         elif self._clock() >= self._next:
             self._next = self._clock() + self._interval
             self._print_line()
@@ -96,31 +99,46 @@ class ProgressView:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.update(panel(self._values()), refresh=True)
+            self._live.update(self._panel(), refresh=True)
             self._live.stop()
         else:
             self._print_line()
 
-    def _values(self) -> dict[str, Any]:
-        return self._progress.metrics(self._clock())
+    def _panel(self) -> Panel:
+        return _panel(self._title, self._cells(self._clock()))
 
     def _print_line(self) -> None:
-        self._console.print(plain_line(self._values()), highlight=False, markup=False, soft_wrap=True)
+        self._console.print(_line(self._cells(self._clock())), highlight=False, markup=False, soft_wrap=True)
+
+
+class ProgressView(View):
+    """Shows a `Progress` on a console."""
+
+    def __init__(self, progress: Progress, console: Console, **options: Any):
+        super().__init__("synthesis", lambda now: _cells(progress.metrics(now)), console, **options)
 
 
 def panel(metrics: dict[str, Any]) -> Panel:
     """The panel of a state given by `Progress.metrics`."""
-    table = Table.grid(padding=(0, 3))
-    table.add_column(style="bold")
-    table.add_column()
-    for name, value in _cells(metrics).items():
-        table.add_row(name, value)
-    return Panel(table, title="synthesis", expand=False)
+    return _panel("synthesis", _cells(metrics))
 
 
 def plain_line(metrics: dict[str, Any]) -> str:
     """One line of text of a state given by `Progress.metrics`."""
-    return "  ".join(f"{name} {value}" for name, value in _cells(metrics).items())
+    return _line(_cells(metrics))
+
+
+def _panel(title: str, cells: dict[str, str]) -> Panel:
+    table = Table.grid(padding=(0, 3))
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in cells.items():
+        table.add_row(name, value)
+    return Panel(table, title=title, expand=False)
+
+
+def _line(cells: dict[str, str]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in cells.items())
 
 
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
@@ -134,12 +152,13 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
         "tok/s": ", ".join(f"{author} {rate:.1f}" for author, rate in rates.items()),
         "kept": f"{kept} tokens, {metrics['rolled_back']} rolled back ({metrics['waste']:.0%} waste)",
         "switches/1k": f"{metrics['switches_per_1k_tokens']:.1f}",
-        "elapsed": _duration(metrics["seconds"]),
-        "eta": "?" if metrics["eta_seconds"] is None else _duration(metrics["eta_seconds"]),
+        "elapsed": duration(metrics["seconds"]),
+        "eta": "?" if metrics["eta_seconds"] is None else duration(metrics["eta_seconds"]),
     }
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
