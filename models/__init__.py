@@ -15,7 +15,15 @@ V vocabulary, N query heads, K key/value heads, H head size, E experts, L labels
 output width.
 """
 
-from tessy_jax.models.build import ParamSpec, abstract, describe, from_config, named_parameters, parameter_count
+from tessy_jax.models.build import (
+    ParamSpec,
+    abstract,
+    describe,
+    from_config,
+    named_parameters,
+    parameter_count,
+    with_parameters,
+)
 from tessy_jax.models.cache import Cache, Packed, init_cache
 from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.context import Blocks, Full, Sliding
@@ -54,4 +62,5 @@ __all__ = [
     "read_config",
     "save_hf",
     "sharding_for",
+    "with_parameters",
 ]

@@ -1,7 +1,7 @@
 """Models from their description: shapes first, arrays put in afterwards."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,17 @@ def assemble(
         return param.replace(make(name, spec, sharding))
 
     return nnx.merge(graphdef, nnx.map_state(put, state))
+
+
+def with_parameters(
+    config: DecoderConfig, params: Mapping[str, Array], mesh: Mesh | None = None, rules: Rules = INFERENCE
+) -> Model:
+    """The model that has these arrays, by HF tensor name (the inverse of `named_parameters`).
+
+    They stay as they are, traced or not: a train step calls this with its own compute copies. Rules say where
+    activations go. Raises KeyError for a parameter that is not there.
+    """
+    return assemble(config, mesh, rules, lambda name, spec, sharding: params[name])
 
 
 def from_config(

@@ -1,0 +1,122 @@
+"""Cross-entropy that never holds the logits of all tokens: [T, V] is the largest array of a naive train step.
+
+For a row of 32,768 tokens and a vocabulary of 151,936, float32 logits take 20 GB, and their gradient as much again.
+Here a scan forms the logits of one chunk of tokens at a time. `weighted_loss` also forms the gradients in that same
+pass, as Liger Kernel does (Hsu et al., arXiv 2410.10989): logits are computed once, not again on the way back.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+
+def token_losses(
+    hidden: Float[Array, "B T D"], weight: Float[Array, "V D"], targets: Int[Array, "B T"], chunk: int
+) -> tuple[Float32[Array, "B T"], Bool[Array, "B T"]]:
+    """(-log p of each target in nats, whether no other token is likelier), with logits and softmax in float32.
+
+    Args:
+        hidden: final hidden states.
+        weight: the output matrix.
+        targets: ids; any id where there is none, for which the result is finite and meaningless.
+        chunk: tokens whose logits exist at once.
+    """
+
+    def one(_: None, part: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
+        _, nll, correct = _softmax(part[0], weight, part[1])
+        return None, (nll, correct)
+
+    length, columns = targets.shape[1], _columns(*targets.shape, chunk)
+    _, out = jax.lax.scan(one, None, (_split(hidden, columns), _split(targets, columns)))
+    return _join(out[0], length), _join(out[1], length)
+
+
+def weighted_loss(
+    hidden: Float[Array, "B T D"],
+    weight: Float[Array, "V D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    chunk: int,
+) -> tuple[Float32[Array, ""], Float32[Array, "B T"], Bool[Array, "B T"]]:
+    """(sum of weights * nll, and what `token_losses` gives). Only the sum has a gradient."""
+    loss, nll, correct = _weighted_loss(hidden, weight, targets, weights, chunk)
+    return loss, jax.lax.stop_gradient(nll), correct
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _weighted_loss(hidden: Array, weight: Array, targets: Array, weights: Array, chunk: int) -> Any:
+    nll, correct = token_losses(hidden, weight, targets, chunk)
+    return jnp.sum(weights * nll), nll, correct
+
+
+def _forward(hidden: Array, weight: Array, targets: Array, weights: Array, chunk: int) -> Any:
+    """The loss, and its gradients as residuals."""
+
+    def one(grad_weight: Array, part: tuple[Array, Array, Array]) -> tuple[Array, tuple[Array, Array, Array]]:
+        x, target, w = part
+        probabilities, nll, correct = _softmax(x, weight, target)
+        grad_logits = (probabilities - _is_target(probabilities, target)) * w[..., None]
+        grad_logits = grad_logits.astype(x.dtype)
+        grad_x = jnp.einsum("btv,vd->btd", grad_logits, weight)
+        grad = jnp.einsum("btv,btd->vd", grad_logits, x, preferred_element_type=jnp.float32)
+        return grad_weight + grad, (nll, correct, grad_x)
+
+    length, columns = targets.shape[1], _columns(*targets.shape, chunk)
+    start = jnp.zeros(weight.shape, jnp.float32)
+    parts = (_split(hidden, columns), _split(targets, columns), _split(weights, columns))
+    grad_weight, out = jax.lax.scan(one, start, parts)
+    nll, correct, grad_hidden = (_join(x, length) for x in out)
+    return (jnp.sum(weights * nll), nll, correct), (grad_hidden, grad_weight.astype(weight.dtype), nll)
+
+
+def _backward(chunk: int, residuals: Any, cotangents: Any) -> Any:
+    grad_hidden, grad_weight, nll = residuals
+    scale = cotangents[0]
+    return (
+        scale.astype(grad_hidden.dtype) * grad_hidden,
+        scale.astype(grad_weight.dtype) * grad_weight,
+        None,
+        scale * nll,
+    )
+
+
+_weighted_loss.defvjp(_forward, _backward)
+
+
+def _softmax(x: Array, weight: Array, target: Array) -> tuple[Array, Array, Array]:
+    """Of one chunk: (probabilities [B C V], nll [B C], correct [B C])."""
+    logits = jnp.einsum("btd,vd->btv", x, weight, preferred_element_type=jnp.float32)
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    exponentials = jnp.exp(logits - highest)
+    total = jnp.sum(exponentials, axis=-1, keepdims=True)
+    # A masked sum, not a gather: it fuses, and each device sums its own part of a split vocabulary.
+    chosen = jnp.sum(jnp.where(_is_target(logits, target), logits, 0.0), axis=-1, keepdims=True)
+    nll = jnp.log(total) + highest - chosen
+    return exponentials / total, nll[..., 0], (chosen == highest)[..., 0]
+
+
+def _is_target(logits: Array, target: Array) -> Bool[Array, "B C V"]:
+    return jax.lax.broadcasted_iota(target.dtype, logits.shape, 2) == target[..., None]
+
+
+def _columns(rows: int, length: int, chunk: int) -> int:
+    """Tokens per row in a chunk: all rows advance together, so that rows may live on different devices."""
+    steps = -(-length // max(1, min(length, chunk // rows)))
+    return -(-length // steps)
+
+
+def _split(x: Array, columns: int) -> Array:
+    """[B, T, ...] -> [chunks, B, columns, ...], the last one padded with zeros."""
+    rows, length = x.shape[:2]
+    chunks = -(-length // columns)
+    x = jnp.pad(x, [(0, 0), (0, chunks * columns - length)] + [(0, 0)] * (x.ndim - 2))
+    return x.reshape(rows, chunks, columns, *x.shape[2:]).swapaxes(0, 1)
+
+
+def _join(x: Array, length: int) -> Array:
+    """The inverse of `_split`."""
+    x = x.swapaxes(0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

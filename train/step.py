@@ -1,0 +1,271 @@
+"""One optimizer step: forward, backward, clip, update. A pure function of (state, batch), jitted over a mesh or not."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float32, Int, Int32
+
+from tessy_jax import models
+from tessy_jax.models.decoder import BlockCall
+from tessy_jax.models.sharding import Dim
+from tessy_jax.train.batches import Batch
+from tessy_jax.train.examples import PARTS
+from tessy_jax.train.loss import token_losses, weighted_loss
+from tessy_jax.train.lora import Full, Params, Tuning
+from tessy_jax.train.optimizer import AdamW
+
+#: What of a block's activations is kept for the way back; the rest is computed again. "none": all is kept (fastest),
+#: "block": outputs of weight matrices, "full": the block's input only (least memory, a third more work).
+REMAT: dict[str, BlockCall] = {
+    "none": models.call_block,
+    "block": jax.checkpoint(models.call_block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "full": jax.checkpoint(models.call_block),
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a step is computed; the result depends on `dtype` alone, the rest trades memory for time.
+
+    Attributes:
+        dtype: "bfloat16" or "float32": of the copy of the parameters that the model runs with, and of activations.
+        remat: key of REMAT.
+        attention: implementation, see `models.Packed`.
+        loss_chunk: tokens per device whose logits exist at once.
+    """
+
+    dtype: str = "bfloat16"
+    remat: str = "block"
+    attention: str = "dense"
+    loss_chunk: int = 1024
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """What a step changes. A step takes the arrays for itself (donation): use the state it returns.
+
+    Attributes:
+        step: number of steps done.
+        params: what is trained, float32, by name.
+        optimizer: moments and count, as optax keeps them.
+        frozen: float32 parameters that are not trained, by HF name; empty in full fine-tuning. Never changes.
+    """
+
+    step: Int32[Array, ""]
+    params: Params
+    optimizer: optax.OptState
+    frozen: Params
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """Sums over the targets of a batch. Those of several batches may be added, then divided.
+
+    Attributes:
+        loss: of weights * nll, in nats. The loss that is minimised is loss / weight.
+        weight: of weights.
+        tokens: number of trained tokens (weight above 0).
+        tokens_all: number of tokens that are not padding.
+        nll, correct, count: per part (index: its code in `train.examples.PARTS`): nats, tokens than which none was
+            likelier, and tokens, whatever their weight. 0 for the context.
+    """
+
+    loss: Float32[Array, ""]
+    weight: Float32[Array, ""]
+    tokens: Int32[Array, ""]
+    tokens_all: Int32[Array, ""]
+    nll: Float32[Array, "P"]
+    correct: Int32[Array, "P"]
+    count: Int32[Array, "P"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Metrics:
+    """Of one step: the loss before the update, the gradient's global norm before clipping, the learning rate used."""
+
+    loss: Float32[Array, ""]
+    grad_norm: Float32[Array, ""]
+    learning_rate: Float32[Array, ""]
+    sums: Sums
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Evaluation = Callable[[TrainState, Batch], Sums]
+
+
+def init(
+    config: models.DecoderConfig,
+    params: Params,
+    mesh: Mesh | None,
+    optimizer: AdamW,
+    tuning: Tuning | None = None,
+    key: Array | None = None,
+    rules: models.Rules = models.TRAINING,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        params: all parameters, float32, by HF name, laid out by `rules`: `models.named_parameters(models.load(folder,
+            mesh=mesh, rules=models.TRAINING, dtype="float32"))`. The state takes them over.
+        tuning: what is trained; None: `Full()`.
+        key: for the adapters of LoRA; None: `jax.random.key(0)`.
+    """
+    tuning = tuning or Full()
+    key = jax.random.key(0) if key is None else key
+    trained, frozen = tuning.split(params, key)
+    shardings = state_shardings(config, mesh, optimizer, tuning, rules)
+    moments = jax.jit(optimizer.transform().init, out_shardings=shardings and shardings.optimizer)(trained)
+    state = TrainState(jnp.zeros((), jnp.int32), trained, moments, frozen)
+    return state if shardings is None else jax.device_put(state, shardings)
+
+
+def state_shardings(
+    config: models.DecoderConfig,
+    mesh: Mesh | None,
+    optimizer: AdamW,
+    tuning: Tuning | None = None,
+    rules: models.Rules = models.TRAINING,
+) -> Any:
+    """A TrainState of shardings: moments lie where their parameters do. None without a mesh. Raises ShardingError."""
+    if mesh is None:
+        return None
+    tuning = tuning or Full()
+
+    def shard(named: dict[str, tuple[Dim, ...]]) -> dict[str, NamedSharding]:
+        return {name: models.sharding_for(mesh, rules, dims, name) for name, dims in named.items()}
+
+    everything = {name: spec.dims for name, spec in models.describe(config).items()}
+    shapes = {name: jax.ShapeDtypeStruct(tuple(d.size for d in dims), jnp.float32) for name, dims in everything.items()}
+    trained, frozen = jax.eval_shape(tuning.split, shapes, jax.random.key(0))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    params = shard(tuning.dims(config))
+    moments = optax.tree.map_params(
+        optimizer.transform(),
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.transform().init, trained),
+        params,
+        transform_non_params=lambda _: replicated,
+    )
+    return TrainState(replicated, params, moments, shard(everything) if frozen else {})
+
+
+def batch_sharding(mesh: Mesh, rules: models.Rules = models.TRAINING) -> NamedSharding:
+    """Of every array [A, B, T] of a Batch: rows are split."""
+    return NamedSharding(mesh, PartitionSpec(None, _row_axes(mesh, rules)))
+
+
+def make_step(
+    config: models.DecoderConfig,
+    mesh: Mesh | None,
+    optimizer: AdamW,
+    compute: Compute,
+    tuning: Tuning | None = None,
+    rules: models.Rules = models.TRAINING,
+) -> Step:
+    """The jitted step. It donates the state.
+
+    The loss is sum(weights * nll) / sum(weights) over all micro-batches together: how a batch is cut into micro-batches
+    changes nothing but memory. Gradients are accumulated in float32. A batch without weight gives NaN.
+    """
+    tuning = tuning or Full()
+    transform = optimizer.transform()
+    forward = _forward(config, mesh, compute, rules)
+    shardings = state_shardings(config, mesh, optimizer, tuning, rules)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        scale = 1 / jnp.sum(batch.weights)
+
+        def loss(params: Params, micro: Batch) -> tuple[Float32[Array, ""], Sums]:
+            return forward(tuning.merge(params, state.frozen), micro, scale)
+
+        def accumulate(grads: Params, micro: Batch) -> tuple[Params, Sums]:
+            new, sums = jax.grad(loss, has_aux=True)(state.params, micro)
+            return jax.tree.map(jnp.add, grads, new), sums
+
+        start = jax.tree.map(jnp.zeros_like, state.params)
+        if shardings is not None:
+            start = jax.lax.with_sharding_constraint(start, shardings.params)
+        grads, sums = jax.lax.scan(accumulate, start, batch)
+        sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+        updates, moments = transform.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = Metrics(
+            sums.loss * scale, optax.global_norm(grads), optimizer.learning_rate(state.step).astype(jnp.float32), sums
+        )
+        return TrainState(state.step + 1, params, moments, state.frozen), metrics
+
+    if mesh is None:
+        return jax.jit(step, donate_argnums=0)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh, rules)),
+        out_shardings=(shardings, replicated),
+    )
+
+
+def make_eval(
+    config: models.DecoderConfig,
+    mesh: Mesh | None,
+    compute: Compute,
+    tuning: Tuning | None = None,
+    rules: models.Rules = models.TRAINING,
+) -> Evaluation:
+    """The jitted evaluation of a batch; it changes nothing."""
+    tuning = tuning or Full()
+    forward = _forward(config, mesh, compute, rules)
+
+    @jax.jit
+    def evaluate(state: TrainState, batch: Batch) -> Sums:
+        params = tuning.merge(state.params, state.frozen)
+        sums = jax.lax.map(lambda micro: forward(params, micro, jnp.ones(()))[1], batch)
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+
+    return evaluate
+
+
+def _forward(config: models.DecoderConfig, mesh: Mesh | None, compute: Compute, rules: models.Rules) -> Any:
+    """(float32 params, micro-batch [B, T], scale) -> (scale * sum of weights * nll, sums)."""
+    dtype = jnp.dtype(compute.dtype)
+    losses = functools.partial(weighted_loss, chunk=compute.loss_chunk)
+
+    def forward(params: Params, micro: Batch, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
+        model = models.with_parameters(config, {n: p.astype(dtype) for n, p in params.items()}, mesh, rules)
+        memory = models.Packed(micro.segments, config.contexts)
+        hidden, _ = model(micro.tokens, micro.positions, memory, REMAT[compute.remat])
+        weights = micro.weights * scale
+        loss, nll, correct = losses(hidden, model.output_weight(), micro.targets, weights)
+        return loss, _sums(micro, nll, correct)
+
+    return forward
+
+
+def _sums(micro: Batch, nll: Float32[Array, "B T"], correct: Array) -> Sums:
+    parts = (micro.parts[..., None] == jnp.arange(len(PARTS))) & (micro.parts[..., None] > 0)
+
+    def per_part(values: Array) -> Array:
+        return jnp.sum(jnp.where(parts, values[..., None], 0), axis=(0, 1))
+
+    return Sums(
+        loss=jnp.sum(micro.weights * nll),
+        weight=jnp.sum(micro.weights),
+        tokens=jnp.sum(micro.weights > 0, dtype=jnp.int32),
+        tokens_all=jnp.sum(micro.segments > 0, dtype=jnp.int32),
+        nll=per_part(nll),
+        correct=per_part(correct.astype(jnp.int32)),
+        count=per_part(jnp.ones_like(micro.segments)),
+    )
+
+
+def _row_axes(mesh: Mesh, rules: models.Rules) -> tuple[str, ...]:
+    return tuple(axis for axis in rules.batch if axis in mesh.axis_names)
