@@ -17,7 +17,18 @@ from tessy_jax.config import Columns
 from tessy_jax.data.records import Message, Problem, dump_line
 from tessy_jax.data.sources import InputError, RawRow, rows
 
-__all__ = ["PROMPT_FIELDS", "Columns", "InputError", "Reject", "read"]
+__all__ = [
+    "PROMPT_FIELDS",
+    "BadRow",
+    "Columns",
+    "InputError",
+    "Reject",
+    "kind",
+    "present",
+    "read",
+    "read_message",
+    "row_object",
+]
 
 PROMPT_FIELDS = ("messages", "prompt", "dialogs", "question", "conversations")
 ID_FIELDS = ("id", "id_ddm")
@@ -45,6 +56,12 @@ class Reject:
     reason: str
     raw: str
 
+    @classmethod
+    def of(cls, row: RawRow, identity: str | None, reason: str) -> "Reject":
+        """The reject of a row that was read."""
+        raw = row.raw or dump_line({"row": row.value})
+        return cls(identity, row.file.name, row.line, reason, raw[:_MAX_RAW])
+
     def to_row(self) -> dict[str, Any]:
         """The reject as it stands in `rejects.jsonl`."""
         return asdict(self)
@@ -63,8 +80,8 @@ def read(path: Path, columns: Columns | None = None) -> Iterator[Problem | Rejec
     return _convert(rows(path.expanduser()), columns or Columns())
 
 
-class _BadRow(Exception):
-    """A row is unusable for the reason given."""
+class BadRow(Exception):
+    """A row is unusable for the reason given, which is meant for the user."""
 
 
 def _convert(source: Iterator[RawRow], columns: Columns) -> Iterator[Problem | Reject]:
@@ -73,15 +90,14 @@ def _convert(source: Iterator[RawRow], columns: Columns) -> Iterator[Problem | R
     for row in source:
         identity: str | None = None
         try:
-            value = _object(row)
+            value = row_object(row)
             id_field, identity = _id(value, columns)
             field, messages, dropped = _prompt(value, columns)
             identity = identity or _hash(messages)
             if identity in seen:
-                raise _BadRow(_duplicate(identity, id_field, row, seen[identity]))
-        except _BadRow as problem:
-            raw = row.raw or dump_line({"row": row.value})
-            yield Reject(identity, row.file.name, row.line, str(problem), raw[:_MAX_RAW])
+                raise BadRow(_duplicate(identity, id_field, row, seen[identity]))
+        except BadRow as problem:
+            yield Reject.of(row, identity, str(problem))
             continue
         seen[identity] = row._replace(value=None, raw="")
         extra = {name: inner for name, inner in value.items() if name != field and (name, id_field) != ("id", "id")}
@@ -93,13 +109,14 @@ def _convert(source: Iterator[RawRow], columns: Columns) -> Iterator[Problem | R
         logger.warning("%d rows ended with answers: these were left out ('dropped_turns' counts them)", answered)
 
 
-def _object(row: RawRow) -> dict[str, Any]:
+def row_object(row: RawRow) -> dict[str, Any]:
+    """The fields of a row; raises BadRow where there are none."""
     if row.problem is not None:
-        raise _BadRow(row.problem)
+        raise BadRow(row.problem)
     if not isinstance(row.value, dict):
-        raise _BadRow(f"not a JSON object but {_kind(row.value)}")
+        raise BadRow(f"not a JSON object but {kind(row.value)}")
     if _depth(row.value) > _MAX_DEPTH:
-        raise _BadRow(f"nested more than {_MAX_DEPTH} levels deep")
+        raise BadRow(f"nested more than {_MAX_DEPTH} levels deep")
     return row.value
 
 
@@ -111,12 +128,12 @@ def _id(value: dict[str, Any], columns: Columns) -> tuple[str | None, str | None
             return field, str(found)
         if isinstance(found, str):
             if not found:
-                raise _BadRow(f"field '{field}' is empty")
+                raise BadRow(f"field '{field}' is empty")
             return field, _text(found, field)
         if found is not None:
-            raise _BadRow(f"field '{field}' must be a string or an integer, not {_kind(found)}")
+            raise BadRow(f"field '{field}' must be a string or an integer, not {kind(found)}")
     if columns.id:
-        raise _BadRow(f"no field '{columns.id}', which columns.id names; {_present(value)}")
+        raise BadRow(f"no field '{columns.id}', which columns.id names; {present(value)}")
     return None, None
 
 
@@ -126,33 +143,34 @@ def _prompt(value: dict[str, Any], columns: Columns) -> tuple[str, list[Message]
     field = next((name for name in candidates if value.get(name) is not None), None)
     if field is None:
         wanted = f"'{columns.prompt}', which columns.prompt names" if columns.prompt else ", ".join(PROMPT_FIELDS)
-        raise _BadRow(f"no prompt: expected a field {wanted}; {_present(value)}")
+        raise BadRow(f"no prompt: expected a field {wanted}; {present(value)}")
     found = value[field]
     if isinstance(found, str):
         messages = [{"role": "user", "content": _text(found, field)}]
     elif isinstance(found, list):
-        messages = [_message(turn, f"{field}[{index}]") for index, turn in enumerate(found)]
+        messages = [read_message(turn, f"{field}[{index}]") for index, turn in enumerate(found)]
     else:
-        raise _BadRow(f"field '{field}' must be a string or a list of messages, not {_kind(found)}")
+        raise BadRow(f"field '{field}' must be a string or a list of messages, not {kind(found)}")
     end = len(messages)
     while end and messages[end - 1]["role"] == "assistant":
         end -= 1
     if not end or messages[end - 1]["role"] != "user":
-        raise _BadRow(f"no user message at the end of '{field}'" if messages else f"empty prompt in '{field}'")
+        raise BadRow(f"no user message at the end of '{field}'" if messages else f"empty prompt in '{field}'")
     if not messages[end - 1]["content"].strip():
-        raise _BadRow(f"empty prompt in '{field}'")
+        raise BadRow(f"empty prompt in '{field}'")
     return field, messages[:end], len(messages) - end
 
 
-def _message(turn: Any, place: str) -> Message:
+def read_message(turn: Any, place: str) -> Message:
+    """A turn of any accepted shape as a message; `place` names it where BadRow is raised."""
     if not isinstance(turn, dict):
-        raise _BadRow(f"{place} must be an object with role and content, not {_kind(turn)}")
+        raise BadRow(f"{place} must be an object with role and content, not {kind(turn)}")
     role, content = ("from", "value") if "from" in turn and turn.get("role") is None else ("role", "content")
     for key in (role, content):
         if not isinstance(turn.get(key), str):
-            raise _BadRow(f"{place}.{key} must be a string, not {_kind(turn.get(key))}")
+            raise BadRow(f"{place}.{key} must be a string, not {kind(turn.get(key))}")
     if turn[role] not in _ROLES:
-        raise _BadRow(f"{place}.{role} is '{turn[role]}', expected one of {', '.join(_ROLES)}")
+        raise BadRow(f"{place}.{role} is '{turn[role]}', expected one of {', '.join(_ROLES)}")
     others = {key: inner for key, inner in turn.items() if key not in (role, content) and inner is not None}
     return {"role": _ROLES[turn[role]], "content": _text(turn[content], f"{place}.{content}")} | others
 
@@ -162,7 +180,7 @@ def _text(value: str, place: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         wrong = ord(value[error.start])
-        raise _BadRow(f"'{place}' is not text: lone surrogate \\u{wrong:04x} at character {error.start + 1}") from None
+        raise BadRow(f"'{place}' is not text: lone surrogate \\u{wrong:04x} at character {error.start + 1}") from None
     return value
 
 
@@ -177,11 +195,13 @@ def _duplicate(identity: str, id_field: str | None, row: RawRow, first: RawRow) 
     return f"duplicate id '{identity}': first at {place}"
 
 
-def _present(value: dict[str, Any]) -> str:
+def present(value: dict[str, Any]) -> str:
+    """The fields that a row has, in words."""
     return f"the row has {', '.join(map(str, value)) or 'no fields'}"
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What a value of JSON is, in words."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
