@@ -1,0 +1,132 @@
+"""Checkpoints of a training run: the newest few and the best, whole or not at all, for any mesh."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from tessy_jax.train.step import TrainState
+
+_METRIC = "held_out_loss"
+_WRITING = "earlier checkpoints are as they were; repair this and run the same command again"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the message is meant for the user."""
+
+
+class Checkpoints:
+    """The checkpoints of one run. Use it in a `with` statement: leaving it waits for the writing to end.
+
+    A checkpoint is written in the background into a folder with a temporary name, which is renamed when all of it is
+    there: one that was interrupted is never taken. It holds the step, what is trained and the optimizer's state, in
+    shards, and the position in the data.
+    """
+
+    def __init__(self, folder: Path, keep: int = 1, best: int = 0):
+        """Keeps the newest `keep` checkpoints, and the `best` ones with the lowest held-out loss."""
+        self.folder = folder.absolute()
+        lowest = BestN(get_metric_fn=_loss, reverse=True, n=best, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_loss,
+            best_mode="min",
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), lowest]),
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    @property
+    def newest(self) -> int | None:
+        """The last of them; None where there is none."""
+        return max(self.steps, default=None)
+
+    @property
+    def best(self) -> int | None:
+        """The step with the lowest held-out loss; None where no checkpoint has one."""
+        return self._manager.best_step()
+
+    def save(self, step: int, state: TrainState, data: Mapping[str, Any], held_out_loss: float | None) -> None:
+        """Begins to write, when an earlier checkpoint is done; `state` may change when this returns.
+
+        Raises:
+          CheckpointError: this or an earlier one could not be written; those that were complete are left as they are.
+        """
+        with _explained(f"cannot write the checkpoint of step {step} to {self.folder}", _WRITING):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(_kept(state)), data=ocp.args.JsonSave(dict(data))),
+                metrics=None if held_out_loss is None else {_METRIC: held_out_loss},
+            )
+
+    def check(self) -> None:
+        """Raises CheckpointError where writing in the background has failed by now."""
+        with _explained(f"cannot write a checkpoint to {self.folder}", _WRITING):
+            self._manager.check_for_errors()
+
+    def restore(self, step: int, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state of a checkpoint, laid out as `state` is (on whatever devices), and the position in the data.
+
+        Raises:
+          CheckpointError: it is damaged, or is of another model.
+        """
+        where = self.folder / str(step)
+        with _explained(f"cannot read the checkpoint {where}", "remove that folder to go on from an earlier one"):
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(jax.tree.map(_abstract, _kept(state))),
+                    data=ocp.args.JsonRestore(),
+                ),
+            )
+        values = found["state"]
+        new = TrainState(values["step"], values["params"], values["optimizer"], state.frozen)
+        return new, found["data"]
+
+    def wait(self) -> None:
+        """Returns when all is on the disk; raises CheckpointError where it could not be written."""
+        with _explained(f"cannot write a checkpoint to {self.folder}", _WRITING):
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def _loss(metrics: Mapping[str, float]) -> float:
+    return metrics[_METRIC]
+
+
+def _kept(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state: all but the frozen weights, which are the student's own."""
+    return {"step": state.step, "params": state.params, "optimizer": state.optimizer}
+
+
+def _abstract(value: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding)
+
+
+@contextmanager
+def _explained(what: str, advice: str) -> Iterator[None]:
+    """Orbax and the libraries below it raise many kinds of errors."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{what}: {reason}; {advice}") from error
