@@ -17,25 +17,32 @@ S >= the row's length there is no such p' at all. `slack` is R + C.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
+from tessy_jax.models.attention import blockwise, dense
 from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.context import Context
 from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
 
 
 class Memory(Protocol):
-    """What attention reads from: an object that takes a layer's new keys and values and returns all it may look at."""
+    """What attention looks at: given a layer's new queries, keys and values, it shows the queries what they may see."""
 
-    def update(
-        self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
-    ) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"], Bool[Array, "B C S"], Self]:
-        """(keys, values, which of them each new token sees, the memory afterwards)."""
+    def attend(
+        self,
+        layer: int,
+        q: Float[Array, "B C N H"],
+        k: Float[Array, "B C K H"],
+        v: Float[Array, "B C K H"],
+        positions: Int[Array, "B C"],
+        scale: float,
+    ) -> tuple[Float[Array, "B C N*H"], Self]:
+        """(what each new token gets, the memory afterwards)."""
         ...
 
 
@@ -70,10 +77,16 @@ class Cache:
     length: int = field(metadata={"static": True})
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
 
-    def update(
-        self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
-    ) -> tuple[Float[Array, "B K S H"], Float[Array, "B K S H"], Bool[Array, "B C S"], "Cache"]:
-        """Write the chunk's keys and values, then return all slots and who sees what. Padding is not written."""
+    def attend(
+        self,
+        layer: int,
+        q: Float[Array, "B C N H"],
+        k: Float[Array, "B C K H"],
+        v: Float[Array, "B C K H"],
+        positions: Int[Array, "B C"],
+        scale: float,
+    ) -> tuple[Float[Array, "B C N*H"], "Cache"]:
+        """Write the chunk's keys and values, then look at all slots. Padding is not written."""
         old = self.layers[layer]
         slots = old.k.shape[2]
         room = slots - old.context.reach(self.length)
@@ -89,10 +102,11 @@ class Cache:
             self._write(old.v, v.astype(old.v.dtype), where),
             old.context,
         )
-        q = positions[:, :, None]
-        held = q - (q - jnp.arange(slots)) % slots
+        looking = positions[:, :, None]
+        held = looking - (looking - jnp.arange(slots)) % slots
+        out = dense(q, new.k, new.v, old.context.visible(looking, held), scale)
         layers = [*self.layers[:layer], new, *self.layers[layer + 1 :]]
-        return new.k, new.v, old.context.visible(q, held), dataclasses.replace(self, layers=layers)
+        return out, dataclasses.replace(self, layers=layers)
 
     def _write(
         self, ring: Float[Array, "B K S H"], new: Float[Array, "B C K H"], where: Int[Array, "B C"]
@@ -122,18 +136,29 @@ class Packed:
     Attributes:
         segments: [B, C] document number of each token; tokens see their own document only. Positions restart in each.
         contexts: one per layer (static): `config.contexts`.
+        attention: "dense" holds all [C, C] scores of a layer; "blocks" never does, forward or backward (static).
     """
 
     segments: Int[Array, "B C"]
     contexts: tuple[Context, ...] = field(metadata={"static": True})
+    attention: Literal["dense", "blocks"] = field(default="dense", metadata={"static": True})
 
-    def update(
-        self, layer: int, k: Float[Array, "B C K H"], v: Float[Array, "B C K H"], positions: Int[Array, "B C"]
-    ) -> tuple[Float[Array, "B K C H"], Float[Array, "B K C H"], Bool[Array, "B C C"], "Packed"]:
-        """The chunk's own keys and values, seen within a document."""
+    def attend(
+        self,
+        layer: int,
+        q: Float[Array, "B C N H"],
+        k: Float[Array, "B C K H"],
+        v: Float[Array, "B C K H"],
+        positions: Int[Array, "B C"],
+        scale: float,
+    ) -> tuple[Float[Array, "B C N*H"], "Packed"]:
+        """Look at the chunk's own keys and values, within a document."""
+        context = self.contexts[layer]
+        if self.attention == "blocks":
+            return blockwise(q, k, v, self.segments, positions, context, scale), self
         same = self.segments[:, :, None] == self.segments[:, None, :]
-        visible = self.contexts[layer].visible(positions[:, :, None], positions[:, None, :])
-        return k.swapaxes(1, 2), v.swapaxes(1, 2), same & visible, self
+        visible = same & context.visible(positions[:, :, None], positions[:, None, :])
+        return dense(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scale), self
 
 
 def init_cache(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from tessy_jax.models.cache import Memory
 from tessy_jax.models.rope import Rotation, rotate
@@ -133,33 +133,8 @@ class Attention(nnx.Module):
             if self.q_norm is not None and self.k_norm is not None:
                 q, k = self.q_norm(q), self.k_norm(k)
             q, k = rotate(q, rotation), rotate(k, rotation)
-            k, v, visible, memory = memory.update(self.layer, k, v, positions)
-            return self.o_proj(attend(q, k, v, visible, self.scale)), memory
-
-
-def attend(
-    q: Float[Array, "B C N H"],
-    k: Float[Array, "B K S H"],
-    v: Float[Array, "B K S H"],
-    visible: Bool[Array, "B C S"],
-    scale: float,
-) -> Float[Array, "B C N*H"]:
-    """Softmax attention; scores and softmax in float32. A token that sees nothing gets a finite, meaningless mean.
-
-    Query heads are grouped by the key/value head they share and stacked with the chunk, so that the cache is read as it
-    lies by two plain batched products: not repeated, not transposed, not converted.
-    """
-    batch, chunk, heads, head_dim = q.shape
-    kv_heads, slots = k.shape[1:3]
-    group = heads // kv_heads
-    q = q.reshape(batch, chunk, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
-    q = q.reshape(batch, kv_heads, group * chunk, head_dim)
-    scores = jnp.einsum("bksh,bkqh->bksq", k, q, preferred_element_type=jnp.float32) * scale
-    scores = scores.swapaxes(2, 3).reshape(batch, kv_heads, group, chunk, slots)
-    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(batch, kv_heads, group * chunk, slots)
-    out = jnp.einsum("bkqs,bksh->bkqh", weights, v).reshape(batch, kv_heads, group, chunk, head_dim)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, chunk, heads * head_dim)
+            out, memory = memory.attend(self.layer, q, k, v, positions, self.scale)
+            return self.o_proj(out), memory
 
 
 class PreNormBlock(nnx.Module):
