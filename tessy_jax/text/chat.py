@@ -51,6 +51,13 @@ class Thinking:
     after: str = "\n\n"
 
 
+def with_system(system: str | None, messages: Messages) -> Messages:
+    """`messages` with a system message first, unless they bring one of their own."""
+    if system is None or (messages and messages[0]["role"] == "system"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
 class Chat:
     """The text side of one checkpoint: its content tokenizer, its prompts and its control tokens."""
 
@@ -105,6 +112,13 @@ class Chat:
         rendered, hidden = self._render(messages)
         return self._encode(self._opened(rendered), hidden)
 
+    def bare_prompt_ids(self, messages: Messages) -> list[int]:
+        """The prompt up to an assistant's message that does not think: without `thinking.open`, even where the
+        template writes it.
+        """
+        rendered, hidden = self._render(messages)
+        return self._encode(self._bare(rendered), hidden)
+
     def _render(self, messages: Messages) -> tuple[str, dict[str, str]]:
         """The rendered prompt, in which private-use characters stand for control strings of contents, and what those
         stand for.
@@ -146,11 +160,14 @@ class Chat:
         """`rendered` with `thinking.open` at its end; a template may already have written it, without its last white
         space.
         """
+        return self._bare(rendered) + self.thinking.open
+
+    def _bare(self, rendered: str) -> str:
         opening = self.thinking.open
         for written in (opening, opening.rstrip()):
             if rendered.endswith(written):
-                return rendered.removesuffix(written) + opening
-        return rendered + opening
+                return rendered.removesuffix(written)
+        return rendered
 
     def _encode(self, text: str, hidden: Mapping[str, str]) -> list[int]:
         """Ids of text in which control strings are control tokens, and `hidden` characters stand for text."""
@@ -198,6 +215,21 @@ class Chat:
             found.update(value if isinstance(value, list) else [value])
         return frozenset(i for i in found if i is not None)
 
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that ends an assistant's message: what the template writes after it, else the tokenizer's EOS.
+
+        Raises `TextError` where there is neither.
+        """
+        found = self._after_answer()
+        found = self.reference.eos_token_id if found is None else found
+        if found is None:
+            raise TextError(
+                f"{self.folder}: neither the chat template nor tokenizer_config.json (eos_token) says which token ends"
+                " an answer: name one as eos_token."
+            )
+        return found
+
     def _after_answer(self) -> int | None:
         """The control token that the template writes right after an assistant's message, if any."""
         answer = "An answer."
@@ -219,19 +251,21 @@ class Chat:
     def closed_ids(self, trace: bytes, answer: bytes = b"", start: int = 0) -> list[int]:
         """Canonical tokens of `trace[start:]`, the end of thinking and `answer`; `start` is 0 or a sync point of the
         trace.
+        """
+        before, after = self.thinking.before.encode(), self.thinking.after.encode()
+        return self.written_ids(trace[start:] + before, after + answer)[0]
+
+    def written_ids(self, thought: bytes, answer: bytes) -> tuple[list[int], list[int]]:
+        """Tokens of `thought`, the marker and `answer`, all white space theirs, and the byte where each token ends.
 
         A marker that is a control token separates two texts; a textual one is part of one text.
         """
-        before, marker, after = (
-            part.encode() for part in (self.thinking.before, self.thinking.marker, self.thinking.after)
-        )
+        marker = self.thinking.marker.encode()
         if not self.end_ids:
-            return self.tokenizer.encode(trace[start:] + before + marker + after + answer)[0]
-        return [
-            *self.tokenizer.encode(trace[start:] + before)[0],
-            *self.end_ids,
-            *self.tokenizer.encode(after + answer)[0],
-        ]
+            return self.tokenizer.encode(thought + marker + answer)
+        (ids, ends), (rest, rest_ends) = self.tokenizer.encode(thought), self.tokenizer.encode(answer)
+        end = len(thought) + len(marker)
+        return [*ids, *self.end_ids, *rest], [*ends, end, *(end + e for e in rest_ends)]
 
     # Conformance
 
