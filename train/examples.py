@@ -1,4 +1,24 @@
-"""Training examples: the exact ids that the student has before it when it writes, and whose each token is."""
+"""Training examples: the exact ids that the student has before it when it writes, and whose each token is.
+
+An example is one assistant message with everything before it:
+
+    the prompt as in synthesis and serving, thinking.open included  +  the message's own text  +  end of turn
+
+The message is tokenised once; a token belongs to the part in which its first byte lies.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int8, Int32
+
+from tessy_jax.data.inputs import PROMPT_FIELDS, BadRow, Reject, kind, present, read_message, row_object
+from tessy_jax.data.records import Message, Record
+from tessy_jax.data.sources import RawRow
+from tessy_jax.text.chat import Chat, Messages, Thinking, with_system
+from tessy_jax.text.tokenizer import TextError
 
 PARTS = ("context", "style", "capability", "answer", "assistant")
 """What a token is; its code is its index.
@@ -9,3 +29,209 @@ wrote. `answer`: the student's answer, what stands between thinking and answer, 
 """
 
 CONTEXT, STYLE, CAPABILITY, ANSWER, ASSISTANT = range(len(PARTS))
+
+Turns = Literal["last", "all"]
+"""Train on the last assistant message of a conversation, or make an example of each."""
+
+RESPONSE_FIELDS = ("response", "completion", "content", "answer")
+_CONVERSATIONS = ("messages", "dialogs", "conversations")
+_ELSEWHERE = ("reasoning_content", "reasoning", "thinking", "tool_calls")
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One assistant message to learn.
+
+    Attributes:
+        id: names it in messages: id#sample of a record; the row's id, or file:line; then @index of the message where
+            each is an example.
+        problem: the first user message; all examples of a problem are held out together.
+        tokens: ids of the whole text.
+        parts: what each token is, by its code in `PARTS`.
+    """
+
+    id: str
+    problem: str
+    tokens: Int32[np.ndarray, " T"]
+    parts: Int8[np.ndarray, " T"]
+
+
+def examples(row: RawRow, chat: Chat, system: str | None = None, turns: Turns = "last") -> Iterator[Example | Reject]:
+    """The examples of one row: a record of ours, or `messages`, `dialogs`, `conversations`, or a prompt and a response.
+
+    A message with `"loss": false` (XTuner's ftdp) gives none. An answer that was cut off by its budget has no end of
+    turn: the student never ended it.
+
+    Args:
+        row: as `data.sources.rows` reads it; one that cannot be used becomes a `Reject`.
+        chat: of the student.
+        system: a system message put before rows that bring none, as in synthesis.
+        turns: which assistant messages.
+    """
+    identity = None
+    try:
+        value = row_object(row)
+        identity = _identity(value, row)
+        record = _record(value)
+        messages = _conversation(value)
+        targets = _targets(messages, turns)
+        problem = next((m["content"] for m in messages if m["role"] == "user"), "")
+    except BadRow as error:
+        yield Reject.of(row, identity, str(error))
+        return
+    for index in targets:
+        content = messages[index]["content"]
+        try:
+            ours = record is not None and index == len(messages) - 1
+            text = _written_by_us(record, chat.thinking) if ours else _foreign(content, chat.thinking)
+            tokens, parts = _tokenise(chat, with_system(system, messages[:index]), content, text)
+        except (BadRow, TextError) as error:
+            yield Reject.of(row, identity, f"messages[{index}]: {error}")
+        else:
+            yield Example(identity if turns == "last" else f"{identity}@{index}", problem, tokens, parts)
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------
+
+
+def _identity(value: dict[str, Any], row: RawRow) -> str:
+    for field in ("id", "id_ddm"):
+        if isinstance(value.get(field), str | int):
+            sample = value.get("sample_index")
+            return f"{value[field]}" if sample is None else f"{value[field]}#{sample}"
+    return f"{row.file.name}:{row.line}"
+
+
+def _record(value: dict[str, Any]) -> Record | None:
+    """The record of a run of ours, None for a foreign row."""
+    if not {"spans", "sample_index", "finish"} <= value.keys():
+        return None
+    try:
+        return Record.from_row(value)
+    except ValueError as error:
+        raise BadRow(f"{error} (it has spans, sample_index and finish)") from error
+
+
+def _conversation(value: dict[str, Any]) -> list[Message]:
+    field = next((name for name in PROMPT_FIELDS if value.get(name) is not None), None)
+    if field is None:
+        raise BadRow(f"no conversation: expected a field {', '.join(PROMPT_FIELDS)}; {present(value)}")
+    messages = _turns(value[field], field, "user")
+    if field in _CONVERSATIONS:
+        return messages
+    response = next((name for name in RESPONSE_FIELDS if value.get(name) is not None), None)
+    if response is not None:
+        return messages + _turns(value[response], response, "assistant")
+    if messages and messages[-1]["role"] == "assistant":
+        return messages
+    raise BadRow(f"no answer to '{field}': expected a field {', '.join(RESPONSE_FIELDS)}; {present(value)}")
+
+
+def _turns(found: Any, field: str, role: str) -> list[Message]:
+    if isinstance(found, str):
+        return [read_message({"role": role, "content": found}, field)]
+    if isinstance(found, list):
+        return [read_message(turn, f"{field}[{index}]") for index, turn in enumerate(found)]
+    raise BadRow(f"field '{field}' must be a string or a list of messages, not {kind(found)}")
+
+
+def _targets(messages: Sequence[Message], turns: Turns) -> list[int]:
+    """Which messages are trained on."""
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise BadRow("no assistant message to learn")
+    targets = []
+    for index in answers if turns == "all" else answers[-1:]:
+        message = messages[index]
+        if not isinstance(message.get("loss", True), bool):
+            raise BadRow(f"messages[{index}].loss must be true or false, not {kind(message['loss'])}")
+        if message.get("loss", True):
+            targets.append(index)
+    if not targets:
+        raise BadRow("nothing to learn: 'loss' is false in its assistant messages")
+    for index in targets:
+        if elsewhere := [name for name in _ELSEWHERE if messages[index].get(name)]:
+            raise BadRow(f"messages[{index}].{elsewhere[0]} would be lost: write all that is to be learned as content")
+        if not messages[index]["content"].strip():
+            raise BadRow(f"messages[{index}] is empty")
+    return targets
+
+
+# -- tokens --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Text:
+    """How an assistant's message is made up.
+
+    Attributes:
+        start: the character after the opening.
+        marker: the character at which the marker begins; None where there is no thinking.
+        borders: where parts end, in characters, and which; the last ends with the message.
+        ended: whether its author ended the turn.
+    """
+
+    start: int
+    marker: int | None
+    borders: Sequence[tuple[int, int]]
+    ended: bool = True
+
+
+def _written_by_us(record: Record, thinking: Thinking) -> _Text:
+    """The spans of a record say where its thinking ends: the marker's letters may also stand in the trace itself."""
+    content, at = record.content, len(thinking.open)
+    if not content.startswith(thinking.open):
+        raise BadRow(f"does not begin with thinking.open, {thinking.open!r}: give thinking as in the run that wrote it")
+    borders = []
+    for span in record.spans:
+        if span.phase == "think":
+            if span.start != at or not span.start < span.end <= len(content):
+                raise BadRow(f"span {span.start}..{span.end} should begin at {at} and end within {len(content)}")
+            at = span.end
+            borders.append((at, STYLE if span.by == "student" else CAPABILITY))
+    close = thinking.before + thinking.marker + thinking.after
+    if not content.startswith(close, at):
+        raise BadRow(f"has no {close!r} where its thinking ends: give thinking as in the run that wrote it")
+    borders.append((len(content), ANSWER))
+    return _Text(len(thinking.open), at + len(thinking.before), borders, ended=record.finish.answer != "length")
+
+
+def _foreign(content: str, thinking: Thinking) -> _Text:
+    """White space around the tags may be any; what stands before the opening belongs to the prompt."""
+    opening, marker = thinking.open.strip(), content.find(thinking.marker)
+    borders = [(len(content), ASSISTANT)]
+    lead = len(content) - len(content.lstrip())
+    if opening and content.startswith(opening, lead):
+        start = lead + len(thinking.open if content.startswith(thinking.open, lead) else opening)
+        if marker < start:
+            raise BadRow(f"begins with {opening} and has no {thinking.marker}")
+        return _Text(start, marker, borders)
+    if marker < 0:
+        return _Text(0, None, borders)
+    if opening:
+        raise BadRow(f"has {thinking.marker} and does not begin with {opening}")
+    return _Text(0, marker, borders)
+
+
+def _tokenise(
+    chat: Chat, before: Messages, content: str, text: _Text
+) -> tuple[Int32[np.ndarray, " T"], Int8[np.ndarray, " T"]]:
+    """Ids and parts of an assistant's message and of what stands before it."""
+    if text.marker is None:
+        prompt = chat.bare_prompt_ids(before)
+        ids, ends = chat.tokenizer.encode(content.encode())
+    else:
+        prompt = chat.prompt_ids(before)
+        after = text.marker + len(chat.thinking.marker)
+        ids, ends = chat.written_ids(content[text.start : text.marker].encode(), content[after:].encode())
+    starts = [text.start, *(end for end, _ in text.borders[:-1])]
+    widths = [len(content[a:b].encode()) for a, (b, _) in zip(starts, text.borders, strict=True)]
+    # A token that ends within a character is given that character's end, so the next one may seem to be empty: it
+    # begins in the same character.
+    first = np.minimum([0, *ends[:-1]], np.array(ends) - 1)
+    codes = np.array([code for _, code in text.borders], np.int8)
+    parts = codes[np.searchsorted(np.cumsum(widths), first, side="right")]
+    end = [chat.end_of_turn] if text.ended else []
+    tokens = np.array([*prompt, *ids, *end], np.int32)
+    context = np.full(len(prompt), CONTEXT, np.int8)
+    return tokens, np.concatenate([context, parts, codes[-1:].repeat(len(end))])
