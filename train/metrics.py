@@ -1,0 +1,223 @@
+"""What a training run reports: a line of numbers per step in `metrics.jsonl`, and the same on the console."""
+
+import resource
+import sys
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from tessy_jax.config import ConfigError
+from tessy_jax.data.lines import LineFile, read_objects, replace_file
+from tessy_jax.data.records import dump_line
+from tessy_jax.report.panel import duration
+from tessy_jax.train.batches import Batch
+from tessy_jax.train.examples import CONTEXT, PARTS
+from tessy_jax.train.mfu import Arithmetic
+from tessy_jax.train.step import Metrics, Sums
+
+_RECENT = 20  # steps over which rates are averaged
+
+
+class Sink(Protocol):
+    """Where lines of numbers go."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Takes one line; `row["step"]` says when."""
+        ...
+
+    def close(self) -> None:
+        """No more lines come."""
+        ...
+
+
+class MetricsFile:
+    """`metrics.jsonl`: each line is whole or not there."""
+
+    def __init__(self, path: Path, step: int):
+        """Opens the file to go on after `step`; lines of later steps, which an interrupted run wrote, are removed."""
+        if path.exists():
+            rows = [row for _, row in read_objects(path) if row is not None]
+            replace_file(path, "".join(dump_line(row) + "\n" for row in rows if row["step"] <= step))
+        self._file = LineFile(path, durable=False)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._file.append(dump_line(row))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files, one scalar per number of a line."""
+
+    def __init__(self, folder: Path, step: int):
+        """Raises ConfigError where no package can write event files."""
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ConfigError(
+                "report.tensorboard: package tensorboardX is not installed; run: pip install 'tessy-jax[tensorboard]'"
+            ) from None
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        for name, value in _scalars(row):
+            self._writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _scalars(row: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    out = []
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            out += _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            out.append((prefix + name, float(value)))
+    return out
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch as the host saw it, before it went to the devices.
+
+    Attributes:
+      crc: of the ids, in the order of rows: runs that train on the same batches have the same numbers.
+      operations: see `Arithmetic`; of this process's rows.
+    """
+
+    crc: str
+    operations: float
+
+    @classmethod
+    def of(cls, batch: Batch, arithmetic: Arithmetic) -> "Seen":
+        ids = np.ascontiguousarray(batch.tokens)
+        return cls(f"{zlib.crc32(ids.tobytes()):08x}", arithmetic.operations(np.asarray(batch.positions)))
+
+
+class Reporter:
+    """Turns what steps and evaluations return into lines, and keeps the numbers for the console.
+
+    Use `step` and `held_out` in order; `cells` gives what to show at any time.
+    """
+
+    def __init__(
+        self,
+        sinks: list[Sink],
+        *,
+        first: int,
+        total: int,
+        steps_per_epoch: float,
+        peak: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """
+        Args:
+          first, total: steps done before, and of the whole run.
+          peak: operations per second of all devices of this process; None: unknown, no MFU.
+        """
+        self._sinks = sinks
+        self._done, self._total, self._steps_per_epoch, self._peak = first, total, steps_per_epoch, peak
+        self._clock = clock
+        self._started = clock()
+        self._times: deque[tuple[float, int, float]] = deque(maxlen=_RECENT + 1)  # time, tokens, operations
+        self._row: dict[str, Any] = {}
+        self._held_out: float | None = None
+
+    def step(self, step: int, metrics: Metrics, seen: Seen) -> None:
+        """After step number `step` (from 1), whose numbers are on the host."""
+        self._times.append((self._clock(), int(metrics.sums.tokens_all), seen.operations))
+        self._done = step
+        self._row = {
+            "step": step,
+            "epoch": round(step / self._steps_per_epoch, 4),
+            "loss": float(metrics.loss),
+            "grad_norm": float(metrics.grad_norm),
+            "learning_rate": float(metrics.learning_rate),
+            "tokens": int(metrics.sums.tokens),
+            "tokens_all": int(metrics.sums.tokens_all),
+            "parts": by_part(metrics.sums),
+            "data": seen.crc,
+            **self._rates(),
+            "memory_gib": round(memory_gib(), 3),
+        }
+        self._write(self._row)
+
+    def held_out(self, step: int, sums: Sums) -> float:
+        """After an evaluation; returns the loss."""
+        self._held_out = float(sums.loss) / float(sums.weight)
+        self._times.clear()  # the next rates do not count the evaluation
+        row = {"loss": self._held_out, "tokens": int(sums.tokens), "parts": by_part(sums)}
+        self._write({"step": step, "held_out": row})
+        return self._held_out
+
+    def cells(self, now: float) -> dict[str, str]:
+        """What to show at a time of the clock."""
+        cells = {"step": f"{self._done}/{self._total}"}
+        if row := self._row:
+            cells["epoch"] = f"{row['epoch']:.2f}"
+            cells["loss"] = f"{row['loss']:.4f}"
+            for name, part in row["parts"].items():
+                cells[name] = f"{part['loss']:.3f}"
+        if self._held_out is not None:
+            cells["held-out"] = f"{self._held_out:.4f}"
+        if row:
+            cells["lr"] = f"{row['learning_rate']:.2e}"
+            cells["grad"] = f"{row['grad_norm']:.2f}"
+            if (rate := row["tokens_per_second"]) is not None:
+                cells["tok/s"] = f"{rate:,.0f}"
+            if (mfu := row.get("mfu")) is not None:
+                cells["MFU"] = f"{mfu:.1%}"
+            cells["GiB"] = f"{row['memory_gib']:.2f}"
+        cells["elapsed"] = duration(now - self._started)
+        eta = row.get("eta_seconds") if row else None
+        return cells | {"eta": "?" if eta is None else duration(eta)}
+
+    def close(self) -> None:
+        """No more lines come."""
+        for sink in self._sinks:
+            sink.close()
+
+    def _rates(self) -> dict[str, float | None]:
+        """Over the last steps; unknown after one, which may have been compiled."""
+        out: dict[str, float | None] = {"step_seconds": None, "tokens_per_second": None, "eta_seconds": None}
+        if len(self._times) > 1:
+            seconds = max(self._times[-1][0] - self._times[0][0], 1e-9)
+            later = list(self._times)[1:]
+            out["step_seconds"] = round(seconds / len(later), 4)
+            out["tokens_per_second"] = round(sum(tokens for _, tokens, _ in later) / seconds, 1)
+            out["eta_seconds"] = round((self._total - self._done) * seconds / len(later), 1)
+            if self._peak is not None:
+                out["mfu"] = round(sum(operations for *_, operations in later) / (seconds * self._peak), 4)
+        return out
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.write(row)
+
+
+def by_part(sums: Sums) -> dict[str, dict[str, float]]:
+    """Mean loss in nats, share of tokens that were the likeliest, and tokens, of each part that is there."""
+    out = {}
+    for code, name in enumerate(PARTS):
+        if code != CONTEXT and (count := int(sums.count[code])):
+            nll, correct = float(sums.nll[code]), int(sums.correct[code])
+            out[name] = {"loss": nll / count, "accuracy": correct / count, "tokens": count}
+    return out
+
+
+def memory_gib() -> float:
+    """The most that a local device has held so far; of the process, where devices do not say (CPU)."""
+    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
+    if any(peaks):
+        return max(peak or 0 for peak in peaks) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

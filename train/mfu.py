@@ -1,0 +1,68 @@
+"""How much of what the devices could compute a training run does compute: the MFU (PaLM, arXiv 2204.02311, App. B)."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from tessy_jax.models import DecoderConfig, describe
+
+PEAK_TFLOPS = {
+    "NVIDIA A100": 312,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100": 989,
+    "NVIDIA H200": 989,
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5": 459,
+    "TPU v6 lite": 918,
+}
+"""Dense bfloat16 peak of a device, in 1e12 operations per second, by how its `device_kind` begins; from data sheets."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Operations that a training step needs on this model, whatever it computes again or computes for padding.
+
+    6 for each parameter in a matrix product and token (2 forward, 4 backward; 4 in all where parameters are frozen, as
+    under LoRA), as in Kaplan et al. (arXiv 2001.08361, §2.1), and 12 x heads x head size for each pair of a token and
+    one that it sees, in each layer. Tied embeddings count once, as the output matrix.
+    """
+
+    model: DecoderConfig
+    frozen: bool = False
+
+    def operations(self, positions: Int[np.ndarray, "A B T"]) -> float:
+        """Of one batch, given the positions of its tokens in their documents (-1: padding)."""
+        seen = positions[positions >= 0].astype(np.int64) + 1
+        pairs = sum(np.minimum(seen, c.reach(positions.shape[-1])).sum() for c in self.model.contexts)
+        per_pair = 12 * self.model.num_attention_heads * self.model.head_dim
+        return float((4 if self.frozen else 6) * self._matrices() * seen.size + per_pair * pairs)
+
+    def formula(self, peak: float) -> str:
+        """How the MFU is computed, in words; `peak` is in operations per second."""
+        return (
+            f"MFU = ({4 if self.frozen else 6} x {self._matrices():,} parameters x tokens "
+            f"+ 12 x {self.model.num_attention_heads} heads x {self.model.head_dim} x pairs seen in all layers) "
+            f"/ (seconds x devices x {peak / 1e12:g} TFLOP/s)"
+        )
+
+    def _matrices(self) -> int:
+        """Parameters in matrix products."""
+        skipped = () if self.model.tie_word_embeddings else ("model.embed_tokens.weight",)
+        specs = describe(self.model).items()
+        return sum(int(np.prod(spec.shape)) for name, spec in specs if len(spec.shape) == 2 and name not in skipped)
+
+
+def peak_of(device: jax.Device, dtype: str, told: float | None) -> float | None:
+    """Operations per second that a device can do at most; None where nobody says.
+
+    Args:
+      dtype: that of the computation; what is known is for bfloat16.
+      told: by the user, in 1e12 per second.
+    """
+    if told is not None:
+        return told * 1e12
+    known = [name for name in PEAK_TFLOPS if device.device_kind.startswith(name)]
+    return PEAK_TFLOPS[max(known, key=len)] * 1e12 if known and dtype == "bfloat16" else None

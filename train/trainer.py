@@ -1,0 +1,146 @@
+"""The training loop: batches in, checkpoints and numbers out, and the same weights however often it is interrupted."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+
+from tessy_jax.train.batches import Batch
+from tessy_jax.train.checkpoints import Checkpoints
+from tessy_jax.train.metrics import Reporter, Seen
+from tessy_jax.train.mfu import Arithmetic
+from tessy_jax.train.step import Evaluation, Metrics, Step, Sums, TrainState
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message is meant for the user."""
+
+
+class Batches(Protocol):
+    """An endless view of the data from some step on, as Grain's iterators are."""
+
+    def __next__(self) -> Batch: ...
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Stop(Protocol):
+    """Whether the user wants to end the run."""
+
+    asked: bool
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a run does at its steps.
+
+    Attributes:
+      step, evaluate: see `train.step`.
+      sharding: of a batch's arrays; None: the default device.
+      held_out: makes the batches of an evaluation; None: nothing is held out.
+      names: the examples of a step (from 0), for messages.
+      total: steps of the whole run.
+      checkpoint_every, evaluate_every: in steps; an evaluation comes with each checkpoint too.
+    """
+
+    step: Step
+    evaluate: Evaluation
+    sharding: NamedSharding | None
+    held_out: Callable[[], Iterable[Batch]] | None
+    names: Callable[[int], list[str]]
+    arithmetic: Arithmetic
+    total: int
+    checkpoint_every: int
+    evaluate_every: int | None
+
+    def run(
+        self,
+        state: TrainState,
+        data: Batches,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        stop: Stop,
+        show: Callable[[], None],
+    ) -> TrainState:
+        """Trains from `state`, at whose step `data` stands, to the end, or to where the user stops it.
+
+        Whoever stops it, the last step done has a checkpoint. `show` is called whenever there are new numbers.
+
+        Raises:
+          TrainingError: the loss or gradient of a step, or the held-out loss, is not a number. No checkpoint has it.
+          CheckpointError: one could not be written; noticed at the next step.
+        """
+        flight: tuple[int, Metrics, Seen] | None = None  # a step whose numbers are not read yet, so that none waits
+
+        def land() -> None:
+            if flight is not None:
+                self._report(*flight, reporter)
+                show()
+
+        for number in range(int(state.step) + 1, self.total + 1):
+            batch = next(data)
+            state, metrics = self.step(state, place(batch, self.sharding))
+            land()
+            flight = number, metrics, Seen.of(batch, self.arithmetic)
+            checkpoints.check()
+            stopped = _anyone(stop.asked) and number < self.total
+            saved = stopped or number == self.total or number % self.checkpoint_every == 0
+            evaluated = not stopped and (saved or bool(self.evaluate_every and number % self.evaluate_every == 0))
+            if saved or evaluated:
+                land()
+                flight = None
+            loss = self._held_out(number, state, reporter) if evaluated else None
+            if saved:
+                checkpoints.save(number, state, data.get_state(), loss)
+            if stopped:
+                break
+        return state
+
+    def _report(self, number: int, metrics: Metrics, seen: Seen, reporter: Reporter) -> None:
+        metrics = jax.device_get(metrics)
+        reporter.step(number, metrics, seen)
+        for name, value in (("loss", metrics.loss), ("norm of the gradient", metrics.grad_norm)):
+            if not np.isfinite(value):
+                raise TrainingError(
+                    f"the {name} of step {number} is {value}; its examples: {_some(self.names(number - 1))}. "
+                    "The last checkpoint is from before it. Look at these examples (--inspect), lower optimizer.lr, or "
+                    "set compute.dtype=float32"
+                )
+
+    def _held_out(self, number: int, state: TrainState, reporter: Reporter) -> float | None:
+        if self.held_out is None:
+            return None
+        parts = (self.evaluate(state, place(batch, self.sharding)) for batch in self.held_out())
+        loss = reporter.held_out(number, add(parts))
+        if not np.isfinite(loss):
+            raise TrainingError(f"the held-out loss after step {number} is {loss}; lower optimizer.lr")
+        return loss
+
+
+def place(batch: Batch, sharding: NamedSharding | None) -> Batch:
+    """A process's rows on its devices, as a part of the whole batch."""
+    if sharding is None:
+        return jax.device_put(batch)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
+def add(parts: Iterable[Sums]) -> Sums:
+    """The sum of sums, in float64 on the host."""
+    host = [jax.tree.map(np.float64, jax.device_get(sums)) for sums in parts]
+    return jax.tree.map(lambda *values: np.sum(values, axis=0), *host)
+
+
+def _anyone(asked: bool) -> bool:
+    """Whether any process was asked to stop: all of them leave after the same step."""
+    if jax.process_count() == 1:
+        return asked
+    return bool(multihost_utils.process_allgather(np.asarray(asked)).any())
+
+
+def _some(names: list[str], shown: int = 8) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
