@@ -82,8 +82,8 @@ def examples(row: RawRow, chat: Chat, system: str | None = None, turns: Turns = 
     for index in targets:
         content = messages[index]["content"]
         try:
-            ours = record is not None and index == len(messages) - 1
-            text = _written_by_us(record, chat.thinking) if ours else _foreign(content, chat.thinking)
+            ours = record if index == len(messages) - 1 else None
+            text = _written_by_us(ours, chat.thinking) if ours else _foreign(content, chat.thinking)
             tokens, parts = _tokenise(chat, with_system(system, messages[:index]), content, text)
         except (BadRow, TextError) as error:
             yield Reject.of(row, identity, f"messages[{index}]: {error}")
