@@ -115,30 +115,34 @@ class Reporter:
         *,
         first: int,
         total: int,
-        steps_per_epoch: float,
+        epoch: Callable[[int], int],
         peak: float | None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """
         Args:
           first, total: steps done before, and of the whole run.
+          epoch: of a step (both from 0).
           peak: operations per second of all devices of this process; None: unknown, no MFU.
         """
         self._sinks = sinks
-        self._done, self._total, self._steps_per_epoch, self._peak = first, total, steps_per_epoch, peak
+        self._done, self._total, self._epoch, self._peak = first, total, epoch, peak
         self._clock = clock
         self._started = clock()
-        self._times: deque[tuple[float, int, float]] = deque(maxlen=_RECENT + 1)  # time, tokens, operations
+        self._last: float | None = None  # when the last step or evaluation ended
+        self._recent: deque[tuple[float, int, float]] = deque(maxlen=_RECENT)  # seconds, tokens, operations
         self._row: dict[str, Any] = {}
         self._held_out: float | None = None
 
     def step(self, step: int, metrics: Metrics, seen: Seen) -> None:
         """After step number `step` (from 1), whose numbers are on the host."""
-        self._times.append((self._clock(), int(metrics.sums.tokens_all), seen.operations))
-        self._done = step
+        now = self._clock()
+        if self._last is not None:  # the first step includes compiling
+            self._recent.append((now - self._last, int(metrics.sums.tokens_all), seen.operations))
+        self._last, self._done = now, step
         self._row = {
             "step": step,
-            "epoch": round(step / self._steps_per_epoch, 4),
+            "epoch": self._epoch(step - 1) + 1,
             "loss": float(metrics.loss),
             "grad_norm": float(metrics.grad_norm),
             "learning_rate": float(metrics.learning_rate),
@@ -154,7 +158,7 @@ class Reporter:
     def held_out(self, step: int, sums: Sums) -> float:
         """After an evaluation; returns the loss."""
         self._held_out = float(sums.loss) / float(sums.weight)
-        self._times.clear()  # the next rates do not count the evaluation
+        self._last = self._clock()  # no rate counts the evaluation
         row = {"loss": self._held_out, "tokens": int(sums.tokens), "parts": by_part(sums)}
         self._write({"step": step, "held_out": row})
         return self._held_out
@@ -163,7 +167,7 @@ class Reporter:
         """What to show at a time of the clock."""
         cells = {"step": f"{self._done}/{self._total}"}
         if row := self._row:
-            cells["epoch"] = f"{row['epoch']:.2f}"
+            cells["epoch"] = f"{row['epoch']}"
             cells["loss"] = f"{row['loss']:.4f}"
             for name, part in row["parts"].items():
                 cells[name] = f"{part['loss']:.3f}"
@@ -187,17 +191,16 @@ class Reporter:
             sink.close()
 
     def _rates(self) -> dict[str, float | None]:
-        """Over the last steps; unknown after one, which may have been compiled."""
-        out: dict[str, float | None] = {"step_seconds": None, "tokens_per_second": None, "eta_seconds": None}
-        if len(self._times) > 1:
-            seconds = max(self._times[-1][0] - self._times[0][0], 1e-9)
-            later = list(self._times)[1:]
-            out["step_seconds"] = round(seconds / len(later), 4)
-            out["tokens_per_second"] = round(sum(tokens for _, tokens, _ in later) / seconds, 1)
-            out["eta_seconds"] = round((self._total - self._done) * seconds / len(later), 1)
-            if self._peak is not None:
-                out["mfu"] = round(sum(operations for *_, operations in later) / (seconds * self._peak), 4)
-        return out
+        """Means over the last steps."""
+        if not self._recent:
+            return {"step_seconds": None, "tokens_per_second": None, "eta_seconds": None}
+        seconds, tokens, operations = (max(sum(values), 1e-9) for values in zip(*self._recent, strict=True))
+        out = {
+            "step_seconds": round(seconds / len(self._recent), 4),
+            "tokens_per_second": round(tokens / seconds, 1),
+            "eta_seconds": round((self._total - self._done) * seconds / len(self._recent), 1),
+        }
+        return out if self._peak is None else out | {"mfu": round(operations / (seconds * self._peak), 4)}
 
     def _write(self, row: Mapping[str, Any]) -> None:
         for sink in self._sinks:

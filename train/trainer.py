@@ -41,7 +41,7 @@ class Loop:
     Attributes:
       step, evaluate: see `train.step`.
       sharding: of a batch's arrays; None: the default device.
-      held_out: makes the batches of an evaluation; None: nothing is held out.
+      held_out: the batches of an evaluation; None: nothing is held out.
       names: the examples of a step (from 0), for messages.
       total: steps of the whole run.
       checkpoint_every, evaluate_every: in steps; an evaluation comes with each checkpoint too.
@@ -50,7 +50,7 @@ class Loop:
     step: Step
     evaluate: Evaluation
     sharding: NamedSharding | None
-    held_out: Callable[[], Iterable[Batch]] | None
+    held_out: Iterable[Batch] | None
     names: Callable[[int], list[str]]
     arithmetic: Arithmetic
     total: int
@@ -114,7 +114,7 @@ class Loop:
     def _held_out(self, number: int, state: TrainState, reporter: Reporter) -> float | None:
         if self.held_out is None:
             return None
-        parts = (self.evaluate(state, place(batch, self.sharding)) for batch in self.held_out())
+        parts = (self.evaluate(state, place(batch, self.sharding)) for batch in self.held_out)
         loss = reporter.held_out(number, add(parts))
         if not np.isfinite(loss):
             raise TrainingError(f"the held-out loss after step {number} is {loss}; lower optimizer.lr")

@@ -1,0 +1,273 @@
+"""Train the student on traces: `python -m tessy_jax.sft [configs/sft_demo.yaml] [options] [key=value …]`."""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from rich.console import Console
+
+from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say
+from tessy_jax.config import ConfigError, describe, load_as, to_yaml
+from tessy_jax.data.folders import RunDirError, compare, explained, stored_manifest, take_lock, write_manifest
+from tessy_jax.data.inputs import InputError
+from tessy_jax.data.lines import read_objects, replace_file
+from tessy_jax.data.manifest import make_manifest
+from tessy_jax.mesh import make_mesh
+from tessy_jax.models import ConfigError as ModelError
+from tessy_jax.models import ShardingError, WeightsError
+from tessy_jax.report.curves import draw
+from tessy_jax.report.panel import View
+from tessy_jax.student import Student
+from tessy_jax.text.tokenizer import TextError
+from tessy_jax.train.batches import BatchError
+from tessy_jax.train.checkpoints import CheckpointError, Checkpoints
+from tessy_jax.train.config import SftConfig
+from tessy_jax.train.export import export
+from tessy_jax.train.inspect import inspect
+from tessy_jax.train.material import Material
+from tessy_jax.train.metrics import MetricsFile, Reporter, Sink, TensorBoard
+from tessy_jax.train.mfu import peak_of
+from tessy_jax.train.packing import Plan
+from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_step
+from tessy_jax.train.trainer import Loop, TrainingError
+
+DEMO = Path("configs/sft_demo.yaml")
+_FORMAT = "tessy_jax sft 1"
+_WRITTEN = (
+    *("corpus", "held_out", "checkpoints", "tensorboard", "export"),
+    *("metrics.jsonl", "run.log", "curves.png", "config.yaml"),
+)
+"""What a run leaves in its directory, besides the manifest."""
+
+USER_ERRORS = (
+    *(InputError, RunDirError, TextError, WeightsError, ShardingError, ModelError, CheckpointError, TrainingError),
+    *(BatchError, OSError),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code (design §6)."""
+    options = _parser().parse_intermixed_args(argv)
+    console = Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about what is meant here
+    try:
+        config = load_as(SftConfig, options.config, overrides(options, DEMO, ("output",)))
+        if options.pod:
+            jax.distributed.initialize()
+        return _sft(config, options, console)
+    except ConfigError as error:
+        return complain(console, error, USAGE)
+    except USER_ERRORS as error:
+        return complain(console, error, ERROR)
+    except KeyboardInterrupt:  # before the loop runs; after that see `command.Stop`
+        say(console, "interrupted; the same command goes on from here")
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tessy_jax.sft",
+        description="Trains a student on traces and writes a Hugging Face folder. Running it again resumes.",
+        epilog="configuration keys, for the YAML file and as key=value:\n\n" + describe(SftConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", nargs="?", type=Path, default=DEMO, help=f"a YAML file; default: {DEMO}")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. optimizer.lr=1e-5")
+    parser.add_argument("--output", help="run directory; the same as output=…")
+    parser.add_argument("--dry-run", action="store_true", help="show data, plan and memory, then stop")
+    parser.add_argument("--inspect", type=int, metavar="N", help="show the rows of the first N steps, then stop")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where an earlier run wrote")
+    parser.add_argument(
+        "--export-only",
+        nargs="?",
+        const="newest",
+        metavar="STEP",
+        help="export a checkpoint and stop: newest (default), best (lowest held-out loss) or a step",
+    )
+    parser.add_argument("--pod", action="store_true", help="join the other processes of a TPU pod or cluster")
+    return parser
+
+
+# -- one run -----------------------------------------------------------------------------------------------------------
+
+
+def _sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int:
+    if config.compute.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(config.compute.compilation_cache))
+    pieces = config.batch.rows // config.batch.accumulate
+    mesh = make_mesh(config.mesh, pieces, "batch.rows / batch.accumulate")
+    student = Student.open(config)
+    if options.dry_run or options.inspect is not None:
+        return _look(student, mesh, options)
+    with run_directory(config, student.identity(), options.overwrite), log_to(config.output / "run.log"):
+        return _train(student, mesh, options, console)
+
+
+def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, console: Console) -> int:
+    config, path = student.config, student.config.output
+    say(console, f"reading {', '.join(config.data.train)}")
+    material = Material.open(config, student.chat, path)
+    say(console, material.summary())
+    plan = material.train.plan
+    optimizer = student.optimizer(plan.steps)
+    with Checkpoints(path / "checkpoints", config.checkpoint.keep, config.checkpoint.best) as checkpoints:
+        if options.export_only is not None:
+            done = _chosen(checkpoints, options.export_only)
+            state, _ = checkpoints.restore(done, student.load(mesh, optimizer))
+            return _export(student, state, mesh, console)
+        done = checkpoints.newest or 0
+        if done == plan.steps and (path / "export").is_dir():
+            say(console, f"nothing left to do: all {done} steps are done, the trained student is in {path}/export")
+            return _code(material, console)
+        say(console, f"loading {student.folder}")
+        state, data = student.load(mesh, optimizer), iter(material.train)
+        if done:
+            state, position = checkpoints.restore(done, state)
+            data.set_state(position)
+            say(console, f"going on after step {done} of {plan.steps}")
+        reporter = _reporter(student, plan, done, console)
+        loop = Loop(
+            step=make_step(student.model, mesh, optimizer, student.compute, student.tuning),
+            evaluate=make_eval(student.model, mesh, student.compute, student.tuning),
+            sharding=None if mesh is None else batch_sharding(mesh),
+            held_out=material.held_out,
+            names=material.train.names,
+            arithmetic=student.arithmetic,
+            total=plan.steps,
+            checkpoint_every=config.checkpoint.every,
+            evaluate_every=config.evaluate_every,
+        )
+        say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
+        with Stop(console, "this step") as stop, View("training", reporter.cells, console) as view:
+            state = loop.run(state, data, checkpoints, reporter, stop, view.update)
+        reporter.close()
+        checkpoints.wait()
+    if jax.process_index() == 0:
+        draw(path / "metrics.jsonl", path / "curves.png")
+    if int(state.step) < plan.steps:
+        say(console, f"stopped after step {int(state.step)} of {plan.steps}; the same command goes on from here")
+        return INTERRUPTED
+    _export(student, state, mesh, console)
+    return _code(material, console)
+
+
+def _reporter(student: Student, plan: Plan, done: int, console: Console) -> Reporter:
+    """What writes the lines of numbers: the first process."""
+    config, path = student.config, student.config.output
+    sinks: list[Sink] = []
+    if jax.process_index() == 0:
+        sinks.append(MetricsFile(path / "metrics.jsonl", done))
+        if config.report.tensorboard:
+            sinks.append(TensorBoard(path / "tensorboard", done))
+    peak = peak_of(jax.devices()[0], config.compute.dtype, config.report.peak_tflops)
+    if peak is not None:
+        say(console, student.arithmetic.formula(peak))
+        peak *= jax.local_device_count()
+    return Reporter(sinks, first=done, total=plan.steps, epoch=plan.epoch, peak=peak)
+
+
+def _chosen(checkpoints: Checkpoints, which: str) -> int:
+    """The step that the user wants exported."""
+    named = {"newest": checkpoints.newest, "best": checkpoints.best}
+    step = named[which] if which in named else int(which) if which.isdecimal() else None
+    if step in checkpoints.steps:
+        return step
+    there = ", ".join(map(str, checkpoints.steps)) or "none"
+    raise CheckpointError(f"there is no checkpoint '{which}' to export; steps with one: {there}")
+
+
+def _export(student: Student, state: TrainState, mesh: Mesh | None, console: Console) -> int:
+    folder = student.config.output / "export"
+    export(student.trained(state, mesh), student.folder, folder, student.config.prompt.template)
+    say(console, f"the student after step {int(state.step)} is in {folder}")
+    return DONE
+
+
+def _code(material: Material, console: Console) -> int:
+    if not material.rejected:
+        return DONE
+    say(console, f"{material.rejected} rows could not be used; see {material.train.corpus.folder}/rejects.jsonl")
+    return REJECTS
+
+
+@contextmanager
+def run_directory(config: SftConfig, identity: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
+    """Creates the run directory or finds the run in it, and holds it for this process.
+
+    Raises:
+      RunDirError: it is in use, cannot be written, is no run directory, or of a run with another identity.
+    """
+    path, manifest = config.output, make_manifest(identity, [f"{d.platform} {d.device_kind}" for d in jax.devices()])
+    shard = jax.process_index(), jax.process_count()
+    with explained(path):
+        if path.exists() and not path.is_dir():
+            raise RunDirError(f"{path} is a file, not a folder: use another --output")
+        path.mkdir(parents=True, exist_ok=True)
+        stored = stored_manifest(path, _FORMAT)
+        lock = take_lock(path, shard)
+        try:
+            if stored is not None and not overwrite:
+                compare(path, stored, manifest)
+            if shard[0] == 0:
+                _prepare(path, to_yaml(config), manifest, new=overwrite or stored is None)
+            if shard[1] > 1:
+                multihost_utils.sync_global_devices("run directory")
+        except BaseException:
+            os.close(lock)
+            raise
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _prepare(path: Path, config: str, manifest: Mapping[str, Any], new: bool) -> None:
+    if new:
+        for name in _WRITTEN:
+            if (path / name).is_dir():
+                shutil.rmtree(path / name)
+            else:
+                (path / name).unlink(missing_ok=True)
+        write_manifest(path, _FORMAT, manifest)
+    if not (path / "config.yaml").exists():
+        replace_file(path / "config.yaml", config)
+
+
+# -- looking without training ------------------------------------------------------------------------------------------
+
+
+def _look(student: Student, mesh: Mesh | None, options: argparse.Namespace) -> int:
+    """Shows what a run would train on; writes nothing but, for a moment, a folder of its own."""
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = student.config.output if (student.config.output / "corpus").is_dir() else Path(scratch)
+        material = Material.open(student.config, student.chat, folder)
+        if options.inspect is not None:
+            for step in range(min(options.inspect, len(material.train))):
+                out.rule(f"step {step + 1}")
+                inspect(material.train.batch(step), student.chat, out)
+        if options.dry_run:
+            out.print(material.summary())
+            for rejected in sorted(folder.glob("*/rejects.jsonl")):
+                for _, row in read_objects(rejected):
+                    if row is not None:
+                        out.print(f"reject: {row['file']}:{row['line']}: {row['reason']}")
+            out.rule("memory of a device in a step, GiB")
+            for what, gib in student.memory(mesh, material.train.plan.steps).items():
+                out.print(f"{what:<28}{gib:8.2f}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

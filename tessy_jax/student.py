@@ -1,0 +1,138 @@
+"""The student to train, from a configuration: its chat first (cheap, and can be wrong), then what trains it."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import DTypeLike
+
+from tessy_jax import models
+from tessy_jax.config import ConfigError
+from tessy_jax.data.manifest import hash_folder
+from tessy_jax.hub import model_folder
+from tessy_jax.models.weights import open_tensors
+from tessy_jax.text.chat import Chat, Thinking
+from tessy_jax.train import step
+from tessy_jax.train.batches import Batch
+from tessy_jax.train.config import SftConfig
+from tessy_jax.train.lora import Full, LoRA, Tuning
+from tessy_jax.train.mfu import Arithmetic
+from tessy_jax.train.optimizer import AdamW
+
+
+@dataclass(frozen=True)
+class Student:
+    """A checkpoint's folder, chat and shapes, checked."""
+
+    config: SftConfig
+    folder: Path
+    chat: Chat
+    model: models.DecoderConfig
+
+    @classmethod
+    def open(cls, config: SftConfig) -> "Student":
+        """Reads the tokenizer, runs the conformance gate, and reads the headers of the weights.
+
+        Raises:
+          ConfigError: the model is not there, is no language model, or has no layer that `lora.targets` names.
+          TextError: its tokenizer or template cannot be used. WeightsError, models.ConfigError: the checkpoint is
+            incomplete, damaged or of an unknown kind.
+        """
+        folder = model_folder(config.model, "model")
+        chat = Chat.load(folder, template=config.prompt.template, thinking=Thinking(**config.thinking.model_dump()))
+        chat.check()
+        model = models.read_config(folder)
+        if model.labels:
+            raise ConfigError(f"model: {folder} is a token classifier; give a language model")
+        if config.data.length > model.max_position_embeddings:
+            raise ConfigError(
+                f"data.length: {folder} reads {model.max_position_embeddings} tokens at most, not {config.data.length}"
+            )
+        open_tensors(folder)
+        student = cls(config, folder, chat, model)
+        try:
+            student.tuning.dims(model)
+        except ValueError as error:
+            raise ConfigError(f"lora.targets: {error}") from None
+        return student
+
+    def identity(self) -> dict[str, Any]:
+        """What the trained weights depend on besides the data, for the manifest. Devices, memory and how often the run
+        is saved are not in it: a run goes on with others.
+        """
+        config = self.config
+        held_out = isinstance(config.data.held_out, str)  # the corpora know what their files are
+        values = config.model_dump(mode="json", include={"epochs", "max_steps", "optimizer", "lora", "seed"})
+        return values | {
+            "model": hash_folder(self.folder),
+            "template": self.chat.template_hash,
+            "system": config.prompt.system,
+            "data": config.data.model_dump(mode="json", exclude={"train"} | ({"held_out"} if held_out else set())),
+            "batch": config.batch.rows,
+            "dtype": config.compute.dtype,
+        }
+
+    @property
+    def tuning(self) -> Tuning:
+        """What of the model is trained."""
+        lora = self.config.lora
+        return Full() if lora is None else LoRA(lora.rank, lora.alpha, lora.targets)
+
+    @property
+    def compute(self) -> step.Compute:
+        """How a step is computed."""
+        return step.Compute(**self.config.compute.model_dump(exclude={"compilation_cache"}))
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What a step has to compute."""
+        return Arithmetic(self.model, frozen=self.config.lora is not None)
+
+    def optimizer(self, steps: int) -> AdamW:
+        """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
+        values = self.config.optimizer.model_dump(exclude={"lr", "warmup"})
+        return AdamW(
+            peak=self.config.optimizer.lr, steps=steps, warmup=math.ceil(self.config.optimizer.warmup * steps), **values
+        )
+
+    def load(self, mesh: Mesh | None, optimizer: AdamW) -> step.TrainState:
+        """The state before the first step, on the mesh.
+
+        Raises:
+          WeightsError, ShardingError: with the file and what to do.
+        """
+        try:
+            weights = models.load(self.folder, mesh=mesh, rules=models.TRAINING)
+        except models.ShardingError as error:
+            raise models.ShardingError(f"{self.folder}: {error}") from None
+        params = models.named_parameters(weights)
+        return step.init(self.model, params, mesh, optimizer, self.tuning, jax.random.key(self.config.seed))
+
+    def trained(self, state: step.TrainState, mesh: Mesh | None) -> models.Model:
+        """The model with the weights of a state, adapters merged."""
+        params = jax.jit(self.tuning.merge)(state.params, state.frozen)
+        return models.with_parameters(self.model, params, mesh, models.TRAINING)
+
+    def memory(self, mesh: Mesh | None, steps: int) -> dict[str, float]:
+        """GiB of one device in a training step, from the compiler: it is compiled here, and not run."""
+        optimizer, batch = self.optimizer(steps), self.config.batch
+        weights = {name: _abstract(spec.shape) for name, spec in models.describe(self.model).items()}
+        trained, frozen = jax.eval_shape(self.tuning.split, weights, jax.random.key(0))
+        moments = jax.eval_shape(optimizer.transform().init, trained)
+        state = step.TrainState(_abstract((), jnp.int32), trained, moments, frozen)
+        shape = (batch.accumulate, batch.rows // batch.accumulate, self.config.data.length)
+        types = {"parts": jnp.int8, "weights": jnp.float32}
+        rows = Batch(**{field.name: _abstract(shape, types.get(field.name, jnp.int32)) for field in fields(Batch)})
+        train: Any = step.make_step(self.model, mesh, optimizer, self.compute, self.tuning)
+        found = train.lower(state, rows).compile().memory_analysis()
+        kept, more = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
+        sizes = {"weights, moments, batch": kept, "temporaries": found.temp_size_in_bytes + more}
+        return {name: size / 2**30 for name, size in (sizes | {"sum": sum(sizes.values())}).items()}
+
+
+def _abstract(shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
