@@ -78,8 +78,7 @@ def sharding_for(mesh: Mesh, rules: Rules, dims: tuple[Dim, ...], name: str) -> 
         elif units % ways:
             raise ShardingError(
                 f"{name}: dimension {index} ({units} {dim.axis}) does not divide over mesh axis "
-                f"{'*'.join(axes)!r} of size {ways}. Use a size of {_divisors(units)}, "
-                f"or replicate it with rules.replace({dim.axis}=())."
+                f"{'*'.join(axes)!r} of size {ways}. Use a size of {_divisors(units)}."
             )
         if used & set(axes):
             raise ShardingError(

@@ -22,8 +22,9 @@ from tessy_jax.data.records import Problem, RowState
 from tessy_jax.data.rundir import RunDir, RunDirError
 from tessy_jax.data.sources import files
 from tessy_jax.mesh import make_mesh
+from tessy_jax.models import Blocks, ShardingError, WeightsError, parameter_count, read_config
 from tessy_jax.models import ConfigError as ModelError
-from tessy_jax.models import ShardingError, WeightsError, parameter_count, read_config
+from tessy_jax.models.context import Context
 from tessy_jax.pair import Pair
 from tessy_jax.report.panel import Progress, ProgressView
 from tessy_jax.report.show import show
@@ -119,7 +120,8 @@ def _synthesize(config: SynthesisConfig, options: argparse.Namespace, console: C
             for dispatch in engine.run(_jobs(run, flying, problems, config.samples)):
                 _store(run, dispatch, flying, progress)
                 view.update()
-                if stop.asked:
+                if engine.any_process(stop.asked):
+                    stop.asked = True
                     break
         if options.show:
             _show(run)
@@ -215,11 +217,17 @@ def _memory(config: SynthesisConfig, pair: Pair) -> dict[str, float]:
     """An estimate from the models' shapes: weights, and full caches for every slot (windows need less)."""
     size = {"float32": 4, "bfloat16": 2}[config.engine.dtype] / 2**30
     out = {}
-    for name, folder in zip(NAMES, pair.folders, strict=True):
+    batch, context = config.engine.batch, config.engine.context
+    parts: list[tuple[str, Path, Context | None]] = [(n, f, None) for n, f in zip(NAMES, pair.folders, strict=True)]
+    for role in NAMES:
+        predictor = getattr(config.predictors, role)
+        if predictor.kind == "checkpoint":
+            parts.append((f"{role}'s predictor", Path(predictor.model), Blocks(predictor.block)))
+    for part, folder, seen in parts:
         model = read_config(folder)
-        slots = config.engine.batch * sum(c.slots(config.engine.context, 1024) for c in model.contexts)
-        out[f"{name} weights"] = parameter_count(model) * size
-        out[f"{name} cache"] = 2 * slots * model.num_key_value_heads * model.head_dim * size
+        slots = batch * sum((seen or own).slots(context, 1024) for own in model.contexts)
+        out[f"{part} weights"] = parameter_count(model) * size
+        out[f"{part} cache"] = 2 * slots * model.num_key_value_heads * model.head_dim * size
     return out | {"sum, without temporaries": sum(out.values())}
 
 

@@ -87,10 +87,15 @@ def test_greedy_rows_are_the_oracles(pair: Pair) -> None:
         same(record, oracle.trace(problem(id_).messages, id_, sample), pair)
 
 
-def test_released_preset_is_its_oracles(pair: Pair) -> None:
+@pytest.mark.parametrize("where", ["sampled", "greedy, on a mesh"])
+def test_released_preset_is_its_oracles(pair: Pair, where: str) -> None:
+    mesh = None
+    if where != "sampled":
+        mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), batch=8)
+        pair = dataclasses.replace(pair, samplings=GREEDY)
     oracle = pair.released_oracle(RELEASED)
     switches = 0
-    for (id_, sample), record in run(pair.engine(batch=8, cooperation=RELEASED), PROBLEMS[:4]).items():
+    for (id_, sample), record in run(pair.engine(batch=8, cooperation=RELEASED, mesh=mesh), PROBLEMS[:4]).items():
         trace = oracle.trace(problem(id_).messages, id_, sample)
         assert record.content == pair.chats[0].thinking.open + trace.text.decode(errors="ignore")
         assert (record.finish.think, record.finish.answer) == trace.finish

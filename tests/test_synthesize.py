@@ -65,6 +65,11 @@ def test_run_directory_and_second_run(tmp_path, capsys):
     assert call("--output", run, "--limit", 4) == 0
     assert "nothing left to do\n4 rows done, 0 rejected, 0 left" in capsys.readouterr().err
     assert files(run) == before
+    assert call("--output", run, "--limit", 4, "--show") == 0
+    shown = capsys.readouterr().out
+    for record in records(run):
+        assert record["messages"][-1]["content"].split()[-1] in shown
+    assert files(run) == before
 
 
 def test_a_higher_limit_goes_on_and_overwrite_starts_anew(tmp_path):
@@ -87,7 +92,14 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert "28 ids: [322, " in shown
     assert "24 ids: [2, " in shown
     assert "9 problems x 1 samples, 3 slots" in shown
-    for name in ("student weights", "student cache", "teacher weights", "teacher cache", "sum"):
+    for name in (
+        "student weights",
+        "student cache",
+        "teacher weights",
+        "teacher cache",
+        "teacher's predictor weights",
+        "sum",
+    ):
         assert f"\n{name}" in shown
     assert not list(tmp_path.iterdir())
     assert files(pair().parent) == before

@@ -195,7 +195,8 @@ class PaperBoundary:
             state, cache, open_, rejected, finish = carry
             stream, style = state.judges[role], state.style[role]
             reading = visit(self.mesh, self.reader.row, self.reader.shape, open_, *self._arguments(state, rejected))
-            stream, failed = deliver(stream, open_, reading.delivery)
+            stream, why = deliver(stream, open_, reading.delivery)
+            failed = why != Finish.NONE
             stream = forget(stream, open_, self.depth)
             read_now = open_ & (reading.delivery.count > 0) & ~rejected
             stream, (style, cache) = catch_up(
@@ -215,7 +216,7 @@ class PaperBoundary:
                 judges=replace_at(state.judges, role, stream),
                 style=replace_at(state.style, role, style),
             )
-            finish = jnp.where(ended, reading.after, jnp.where(failed, Finish.FAILED, finish))
+            finish = jnp.where(ended, reading.after, jnp.where(failed, why, finish))
             # A rejected word's tokens are taken back by the next pass.
             open_ = more | (rejected & ~failed & (stream.covered > state.kept))
             return state, cache, open_, rejected, finish
@@ -224,7 +225,7 @@ class PaperBoundary:
         no = jnp.zeros_like(rows)
         start = (state, cache, thinking, no, jnp.zeros_like(state.kept))
         state, cache, _, rejected, finish = jax.lax.while_loop(lambda c: jnp.any(c[2]), one, start)
-        rejected &= finish != Finish.FAILED
+        rejected &= finish < Finish.OVERFLOW
         return state, cache, rejected, rejected, finish
 
     def _reading(self, params: Any) -> Any:

@@ -161,6 +161,10 @@ class Engine:
             return local
         return np.asarray(multihost_utils.process_allgather(local)).reshape(-1, *local.shape[1:])
 
+    def any_process(self, here: bool) -> bool:
+        """Whether it holds on any process; all of them must ask."""
+        return bool(self._everywhere(np.array([here])).any())
+
     # -- the run -------------------------------------------------------------------------------------------------------
 
     def room(self, job: Job) -> tuple[list[list[int]], str | None]:
@@ -175,7 +179,7 @@ class Engine:
         return prompts, None
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Dispatch]:
-        """Runs all `jobs`; yields after each dispatch. Closing the generator stops the run between two dispatches."""
+        """Runs all `jobs`; yields after each dispatch, on all processes alike. Closing the generator stops the run."""
         waiting = True
         while True:
             started = time.perf_counter()
@@ -183,12 +187,12 @@ class Engine:
             admitted = time.perf_counter()
             busy = self._everywhere(np.array([sum(s is not None for s in self.slots)]))
             if not busy.sum():
-                if rejected:
+                if self.any_process(bool(rejected)):
                     self.host = self.rows.empty(self.local)
                     yield self._report([], rejected, Steps.zero(), {"prefill": admitted - started})
                 return
             # With problems waiting, come back as soon as a slot is free; else only to journal.
-            enough = 1 if self._everywhere(np.array([waiting])).any() else self.settings.batch
+            enough = 1 if self.any_process(waiting) else self.settings.batch
             self.memory, steps = self.loop.dispatch(
                 self.params, self.memory, jnp.int32(self.settings.turns_per_dispatch), jnp.int32(enough)
             )

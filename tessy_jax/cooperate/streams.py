@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from tessy_jax.cooperate.host import FAILED, Delivery
-from tessy_jax.cooperate.state import Stream, pick
+from tessy_jax.cooperate.state import Finish, Stream, pick
 
 Read = Callable[[Int[Array, "B C"], Int[Array, "B C"], Any], Any]
 """`read(tokens, positions, carry) -> carry`: one chunk through a model; position -1 marks padding."""
@@ -33,8 +33,8 @@ def kept_tokens(stream: Stream, kept: Int[Array, " B"]) -> Int[Array, " B"]:
     return jnp.sum(in_span & (stream.ends <= kept[:, None]), axis=1)
 
 
-def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Stream, Bool[Array, " B"]]:
-    """Replaces the canonical end of `stream` as `new` says. Also returns the rows for which that was not possible.
+def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Stream, Int[Array, " B"]]:
+    """Replaces the canonical end of `stream` as `new` says. Also returns why not (a `Finish`), or NONE.
 
     What the model has read stays read as far as the tokens agree: the tokens it sampled itself are usually the
     canonical ones, and then it goes on without reading anything again. Example, with `cached = 5`, `base = 3`,
@@ -46,7 +46,10 @@ def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Str
     """
     index = (stream.base - new.drop)[:, None] + jnp.arange(new.ids.shape[1])
     meant = rows[:, None] & (jnp.arange(new.ids.shape[1]) < new.count[:, None])
-    failed = rows & ((new.count == FAILED) | (stream.base - new.drop + new.count >= stream.tokens.shape[1]))
+    full = stream.base - new.drop + new.count >= stream.tokens.shape[1]
+    why = jnp.where(new.count == FAILED, Finish.FAILED, jnp.where(full, Finish.OVERFLOW, Finish.NONE))
+    why = jnp.where(rows, why, Finish.NONE)
+    failed = why != Finish.NONE
     meant &= ~failed[:, None]
     differs = meant & (index < stream.cached[:, None]) & (gather(stream.tokens, index) != new.ids)
     unread = jnp.min(jnp.where(differs, index, stream.tokens.shape[1]), axis=1)
@@ -62,7 +65,7 @@ def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Str
     )
     return stream.replace(
         **{name: pick(rows, getattr(moved, name), getattr(stream, name)) for name in Stream.__dataclass_fields__}
-    ), failed
+    ), why
 
 
 def forget(stream: Stream, rows: Bool[Array, " B"], depth: int) -> Stream:
@@ -86,23 +89,21 @@ def hand_over(
     target: Int[Array, " B"],
     step: Callable[[Bool[Array, " B"], Int[Array, " B"]], Delivery],
     depth: int,
-) -> tuple[Stream, Bool[Array, " B"]]:
-    """Makes the tokens of `rows` canonical for the first `target` bytes of the text; also returns the rows that
-    failed.
-    """
+) -> tuple[Stream, Int[Array, " B"]]:
+    """Makes the tokens of `rows` canonical for the first `target` bytes of the text; also returns why not, or NONE."""
 
     def behind(carry: tuple[Stream, Array]) -> Bool[Array, " B"]:
-        stream, failed = carry
-        return rows & ~failed & (stream.covered != target)
+        stream, why = carry
+        return rows & (why == Finish.NONE) & (stream.covered != target)
 
     def one(carry: tuple[Stream, Array]) -> tuple[Stream, Array]:
-        stream, failed = carry
+        stream, why = carry
         need = behind(carry)
-        stream, lost = deliver(stream, need, step(need, stream.covered))
-        return stream, failed | lost
+        stream, now = deliver(stream, need, step(need, stream.covered))
+        return stream, jnp.maximum(why, now)
 
-    stream, failed = lax.while_loop(lambda c: jnp.any(behind(c)), one, (stream, jnp.zeros_like(rows)))
-    return forget(stream, rows, depth), failed
+    stream, why = lax.while_loop(lambda c: jnp.any(behind(c)), one, (stream, jnp.zeros_like(target)))
+    return forget(stream, rows, depth), why
 
 
 def catch_up(

@@ -110,8 +110,8 @@ class Turn:
             return visit(self.mesh, self.step, self.shape, need, state.text, covered, state.span_start)
 
         closed = state.phase == Phase.ANSWER  # its tokens hold the marker: nothing but its own answer follows
-        stream, failed = hand_over(state.writers[self.role], rows & ~closed, state.span_start, step, self.depth)
-        state = fail(replace_stream(state, self.role, stream), failed, Finish.OVERFLOW)
+        stream, why = hand_over(state.writers[self.role], rows & ~closed, state.span_start, step, self.depth)
+        state = fail(replace_stream(state, self.role, stream), why)
         if self.close is None:
             return state
         close = self.close
@@ -124,8 +124,8 @@ class Turn:
         new = visit(self.mesh, close, self.shape, rows, state.text, state.kept)
         size = len(self.marker)
         think_end = new.covered - size
-        stream, failed = deliver(state.writers[self.role], rows, new)
-        rows &= ~failed
+        stream, why = deliver(state.writers[self.role], rows, new)
+        rows &= why == Finish.NONE
         at = think_end[:, None] + jnp.arange(size)
         marker = jnp.broadcast_to(jnp.frombuffer(self.marker, jnp.uint8), at.shape)
         state = state.replace(
@@ -134,7 +134,7 @@ class Turn:
             phase=pick(rows, jnp.full_like(state.phase, Phase.ANSWER), state.phase),
             **{name: pick(rows, new.covered, getattr(state, name)) for name in ("kept", "written", "span_start")},
         )
-        return fail(replace_stream(state, self.role, forget(stream, rows, self.depth)), failed, Finish.OVERFLOW)
+        return fail(replace_stream(state, self.role, forget(stream, rows, self.depth)), why)
 
     def _catch_up(self, params: Any, state: State, cache: Any) -> tuple[State, Any, Array]:
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
@@ -265,8 +265,9 @@ def replace_stream(state: State, role: Role, stream: Stream) -> State:
     return state.replace(writers=replace_at(state.writers, role, stream))
 
 
-def fail(state: State, rows: Bool[Array, " B"], why: Finish) -> State:
-    """Takes `rows` out of the loop; the host rejects them."""
+def fail(state: State, why: Int[Array, " B"]) -> State:
+    """Takes the rows with a reason out of the loop; the host rejects them."""
+    failed = why != Finish.NONE
     return state.replace(
-        phase=jnp.where(rows, Phase.DONE, state.phase), finish_think=jnp.where(rows, why, state.finish_think)
+        phase=jnp.where(failed, Phase.DONE, state.phase), finish_think=pick(failed, why, state.finish_think)
     )
