@@ -185,7 +185,7 @@ def _written_by_us(record: Record, thinking: Thinking) -> _Text:
     borders = []
     for span in record.spans:
         if span.phase == "think":
-            if span.start != at or not span.start < span.end <= len(content):
+            if span.start != at or not isinstance(span.end, int) or not at < span.end <= len(content):
                 raise BadRow(f"span {span.start}..{span.end} should begin at {at} and end within {len(content)}")
             at = span.end
             borders.append((at, STYLE if span.by == "student" else CAPABILITY))
