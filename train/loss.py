@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 
@@ -25,13 +26,10 @@ def token_losses(
         chunk: tokens whose logits exist at once.
     """
 
-    def one(_: None, part: tuple[Array, Array]) -> tuple[None, tuple[Array, Array]]:
-        _, nll, correct = _softmax(part[0], weight, part[1])
-        return None, (nll, correct)
-
-    length, columns = targets.shape[1], _columns(*targets.shape, chunk)
-    _, out = jax.lax.scan(one, None, (_split(hidden, columns), _split(targets, columns)))
-    return _join(out[0], length), _join(out[1], length)
+    length, columns = targets.shape[1], _columns(targets, chunk)
+    parts = (_split(hidden, columns), _split(targets, columns))
+    nll, correct = jax.lax.map(lambda part: _softmax(part[0], weight, part[1])[1:], parts)
+    return _join(nll, length), _join(correct, length)
 
 
 def weighted_loss(
@@ -40,10 +38,34 @@ def weighted_loss(
     targets: Int[Array, "B T"],
     weights: Float[Array, "B T"],
     chunk: int,
+    mesh: Mesh | None = None,
+    rows: tuple[str, ...] = (),
 ) -> tuple[Float32[Array, ""], Float32[Array, "B T"], Bool[Array, "B T"]]:
-    """(sum of weights * nll, and what `token_losses` gives). Only the sum has a gradient."""
-    loss, nll, correct = _weighted_loss(hidden, weight, targets, weights, chunk)
-    return loss, jax.lax.stop_gradient(nll), correct
+    """(sum of weights * nll, and what `token_losses` gives). Only the sum has a gradient.
+
+    Args:
+        chunk: tokens per device whose logits exist at once.
+        mesh, rows: the mesh, and those of its axes that split the rows.
+    """
+    if not rows:
+        loss, nll, correct = _weighted_loss(hidden, weight, targets, weights, chunk)
+        return loss, jax.lax.stop_gradient(nll), correct
+
+    def local(hidden: Array, weight: Array, targets: Array, weights: Array) -> Any:
+        # Each device goes through its own rows; gradients of the matrix are summed over devices once, not per chunk.
+        weight = jax.lax.pcast(weight, rows, to="varying")
+        loss, nll, correct = weighted_loss(hidden, weight, targets, weights, chunk)
+        return jax.lax.psum(loss, rows), nll, correct
+
+    split, whole = PartitionSpec(rows), PartitionSpec()
+    spread = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(split, whole, split, split),
+        out_specs=(whole, split, split),
+        axis_names=frozenset(rows),
+    )
+    return spread(hidden, weight, targets, weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -64,8 +86,8 @@ def _forward(hidden: Array, weight: Array, targets: Array, weights: Array, chunk
         grad = jnp.einsum("btv,btd->vd", grad_logits, x, preferred_element_type=jnp.float32)
         return grad_weight + grad, (nll, correct, grad_x)
 
-    length, columns = targets.shape[1], _columns(*targets.shape, chunk)
-    start = jnp.zeros(weight.shape, jnp.float32)
+    length, columns = targets.shape[1], _columns(targets, chunk)
+    start = jnp.zeros_like(weight, jnp.float32)
     parts = (_split(hidden, columns), _split(targets, columns), _split(weights, columns))
     grad_weight, out = jax.lax.scan(one, start, parts)
     nll, correct, grad_hidden = (_join(x, length) for x in out)
@@ -102,8 +124,9 @@ def _is_target(logits: Array, target: Array) -> Bool[Array, "B C V"]:
     return jax.lax.broadcasted_iota(target.dtype, logits.shape, 2) == target[..., None]
 
 
-def _columns(rows: int, length: int, chunk: int) -> int:
-    """Tokens per row in a chunk: all rows advance together, so that rows may live on different devices."""
+def _columns(targets: Array, chunk: int) -> int:
+    """Tokens of each row in a chunk."""
+    rows, length = targets.shape
     steps = -(-length // max(1, min(length, chunk // rows)))
     return -(-length // steps)
 

@@ -1,23 +1,22 @@
 """One optimizer step: forward, backward, clip, update. A pure function of (state, batch), jitted over a mesh or not."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32, Int, Int32
+from jaxtyping import Array, Float32, Int32
 
 from tessy_jax import models
 from tessy_jax.models.decoder import BlockCall
 from tessy_jax.models.sharding import Dim
 from tessy_jax.train.batches import Batch
 from tessy_jax.train.examples import PARTS
-from tessy_jax.train.loss import token_losses, weighted_loss
 from tessy_jax.train.lora import Full, Params, Tuning
+from tessy_jax.train.loss import weighted_loss
 from tessy_jax.train.optimizer import AdamW
 
 #: What of a block's activations is kept for the way back; the rest is computed again. "none": all is kept (fastest),
@@ -42,7 +41,7 @@ class Compute:
 
     dtype: str = "bfloat16"
     remat: str = "block"
-    attention: str = "dense"
+    attention: Literal["dense", "blocks"] = "blocks"
     loss_chunk: int = 1024
 
 
@@ -140,13 +139,13 @@ def state_shardings(
         return None
     tuning = tuning or Full()
 
-    def shard(named: dict[str, tuple[Dim, ...]]) -> dict[str, NamedSharding]:
+    def shard(named: dict[str, tuple[Dim, ...]]) -> Any:
         return {name: models.sharding_for(mesh, rules, dims, name) for name, dims in named.items()}
 
     everything = {name: spec.dims for name, spec in models.describe(config).items()}
     shapes = {name: jax.ShapeDtypeStruct(tuple(d.size for d in dims), jnp.float32) for name, dims in everything.items()}
     trained, frozen = jax.eval_shape(tuning.split, shapes, jax.random.key(0))
-    replicated = NamedSharding(mesh, PartitionSpec())
+    replicated: Any = NamedSharding(mesh, PartitionSpec())
     params = shard(tuning.dims(config))
     moments = optax.tree.map_params(
         optimizer.transform(),
@@ -237,20 +236,23 @@ def make_eval(
 def _forward(config: models.DecoderConfig, mesh: Mesh | None, compute: Compute, rules: models.Rules) -> Any:
     """(float32 params, micro-batch [B, T], scale) -> (scale * sum of weights * nll, sums)."""
     dtype = jnp.dtype(compute.dtype)
-    losses = functools.partial(weighted_loss, chunk=compute.loss_chunk)
+    rows = () if mesh is None else _row_axes(mesh, rules)
 
-    def forward(params: Params, micro: Batch, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
+    def forward(params: Params, micro: Any, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
         model = models.with_parameters(config, {n: p.astype(dtype) for n, p in params.items()}, mesh, rules)
-        memory = models.Packed(micro.segments, config.contexts)
+        assert isinstance(model, models.CausalLM), "a token classifier has no next token to learn"
+        memory = models.Packed(micro.segments, config.contexts, compute.attention)
         hidden, _ = model(micro.tokens, micro.positions, memory, REMAT[compute.remat])
         weights = micro.weights * scale
-        loss, nll, correct = losses(hidden, model.output_weight(), micro.targets, weights)
+        loss, nll, correct = weighted_loss(
+            hidden, model.output_weight(), micro.targets, weights, compute.loss_chunk, mesh, rows
+        )
         return loss, _sums(micro, nll, correct)
 
     return forward
 
 
-def _sums(micro: Batch, nll: Float32[Array, "B T"], correct: Array) -> Sums:
+def _sums(micro: Any, nll: Float32[Array, "B T"], correct: Array) -> Sums:
     parts = (micro.parts[..., None] == jnp.arange(len(PARTS))) & (micro.parts[..., None] > 0)
 
     def per_part(values: Array) -> Array:
