@@ -16,6 +16,8 @@ DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done, error, bad usage, done with rejects, interrupted."""
 
 log = logging.getLogger("tessy_jax")
+_shown = logging.getLogger("tessy_jax.console")  # what the console has shown already goes to the log file only
+_shown.propagate = False
 
 
 def overrides(options: argparse.Namespace, default: Path, names: tuple[str, ...]) -> list[str]:
@@ -37,6 +39,12 @@ def say(console: Console, message: str, style: str | None = None) -> None:
     console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def tell(console: Console, message: str) -> None:
+    """A message that is worth keeping: it goes to the log file too."""
+    say(console, message)
+    _shown.info("%s", message)
+
+
 def complain(console: Console, error: Exception, code: int) -> int:
     """Says what went wrong; returns the exit code."""
     say(console, f"error: {error}", "red")
@@ -45,15 +53,20 @@ def complain(console: Console, error: Exception, code: int) -> int:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """The package's log goes to a file as well."""
+    """The package's log goes to a file as well, and so does the error that ends it."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    for logger in (log, _shown):
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
+    except Exception as error:
+        _shown.error("%s", error)
+        raise
     finally:
-        log.removeHandler(handler)
+        for logger in (log, _shown):
+            logger.removeHandler(handler)
         handler.close()
 
 

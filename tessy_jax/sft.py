@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 
-from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say
+from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say, tell
 from tessy_jax.config import ConfigError, describe, load_as, to_yaml
 from tessy_jax.data.folders import RunDirError, compare, explained, stored_manifest, take_lock, write_manifest
 from tessy_jax.data.inputs import InputError
@@ -116,9 +116,9 @@ def _sft(config: SftConfig, options: argparse.Namespace, console: Console) -> in
 
 def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, console: Console) -> int:
     config, path = student.config, student.config.output
-    say(console, f"reading {', '.join(config.data.train)}")
+    tell(console, f"reading {', '.join(config.data.train)}")
     material = Material.open(config, student.chat, path)
-    say(console, material.summary())
+    tell(console, material.summary())
     plan = material.train.plan
     optimizer = student.optimizer(plan.steps)
     with Checkpoints(path / "checkpoints", config.checkpoint.keep, config.checkpoint.best) as checkpoints:
@@ -128,14 +128,14 @@ def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, con
             return _export(student, state, mesh, console)
         done = checkpoints.newest or 0
         if done == plan.steps and (path / "export").is_dir():
-            say(console, f"nothing left to do: all {done} steps are done, the trained student is in {path}/export")
+            tell(console, f"nothing left to do: all {done} steps are done, the trained student is in {path}/export")
             return _code(material, console)
-        say(console, f"loading {student.folder}")
+        tell(console, f"loading {student.folder}")
         state, data = student.load(mesh, optimizer), iter(material.train)
         if done:
             state, position = checkpoints.restore(done, state)
             data.set_state(position)
-            say(console, f"going on after step {done} of {plan.steps}")
+            tell(console, f"going on after step {done} of {plan.steps}")
         reporter = _reporter(student, plan, done, console)
         loop = Loop(
             step=make_step(student.model, mesh, optimizer, student.compute, student.tuning),
@@ -148,7 +148,7 @@ def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, con
             checkpoint_every=config.checkpoint.every,
             evaluate_every=config.evaluate_every,
         )
-        say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
+        tell(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
         with Stop(console, "this step") as stop, View("training", reporter.cells, console) as view:
             state = loop.run(state, data, checkpoints, reporter, stop, view.update)
         reporter.close()
@@ -156,7 +156,7 @@ def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, con
     if jax.process_index() == 0:
         draw(path / "metrics.jsonl", path / "curves.png")
     if int(state.step) < plan.steps:
-        say(console, f"stopped after step {int(state.step)} of {plan.steps}; the same command goes on from here")
+        tell(console, f"stopped after step {int(state.step)} of {plan.steps}; the same command goes on from here")
         return INTERRUPTED
     _export(student, state, mesh, console)
     return _code(material, console)
@@ -172,7 +172,7 @@ def _reporter(student: Student, plan: Plan, done: int, console: Console) -> Repo
             sinks.append(TensorBoard(path / "tensorboard", done))
     peak = peak_of(jax.devices()[0], config.compute.dtype, config.report.peak_tflops)
     if peak is not None:
-        say(console, student.arithmetic.formula(peak))
+        tell(console, student.arithmetic.formula(peak))
         peak *= jax.local_device_count()
     return Reporter(sinks, first=done, total=plan.steps, epoch=plan.epoch, peak=peak)
 
@@ -190,14 +190,14 @@ def _chosen(checkpoints: Checkpoints, which: str) -> int:
 def _export(student: Student, state: TrainState, mesh: Mesh | None, console: Console) -> int:
     folder = student.config.output / "export"
     export(student.trained(state, mesh), student.folder, folder, student.config.prompt.template)
-    say(console, f"the student after step {int(state.step)} is in {folder}")
+    tell(console, f"the student after step {int(state.step)} is in {folder}")
     return DONE
 
 
 def _code(material: Material, console: Console) -> int:
     if not material.rejected:
         return DONE
-    say(console, f"{material.rejected} rows could not be used; see {material.train.corpus.folder}/rejects.jsonl")
+    tell(console, f"{material.rejected} rows could not be used; see {material.train.corpus.folder}/rejects.jsonl")
     return REJECTS
 
 

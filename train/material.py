@@ -85,8 +85,8 @@ class Material:
         held_out = 0 if self.held_out is None else len(self.held_out.corpus)
         used = corpus.lengths.sum() / (plan.rows * plan.length * self.steps_per_epoch)
         lines.append(
-            f"plan: {len(corpus)} examples to train on and {held_out} held out; {plan.steps} steps of {plan.rows} rows of "
-            f"{plan.length} tokens, {self.steps_per_epoch} an epoch, {used:.0%} of the places used"
+            f"plan: {len(corpus)} examples to train on and {held_out} held out; {plan.steps} steps of {plan.rows} rows "
+            f"of {plan.length} tokens, {self.steps_per_epoch} an epoch, {used:.0%} of the places used"
         )
         return "\n".join(lines)
 

@@ -41,10 +41,10 @@ class MetricsFile:
     """`metrics.jsonl`: each line is whole or not there."""
 
     def __init__(self, path: Path, step: int):
-        """Opens the file to go on after `step`; lines of later steps, which an interrupted run wrote, are removed."""
+        """Opens the file to go on after `step`; lines of what an interrupted run did after it are removed."""
         if path.exists():
             rows = [row for _, row in read_objects(path) if row is not None]
-            replace_file(path, "".join(dump_line(row) + "\n" for row in rows if row["step"] <= step))
+            replace_file(path, "".join(dump_line(row) + "\n" for row in rows if 0 < step >= row["step"]))
         self._file = LineFile(path, durable=False)
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -81,7 +81,10 @@ class Loop:
                 self._report(*flight, reporter)
                 show()
 
-        for number in range(int(state.step) + 1, self.total + 1):
+        done = int(state.step)
+        if done == 0:
+            self._held_out(0, state, reporter)
+        for number in range(done + 1, self.total + 1):
             batch = next(data)
             state, metrics = self.step(state, place(batch, self.sharding))
             land()
