@@ -7,12 +7,14 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Int8, Int32
+from jaxtyping import Float, Float32, Int, Int8, Int32
 
 from tessy_jax.train.corpus import Corpus
 from tessy_jax.train.packing import Plan
 
-Leaf = Array | np.ndarray
+Leaf = Any
+"""An array of a batch: `jax.Array` on the device, NumPy on the host."""
+
 _SHOWN = 5  # examples named in an error
 
 

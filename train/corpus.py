@@ -12,11 +12,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +27,11 @@ from tessy_jax.data.inputs import InputError, Reject
 from tessy_jax.data.lines import sync_folder
 from tessy_jax.data.manifest import hash_file, hash_text
 from tessy_jax.data.records import dump_line
-from tessy_jax.data.sources import RawRow, files, rows
+from tessy_jax.data.sources import files, rows
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.examples import CONTEXT, PARTS, Example, Turns, examples
 
 _FORMAT = 1  # counts up when the same sources would give other files
-_CHUNK = 256  # rows that are tokenised at a time
 _ARRAYS = {
     "tokens.i32": np.int32,
     "parts.i8": np.int8,
@@ -208,8 +206,10 @@ def _build(folder: Path, sources: Sequence[Path], chat: Chat, options: Options, 
     beside.mkdir()
     try:
         with _Writer(beside, options) as writer:
-            for found in _examples(sources, chat, options, writer.report):
-                writer.add(found)
+            for row in chain.from_iterable(rows(source) for source in sources):
+                writer.report.rows += 1
+                for found in examples(row, chat, options.system, options.turns):
+                    writer.add(found)
         if not writer.report.examples:
             raise InputError(f"no example to train on in {', '.join(map(str, sources))}: {writer.why()}")
         (beside / "corpus.json").write_text(
@@ -222,19 +222,6 @@ def _build(folder: Path, sources: Sequence[Path], chat: Chat, options: Options, 
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-
-
-def _examples(sources: Sequence[Path], chat: Chat, options: Options, report: Report) -> Iterator[Example | Reject]:
-    """Examples and rejects of all sources, in order; tokenizers run on all cores."""
-
-    def read(row: RawRow) -> list[Example | Reject]:
-        return list(examples(row, chat, options.system, options.turns))
-
-    stream = chain.from_iterable(rows(source) for source in sources)
-    with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(stream, _CHUNK)):
-            report.rows += len(chunk)
-            yield from chain.from_iterable(pool.map(read, chunk))
 
 
 class _Writer:
