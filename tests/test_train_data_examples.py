@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.sources import RawRow
 from tessy_jax.text.chat import Chat
+from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.examples import PARTS, examples
 
 ASK = {"role": "user", "content": "What is 2 + 2?"}
@@ -322,3 +323,15 @@ def test_a_template_that_refuses_makes_a_reject(small):
     refusing = Chat.load(small.folder, template="{{ raise_exception('no!') }}")
     row = {"messages": [ASK, {"role": "assistant", "content": "y"}]}
     assert reason(row, refusing) == f"messages[1]: the chat template of {small.folder} refuses the messages: no!"
+
+
+def test_the_token_that_ends_a_turn(small, tmp_path):
+    assert small.end_of_turn == small.tokenizer.control["<|im_end|>"]
+    gemma = Chat.load(vocab.sentencepiece(tmp_path / "gemma"))
+    assert gemma.end_of_turn == gemma.tokenizer.control["<end_of_turn>"]  # not its eos_token, <eos>
+    base = Chat.load(vocab.small_plain(tmp_path / "base"), template="{{ messages[0].content }}\n")
+    assert base.end_of_turn == base.tokenizer.control["<|endoftext|>"]
+    path = tmp_path / "base" / "tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "eos_token"}))
+    with pytest.raises(TextError, match=r"says which token ends an answer: name one as eos_token\."):
+        _ = Chat.load(tmp_path / "base", template="{{ messages[0].content }}\n").end_of_turn
