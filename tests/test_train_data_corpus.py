@@ -159,3 +159,13 @@ def test_a_small_share_holds_out_one_problem(tmp_path, chat):
     assert [len(side) for side in corpus.split(0.999999)] == [2, 2]
     with pytest.raises(InputError, match="one problem only"):
         corpus.split(0.5)[0].split(0.5)
+
+
+def test_only_an_empty_folder_becomes_a_corpus(tmp_path, chat):
+    source = write(tmp_path / "in.jsonl", [row(0)])
+    (tmp_path / "empty").mkdir()
+    assert len(Corpus.open(tmp_path / "empty", [source], chat, Options(1000))) == 1
+    write(tmp_path / "mine" / "thesis.txt", ["words"])
+    with pytest.raises(RunDirError, match="Directory not empty"):
+        Corpus.open(tmp_path / "mine", [source], chat, Options(1000))
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
