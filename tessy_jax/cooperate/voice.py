@@ -14,7 +14,7 @@ from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Finish, Writer
 from tessy_jax.data.records import Message
 from tessy_jax.models import DecoderConfig, Model
-from tessy_jax.text.chat import Chat
+from tessy_jax.text.chat import Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
 from tessy_jax.text.tokenizer import INVALID, STATES, byte_matrix, utf8_table
 
@@ -120,6 +120,4 @@ class Voice:
 
 def prompt_ids(chat: Chat, system: str | None, messages: Sequence[Message]) -> list[int]:
     """The chat's prompt for `messages`, with `system` first unless they bring a system message of their own."""
-    if system is not None and (not messages or messages[0]["role"] != "system"):
-        messages = [{"role": "system", "content": system}, *messages]
-    return chat.prompt_ids(messages)
+    return chat.prompt_ids(with_system(system, messages))
