@@ -38,10 +38,12 @@ class Student:
         """Reads the tokenizer, runs the conformance gate, and reads the headers of the weights.
 
         Raises:
-          ConfigError: the model is not there, is no language model, or has no layer that `lora.targets` names.
+          ConfigError: the model or a source of data is not there, the model is no language model, or it has no layer
+            that `lora.targets` names.
           TextError: its tokenizer or template cannot be used. WeightsError, models.ConfigError: the checkpoint is
             incomplete, damaged or of an unknown kind.
         """
+        _check_sources(config)
         folder = model_folder(config.model, "model")
         chat = Chat.load(folder, template=config.prompt.template, thinking=Thinking(**config.thinking.model_dump()))
         chat.check()
@@ -136,3 +138,12 @@ class Student:
 
 def _abstract(shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _check_sources(config: SftConfig) -> None:
+    named = [("data.train", source) for source in config.data.train]
+    if isinstance(config.data.held_out, str):
+        named.append(("data.held_out", config.data.held_out))
+    for key, source in named:
+        if not Path(source).expanduser().exists():
+            raise ConfigError(f"{key}: there is no file or folder '{source}'")

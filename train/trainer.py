@@ -120,7 +120,9 @@ class Loop:
         parts = (self.evaluate(state, place(batch, self.sharding)) for batch in self.held_out)
         loss = reporter.held_out(number, add(parts))
         if not np.isfinite(loss):
-            raise TrainingError(f"the held-out loss after step {number} is {loss}; lower optimizer.lr")
+            raise TrainingError(
+                f"the held-out loss after step {number} is {loss}; lower optimizer.lr, or look at the data (--inspect)"
+            )
         return loss
 
 
