@@ -70,7 +70,7 @@ def write_student(root: Path) -> Path:
     """Writes a student, a run directory and a configuration below `root`; returns the configuration's file."""
     folder = vocab.small_chatml(root / "student")
     size = (ContentTokenizer.load(folder).vocab_size + 4) // 2 * 2
-    llama(folder, seed=1, vocab_size=size, num_hidden_layers=2, tie_word_embeddings=True)
+    llama(folder, seed=1, vocab_size=size, num_hidden_layers=1, tie_word_embeddings=True)
     config = {
         "model": str(folder),
         "data": {"train": str(write_run(root / "traces")), "held_out": 0.1, "length": 96},
@@ -81,6 +81,7 @@ def write_student(root: Path) -> Path:
         "compute": {
             "dtype": "float32",
             "attention": "dense",
+            "remat": "none",
             "loss_chunk": 64,
             "compilation_cache": str(root / "compiled"),
         },
@@ -132,7 +133,8 @@ def order(run: Path) -> list[tuple[int, str]]:
 def start(config: Path, *arguments: object) -> subprocess.Popen[str]:
     """The command in a process of its own; its messages come through `stderr`."""
     command = [sys.executable, "-m", "tessy_jax.sft", str(config), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    keep_all = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=keep_all)
 
 
 def steps(run: Path) -> int:
@@ -192,7 +194,7 @@ def main() -> None:
         print(f"  {difference(root / 'one', root / 'eight'):.3g}", flush=True)
         kills = runs = different = 0
         while kills < options.kills:
-            mesh, run = rng.choice(list(references)), root / f"run{runs}"
+            mesh, run = list(references)[runs % 2], root / f"run{runs}"
             seen = kill_often(config, run, min(rng.randrange(2, 5), options.kills - kills), rng, *mesh)
             whole = references[mesh]
             equal = difference(run, whole) == 0 and metrics(run) == metrics(whole)

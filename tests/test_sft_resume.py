@@ -132,7 +132,7 @@ def test_interrupt_before_the_loop(tmp_path, monkeypatch, capsys):
 def test_one_process_at_a_time(tmp_path):
     """A second command on the same directory says who is there; a second signal ends the first at once."""
     run = tmp_path / "run"
-    process = start(student(), "--output", run, "max_steps=100000", "epochs=100000")
+    process = start(student(), "--output", run, "max_steps=3000", "epochs=600")
     read_until(process, "compiling for")
     wanted = f"{run} is in use by process {process.pid} on "
     other = start(student(), "--output", run)
