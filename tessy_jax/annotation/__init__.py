@@ -1,0 +1,1 @@
+"""Thinking text to style spans: what boundary predictors are trained on."""

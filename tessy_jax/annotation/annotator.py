@@ -1,0 +1,92 @@
+"""What an annotator is: segments in, spans or refusals out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tessy_jax.annotation.align import AlignError, Span, locate, merge
+from tessy_jax.annotation.reply import ReplyError, read_reply
+from tessy_jax.annotation.segments import Segment
+
+_MAX_REPLY = 2000  # characters of an unusable reply kept in the rejects
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """A segment with its style spans: characters of its text, sorted, without overlap.
+
+    `truncated`: the reply was cut off, so that spans at the end may be missing.
+    """
+
+    segment: Segment
+    spans: list[Span]
+    truncated: bool = False
+
+    def to_row(self, annotator: str) -> dict[str, Any]:
+        """The line of the output."""
+        row = {
+            "id": self.segment.id,
+            "sample_index": self.segment.sample_index,
+            "segment": self.segment.index,
+            "offset": self.segment.start,
+            "text": self.segment.text,
+            "spans": [{"start": span.start, "end": span.end} for span in self.spans],
+            "annotator": annotator,
+        }
+        return row | {"truncated": True} if self.truncated else row
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A segment that could not be annotated, and why; with what the model replied, if it did."""
+
+    segment: Segment
+    reason: str
+    reply: str | None = None
+
+    def to_row(self, annotator: str) -> dict[str, Any]:
+        """The line of the rejects."""
+        row = {
+            "id": self.segment.id,
+            "sample_index": self.segment.sample_index,
+            "segment": self.segment.index,
+            "text": self.segment.text,
+            "reason": self.reason,
+            "annotator": annotator,
+        }
+        return row if self.reply is None else row | {"reply": self.reply[:_MAX_REPLY]}
+
+
+Outcome = Annotated | Refused
+
+
+class AnnotatorError(RuntimeError):
+    """The annotator cannot go on; the message is for the user. Segments without an outcome are still to be done."""
+
+
+class Annotator(Protocol):
+    """Finds the style phrases of segments.
+
+    Attributes:
+      name: stands in each record.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def annotate(self, segments: Iterator[Segment]) -> Iterator[Sequence[Outcome]]:
+        """One outcome per segment, in any order, a few at a time; an empty group says that work goes on.
+
+        Raises:
+          AnnotatorError: after all outcomes that there are.
+        """
+        ...
+
+
+def judge_reply(segment: Segment, reply: str) -> Outcome:
+    """The outcome of a reply that should list the phrases of `segment`."""
+    try:
+        found = read_reply(reply)
+        return Annotated(segment, merge(locate(segment.text, found.phrases)), found.truncated)
+    except (ReplyError, AlignError) as error:
+        return Refused(segment, str(error), reply)
