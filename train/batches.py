@@ -1,15 +1,15 @@
 """What one optimizer step sees, and the stream of such batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import grain
 import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int8, Int32
 
-from tessy_jax.train.corpus import Corpus
+from tessy_jax.train.corpus import Document
 from tessy_jax.train.packing import Plan
 
 Leaf = Any
@@ -27,12 +27,12 @@ class BatchError(ValueError):
 class Batch:
     """One step: A micro-batches of B rows, each with the tokens of one or more documents (examples) one after another.
 
-    What is learned at place `t` is its target: the next token of the same document. So `weights` and `parts` at `t`
-    are those of `targets[t]`.
+    What is learned at place `t` is its target: the next token of the same document, or for a token classifier a label.
+    `weights` and `parts` at `t` are those of `targets[t]`.
 
     Attributes:
         tokens: ids; 0 on padding.
-        targets: the id after this one in its document; 0 where there is none.
+        targets: the id after this one in its document, or a label; 0 where there is none.
         segments: the document within its row, counted from 1; 0 on padding.
         positions: of the token in its document, from 0; -1 on padding.
         parts: codes of the targets (`train.examples.PARTS`); 0 where there is no target.
@@ -45,6 +45,26 @@ class Batch:
     positions: Int[Leaf, "A B T"]
     parts: Int8[Leaf, "A B T"]
     weights: Float[Leaf, "A B T"]
+
+
+class Documents(Protocol):
+    """Examples by number; a `Corpus` is one.
+
+    Attributes:
+        counts: targets of each example, by part.
+    """
+
+    @property
+    def counts(self) -> Int32[np.ndarray, "N P"]: ...
+
+    def document(self, i: int) -> Document: ...
+
+    def names(self, which: Iterable[int]) -> list[str]:
+        """The ids of some examples, for messages."""
+        ...
+
+
+DocumentsT = TypeVar("DocumentsT", bound=Documents)
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class Weights:
         return np.array([0.0, *astuple(self)], np.float32)
 
 
-class Batches:
+class Batches(Generic[DocumentsT]):
     """The batches of a plan, as one process sees them.
 
     A step's rows are a function of the corpus and the plan alone. Micro-batches divide them in order, and processes
@@ -70,7 +90,7 @@ class Batches:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: DocumentsT,
         plan: Plan,
         weights: Weights = Weights(),
         *,
@@ -134,13 +154,13 @@ class Batches:
         for r, row in enumerate(rows):
             start = 0
             for number, example in enumerate(row.tolist(), start=1):
-                ids = self.corpus.tokens(example)
-                end = start + len(ids)
-                tokens[r, start:end] = ids
-                targets[r, start : end - 1] = ids[1:]
-                parts[r, start : end - 1] = self.corpus.parts(example)[1:]
+                document = self.corpus.document(example)
+                end = start + len(document.tokens)
+                tokens[r, start:end] = document.tokens
+                targets[r, start:end] = document.targets
+                parts[r, start:end] = document.parts
                 segments[r, start:end] = number
-                positions[r, start:end] = np.arange(len(ids))
+                positions[r, start:end] = np.arange(end - start)
                 start = end
         values: dict[str, Any] = {"tokens": tokens, "targets": targets, "segments": segments, "positions": positions}
         return values | {"parts": parts, "weights": self.weights.table()[parts]}

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int8, Int32, Int64
+from jaxtyping import Int, Int8, Int32, Int64
 
 from tessy_jax.data.folders import compare, explained
 from tessy_jax.data.inputs import InputError, Reject
@@ -39,6 +39,20 @@ _ARRAYS = {
     "problems.u64": np.uint64,
     "counts.i32": np.int32,
 }
+
+
+class Document(NamedTuple):
+    """One example, place by place.
+
+    Attributes:
+        tokens: ids.
+        targets: what is learned at each place; 0 where there is nothing.
+        parts: codes of the targets (`train.examples.PARTS`); 0 where there is none.
+    """
+
+    tokens: Int[np.ndarray, " T"]
+    targets: Int[np.ndarray, " T"]
+    parts: Int[np.ndarray, " T"]
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,11 @@ class Corpus:
     def parts(self, i: int) -> Int8[np.ndarray, " T"]:
         """Codes of its tokens (`examples.PARTS`)."""
         return self._files["parts.i8"][self._place(i)]
+
+    def document(self, i: int) -> Document:
+        """Example `i` as a document: at each place, its next token is learned."""
+        ids, parts = self.tokens(i), self.parts(i)
+        return Document(ids, np.append(ids[1:], 0), np.append(parts[1:], 0))
 
     def _place(self, i: int) -> slice:
         at = self.index[i]

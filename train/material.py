@@ -24,8 +24,8 @@ class Material:
       reports: what became of the rows, by the folder of the corpus.
     """
 
-    train: Batches
-    held_out: Batches | None
+    train: Batches[Corpus]
+    held_out: Batches[Corpus] | None
     reports: dict[str, Report]
 
     @classmethod
