@@ -45,9 +45,9 @@ DEMO = Path("configs/sft_demo.yaml")
 _FORMAT = "tessy_jax sft 1"
 _WRITTEN = (
     *("corpus", "held_out", "checkpoints", "tensorboard", "export"),
-    *("metrics.jsonl", "run.log", "curves.png", "config.yaml"),
+    *("metrics.jsonl", "run*.log", "curves.png", "config.yaml"),
 )
-"""What a run leaves in its directory, besides the manifest."""
+"""What a run leaves in its directory, besides the manifest, as patterns."""
 
 USER_ERRORS = (
     *(InputError, RunDirError, TextError, WeightsError, ShardingError, ModelError, CheckpointError, TrainingError),
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_as(SftConfig, options.config, overrides(options, DEMO, ("output",)))
         if options.pod:
             jax.distributed.initialize()
-        return _sft(config, options, console)
+        return _sft(config, options, Console(stderr=True, quiet=jax.process_index() > 0))
     except ConfigError as error:
         return complain(console, error, USAGE)
     except USER_ERRORS as error:
@@ -110,7 +110,9 @@ def _sft(config: SftConfig, options: argparse.Namespace, console: Console) -> in
     student = Student.open(config)
     if options.dry_run or options.inspect is not None:
         return _look(student, mesh, options)
-    with run_directory(config, student.identity(), options.overwrite), log_to(config.output / "run.log"):
+    index, count = jax.process_index(), jax.process_count()
+    name = "run.log" if count == 1 else f"run-{index:05d}-of-{count:05d}.log"
+    with run_directory(config, student.identity(), options.overwrite), log_to(config.output / name):
         return _train(student, mesh, options, console)
 
 
@@ -130,6 +132,8 @@ def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, con
         if done == plan.steps and (path / "export").is_dir():
             tell(console, f"nothing left to do: all {done} steps are done, the trained student is in {path}/export")
             return _code(material, console)
+        if config.lora is not None:
+            tell(console, "LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights")
         tell(console, f"loading {student.folder}")
         state, data = student.load(mesh, optimizer), iter(material.train)
         if done:
@@ -234,11 +238,11 @@ def run_directory(config: SftConfig, identity: Mapping[str, Any], overwrite: boo
 
 def _prepare(path: Path, config: str, manifest: Mapping[str, Any], new: bool) -> None:
     if new:
-        for name in _WRITTEN:
-            if (path / name).is_dir():
-                shutil.rmtree(path / name)
+        for written in (found for pattern in _WRITTEN for found in path.glob(pattern)):
+            if written.is_dir():
+                shutil.rmtree(written)
             else:
-                (path / name).unlink(missing_ok=True)
+                written.unlink()
         write_manifest(path, _FORMAT, manifest)
     if not (path / "config.yaml").exists():
         replace_file(path / "config.yaml", config)

@@ -136,7 +136,8 @@ class Student:
         return {name: size / 2**30 for name, size in (sizes | {"sum": sum(sizes.values())}).items()}
 
 
-def _abstract(shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
+def _abstract(shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
+    """Stands for an array, to compile with."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 

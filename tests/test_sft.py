@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import run_command
 import torch
 import transformers
 import yaml
 from run_sft import call, metrics, order, student, weights, whole
 
 from tessy_jax import models
-from tessy_jax.config import load_as
+from tessy_jax.config import load_as, load_config
+from tessy_jax.pair import Pair
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.config import SftConfig
 
@@ -70,6 +72,8 @@ def test_export_is_a_checkpoint_for_all():
     np.testing.assert_allclose(ours.logits(hidden), wanted, atol=1e-4)
     messages = [{"role": "user", "content": "What is 2 + 3?"}]
     assert Chat.load(folder).prompt_ids(messages) == Chat.load(source).prompt_ids(messages)
+    pair = Pair.open(load_config(run_command.pair(), [f"student.model={folder}"]))
+    assert pair.chats[0].prompt_ids(messages) == Chat.load(source).prompt_ids(messages)
     before = models.named_parameters(models.load(source))
     assert all((np.asarray(before[name]) != value).any() for name, value in weights(whole()).items())
 
@@ -138,4 +142,4 @@ def test_presets_are_complete():
     paper, demo = (load_as(SftConfig, folder / name) for name in ("sft.yaml", "sft_demo.yaml"))
     assert (paper.batch.rows, paper.optimizer.lr, paper.epochs) == (128, 5e-5, 9)
     assert paper.optimizer == SftConfig.model_fields["optimizer"].default
-    assert demo.data.length == 512
+    assert demo.data.length == 320

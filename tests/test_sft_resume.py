@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -105,6 +106,38 @@ def test_a_torn_checkpoint_is_not_taken(tmp_path):
     assert metrics(run) == metrics(whole())
     assert difference(run, whole()) == 0
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["12", "14"]
+
+
+def test_disk_full(tmp_path, monkeypatch, capsys):
+    """Writing in the background fails: the run ends with a message, and goes on from the checkpoint before."""
+    run, soft = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    place, calls = trainer.place, []
+
+    def no_room_later(batch, sharding):
+        calls.append(batch)
+        if len(calls) == 8:  # after the checkpoint of step 3
+            wait_for(run / "checkpoints/3")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, soft[1]))
+        return place(batch, sharding)
+
+    monkeypatch.setattr(trainer, "place", no_room_later)
+    try:
+        assert call("--output", run) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, soft)
+    monkeypatch.undo()
+    message = capsys.readouterr().err.partition("error: ")[2]
+    assert message.startswith("cannot write ")
+    assert "earlier checkpoints are as they were; repair this and run the same command again" in message
+    assert call("--output", run) == 0
+    assert "going on after step 3 of 14" in capsys.readouterr().err
+    assert metrics(run) == metrics(whole())
+    assert difference(run, whole()) == 0
+
+
+def wait_for(folder):
+    while not folder.is_dir():
+        time.sleep(0.01)
 
 
 def test_the_best_checkpoint_stays(tmp_path):
