@@ -13,6 +13,9 @@ from tessy_jax.models.sharding import Dim
 
 Params = dict[str, Float32[Array, "..."]]
 
+#: The adapters of a layer, after its HF name, as PEFT calls them.
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
 
 class Tuning(Protocol):
     """Splits a model's parameters, by HF name, into what is trained and what is frozen."""
@@ -66,47 +69,44 @@ class LoRA:
 
     def dims(self, config: DecoderConfig) -> dict[str, tuple[Dim, ...]]:
         """Raises ValueError: a target is no linear layer of this model."""
-        matrices = {
+        layers: dict[str, tuple[Dim, ...]] = {
             name.removesuffix(".weight"): spec.dims
             for name, spec in describe(config).items()
             if len(spec.dims) == 2 and not name.endswith("embed_tokens.weight")
         }
-        self._check(matrices)
-        out: dict[str, tuple[Dim, ...]] = {}
-        for layer, (outside, inside) in matrices.items():
-            if layer.rsplit(".", 1)[-1] in self.targets:
-                out[f"{layer}.lora_A.weight"] = (Dim(self.rank), inside)
-                out[f"{layer}.lora_B.weight"] = (outside, Dim(self.rank))
-        return out
-
-    def split(self, params: Params, key: Array) -> tuple[Params, Params]:
-        trained: Params = {}
-        for number, (name, weight) in enumerate(params.items()):
-            layer = name.removesuffix(".weight")
-            if layer.rsplit(".", 1)[-1] in self.targets and weight.ndim == 2:
-                outside, inside = weight.shape
-                bound = inside**-0.5
-                shape = (self.rank, inside)
-                key_a = jax.random.fold_in(key, number)
-                trained[f"{layer}.lora_A.weight"] = jax.random.uniform(key_a, shape, minval=-bound, maxval=bound)
-                trained[f"{layer}.lora_B.weight"] = jnp.zeros((outside, self.rank))
-        return trained, params
-
-    def merge(self, trained: Params, frozen: Params) -> Params:
-        merged = dict(frozen)
-        for name, a in trained.items():
-            if name.endswith(".lora_A.weight"):
-                layer = name.removesuffix(".lora_A.weight")
-                b = trained[f"{layer}.lora_B.weight"]
-                update = jnp.matmul(b, a, precision=jax.lax.Precision.HIGHEST)
-                merged[f"{layer}.weight"] = frozen[f"{layer}.weight"] + self.alpha / self.rank * update
-        return merged
-
-    def _check(self, matrices: dict[str, tuple[Dim, ...]]) -> None:
-        known = sorted({layer.rsplit(".", 1)[-1] for layer in matrices})
+        known = sorted({_last(layer) for layer in layers})
         for target in self.targets:
             if target not in known:
                 near = difflib.get_close_matches(target, known) or known
                 raise ValueError(
                     f"lora.targets: {target!r} is no linear layer of this model; did you mean {' or '.join(near)}?"
                 )
+        out: dict[str, tuple[Dim, ...]] = {}
+        for layer, (outside, inside) in layers.items():
+            if _last(layer) in self.targets:
+                out[layer + _A] = (Dim(self.rank), inside)
+                out[layer + _B] = (outside, Dim(self.rank))
+        return out
+
+    def split(self, params: Params, key: Array) -> tuple[Params, Params]:
+        trained: Params = {}
+        for number, (name, weight) in enumerate(params.items()):
+            layer = name.removesuffix(".weight")
+            if _last(layer) in self.targets and weight.ndim == 2:
+                outside, inside = weight.shape
+                bound, shape = inside**-0.5, (self.rank, inside)
+                key_a = jax.random.fold_in(key, number)
+                trained[layer + _A] = jax.random.uniform(key_a, shape, jnp.float32, -bound, bound)
+                trained[layer + _B] = jnp.zeros((outside, self.rank), jnp.float32)
+        return trained, params
+
+    def merge(self, trained: Params, frozen: Params) -> Params:
+        merged = dict(frozen)
+        for layer in (name.removesuffix(_A) for name in trained if name.endswith(_A)):
+            update = jnp.matmul(trained[layer + _B], trained[layer + _A], precision=jax.lax.Precision.HIGHEST)
+            merged[f"{layer}.weight"] = frozen[f"{layer}.weight"] + self.alpha / self.rank * update
+        return merged
+
+
+def _last(layer: str) -> str:
+    return layer.rsplit(".", 1)[-1]

@@ -198,7 +198,7 @@ def make_step(
         updates, moments = transform.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = Metrics(
-            sums.loss * scale, optax.global_norm(grads), optimizer.learning_rate(state.step).astype(jnp.float32), sums
+            sums.loss * scale, optax.tree.norm(grads), optimizer.learning_rate(state.step).astype(jnp.float32), sums
         )
         return TrainState(state.step + 1, params, moments, state.frozen), metrics
 
