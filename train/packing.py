@@ -6,6 +6,8 @@ descending length, so that which examples meet differs from epoch to epoch.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import Protocol
 
@@ -58,6 +60,45 @@ def one_each(lengths: Int[np.ndarray, " N"], length: int, seed: int, epoch: int)
     """One example a row, shuffled: training without packing. Raises as `pack` does."""
     _check(lengths, length)
     return [[i] for i in np.random.default_rng([seed, epoch]).permutation(len(lengths)).tolist()]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Steps of a given number of examples, those of a step packed into a given number of rows. For short examples: the
+    batch keeps its size, whatever a row holds.
+
+    Attributes:
+        examples: of a step; the last step of an epoch may have fewer.
+        rows: of a step, see `rows_needed`; some may stay empty.
+    """
+
+    examples: int
+    rows: int
+
+    def __call__(self, lengths: Int[np.ndarray, " N"], length: int, seed: int, epoch: int) -> Rows:
+        """Rows of all steps one after another. Raises ValueError where a step does not fit into its rows."""
+        rows: Rows = []
+        for group in self._groups(lengths, length, seed, epoch, self.examples):
+            if len(group) > self.rows:
+                raise ValueError(f"{self.examples} examples need {len(group)} rows of {length} tokens, not {self.rows}")
+            rows += [*group, *([] for _ in range(self.rows - len(group)))]
+        return rows
+
+    @classmethod
+    def rows_needed(
+        cls, lengths: Int[np.ndarray, " N"], length: int, examples: int, *, seed: int, epochs: int, unit: int = 1
+    ) -> int:
+        """The most rows that any step of a run needs, as a multiple of `unit`."""
+        sizes = [len(g) for epoch in range(epochs) for g in cls._groups(lengths, length, seed, epoch, examples)]
+        return -(-max(sizes) // unit) * unit
+
+    @staticmethod
+    def _groups(lengths: Int[np.ndarray, " N"], length: int, seed: int, epoch: int, examples: int) -> Iterator[Rows]:
+        order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
+        for start in range(0, len(order), examples):
+            group = order[start : start + examples]
+            packed = pack(lengths[group], length, seed, epoch)
+            yield [group[row].tolist() for row in packed]
 
 
 def _check(lengths: Int[np.ndarray, " N"], length: int) -> None:
