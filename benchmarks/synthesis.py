@@ -29,7 +29,7 @@ from tessy_jax.data.inputs import read
 from tessy_jax.data.records import Problem
 from tessy_jax.mesh import make_mesh
 from tessy_jax.pair import Pair
-from tessy_jax.synthesize import USER_ERRORS
+from tessy_jax.traces import USER_ERRORS
 
 Table = list[dict[str, Any]]
 

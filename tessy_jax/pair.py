@@ -8,16 +8,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.config import CheckpointPredictor, ConfigError, PredictorConfig, RoleConfig, SynthesisConfig
+from tessy_jax.config import CheckpointPredictor, ConfigError, PredictorConfig, SynthesisConfig
 from tessy_jax.cooperate.build import build_engine
-from tessy_jax.cooperate.engine import Engine, Settings
+from tessy_jax.cooperate.engine import Engine
 from tessy_jax.cooperate.predictors import Checkpoint, Predictor, Unigram
-from tessy_jax.cooperate.sampling import Sampling
-from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.manifest import hash_file, hash_folder
 from tessy_jax.hub import model_folder
+from tessy_jax.models import Blocks
+from tessy_jax.models.context import Context
 from tessy_jax.models.weights import open_tensors
-from tessy_jax.text.chat import Chat, Thinking
+from tessy_jax.text.chat import Chat
+from tessy_jax.writer import Writer, settings
 
 ROLES = ("student", "teacher")
 
@@ -27,8 +28,7 @@ class Pair:
     """The two roles' folders and chats, checked against their templates."""
 
     config: SynthesisConfig
-    folders: tuple[Path, ...]
-    chats: tuple[Chat, ...]
+    writers: tuple[Writer, ...]
 
     @classmethod
     def open(cls, config: SynthesisConfig) -> "Pair":
@@ -40,31 +40,44 @@ class Pair:
           ConfigError: a model or table is not there. TextError: a tokenizer or template cannot be used, or does not
             conform. WeightsError, models.ConfigError: a checkpoint is incomplete, damaged or of an unknown kind.
         """
-        roles = (config.student, config.teacher)
-        folders = tuple(model_folder(role.model, f"{name}.model") for name, role in zip(ROLES, roles, strict=True))
-        chats = tuple(_chat(folder, role) for folder, role in zip(folders, roles, strict=True))
-        for chat in chats:
-            chat.check()
+        writers = tuple(Writer.open(getattr(config, name), f"{name}.model") for name in ROLES)
         judges = [_predictor_source(getattr(config.predictors, name), name) for name in ROLES]
-        for folder in (*folders, *(judge for judge in judges if judge.is_dir())):
+        for folder in (judge for judge in judges if judge.is_dir()):
             models.read_config(folder)
             open_tensors(folder)
-        return cls(config, folders, chats)
+        return cls(config, writers)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return tuple(writer.folder for writer in self.writers)
+
+    @property
+    def chats(self) -> tuple[Chat, ...]:
+        return tuple(writer.chat for writer in self.writers)
+
+    @property
+    def plan(self) -> str:
+        """What decides a trace, for the user."""
+        return str(self.config.cooperation)
+
+    @property
+    def predictors(self) -> dict[str, tuple[Path, Context]]:
+        """Predictors with weights of their own, by name: their folders, and what their tokens see."""
+        named = {f"{name}'s predictor": getattr(self.config.predictors, name) for name in ROLES}
+        return {
+            name: (Path(predictor.model), Blocks(predictor.block))
+            for name, predictor in named.items()
+            if isinstance(predictor, CheckpointPredictor)
+        }
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
         config = self.config
         values = config.model_dump(mode="json", include={"cooperation", "seed", "columns"})
         values["context"], values["dtype"] = config.engine.context, config.engine.dtype
-        for name, folder, chat in zip(ROLES, self.folders, self.chats, strict=True):
-            part = getattr(config, name)
-            values[name] = {
-                "model": hash_folder(folder),
-                "template": chat.template_hash,
-                "system": part.prompt.system,
-                "sampling": part.sampling.model_dump(),
-                "predictor": _predictor_identity(getattr(config.predictors, name), name),
-            }
+        for name, writer in zip(ROLES, self.writers, strict=True):
+            predictor = _predictor_identity(getattr(config.predictors, name), name)
+            values[name] = writer.identity() | {"predictor": predictor}
         return values
 
     def load(self, mesh: Mesh | None) -> Engine:
@@ -75,40 +88,12 @@ class Pair:
         """
         config = self.config
         dtype = jnp.dtype(config.engine.dtype)
-        voices = [
-            Voice.of(
-                _load(folder, mesh, dtype),
-                chat,
-                Sampling(**part.sampling.model_dump()),
-                part.prompt.system,
-            )
-            for folder, chat, part in zip(self.folders, self.chats, (config.student, config.teacher), strict=True)
-        ]
+        voices = [writer.load(mesh, dtype) for writer in self.writers]
         predictors = [
             _predictor(getattr(config.predictors, name), name, self.chats[i], mesh, dtype)
             for i, name in enumerate(ROLES)
         ]
-        engine = config.engine
-        settings = Settings(
-            batch=engine.batch,
-            context=engine.context,
-            prompt_buckets=tuple(engine.prompt_buckets),
-            chunk=engine.chunk,
-            turns_per_dispatch=engine.turns_per_dispatch,
-            dtype=engine.dtype,
-        )
-        return build_engine(voices, predictors, config.cooperation, settings, config.seed, mesh)
-
-
-def _load(folder: Path, mesh: Mesh | None, dtype: jnp.dtype) -> models.Model:
-    try:
-        return models.load(folder, mesh=mesh, dtype=dtype)
-    except models.ShardingError as error:
-        raise models.ShardingError(f"{folder}: {error}") from None
-
-
-def _chat(folder: Path, role: RoleConfig) -> Chat:
-    return Chat.load(folder, template=role.prompt.template, thinking=Thinking(**role.thinking.model_dump()))
+        return build_engine(voices, predictors, config.cooperation, settings(config.engine), config.seed, mesh)
 
 
 def _predictor(config: PredictorConfig, name: str, chat: Chat, mesh: Mesh | None, dtype: jnp.dtype) -> Predictor:

@@ -169,4 +169,4 @@ def test_budget_can_reject(pair: Pair) -> None:
     cooperation = PaperCooperation(preset="paper", k=7, max_think_tokens=3, max_answer_tokens=4, on_budget="reject")
     dispatches = pair.engine(batch=4, cooperation=cooperation).run(iter([Job(PROBLEMS[0], 0)]))
     reasons = [reason for d in dispatches for _, reason in d.rejected]
-    assert reasons == ["thinking ended by 'length' and cooperation.on_budget is 'reject'"]
+    assert reasons == ["thinking ended by 'length' and on_budget is 'reject'"]

@@ -23,7 +23,6 @@ from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.cooperate.turn import Steps, Turn
 from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.records import Record, RowState, Span
-from tessy_jax.models import init_cache
 from tessy_jax.text.retokenize import Retokenizer
 
 log = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class Engine:
         if self._rooms[0] < 1:
             raise ConfigError(
                 f"engine.context {settings.context} holds no prompt: the token budgets need {needed[0]} tokens; "
-                "raise engine.context or lower cooperation.max_think_tokens or max_answer_tokens"
+                "raise engine.context or lower max_think_tokens or max_answer_tokens"
             )
         self.rows = Rows(
             voices=voices,
@@ -126,7 +125,7 @@ class Engine:
         self.host = self.rows.empty(self.local)
         caches = tuple(
             (
-                init_cache(voice.config, settings.batch, settings.context, slack, jnp.dtype(settings.dtype), mesh=mesh),
+                voice.init_cache(settings.batch, settings.context, slack, jnp.dtype(settings.dtype), mesh),
                 predictor.init_cache(settings.batch, settings.context, slack, mesh),
             )
             for voice, predictor in zip(voices, predictors, strict=True)

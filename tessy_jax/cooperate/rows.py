@@ -161,7 +161,7 @@ class Rows:
         if think == Finish.FAILED:
             return "the text could not be tokenised on the host; run.log has the reason"
         if answer == Finish.NONE:
-            return f"thinking ended by '{think.name.lower()}' and cooperation.on_budget is 'reject'"
+            return f"thinking ended by '{think.name.lower()}' and on_budget is 'reject'"
         text = batch.text[slot, : int(batch.written[slot])].tobytes()
         text = text.decode("utf-8", errors="ignore").encode()  # a budget can end within a character
         open_, think_end = self.voices[Role.STUDENT].open_text, int(batch.think_end[slot])

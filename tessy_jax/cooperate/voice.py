@@ -8,12 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import DTypeLike
 
 from tessy_jax.cooperate.host import Delivery, Scribe
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Finish, Writer
 from tessy_jax.data.records import Message
-from tessy_jax.models import DecoderConfig, Model
+from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
 from tessy_jax.text.chat import Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
 from tessy_jax.text.tokenizer import INVALID, STATES, byte_matrix, utf8_table
@@ -48,6 +50,10 @@ class Voice:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a problem, up to where the trace begins."""
         return prompt_ids(self.chat, self.system, messages)
+
+    def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
+        """An empty cache for `batch` rows of at most `length` tokens; `slack`: see `models.init_cache`."""
+        return init_cache(self.config, batch, length, slack, dtype, mesh=mesh)
 
     @cached_property
     def retokenizer(self) -> Retokenizer:

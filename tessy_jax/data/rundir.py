@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +26,23 @@ _SHARD = r"-(\d{5})-of-(\d{5})"
 _RECORDS = re.compile(rf"data/part{_SHARD}\.jsonl")
 _REJECTS = re.compile(rf"rejects(?:{_SHARD})?\.jsonl")
 _OTHERS = re.compile(rf"journal/rows{_SHARD}\.jsonl|metrics(?:{_SHARD})?\.jsonl|run(?:{_SHARD})?\.log")
-_FORMAT = "tessy_jax run 1"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a run writes.
+
+    Attributes:
+      format: names the kind in the manifest; a run directory of another kind is refused.
+      key: the fields that tell its rows apart.
+    """
+
+    format: str
+    key: tuple[str, ...]
+
+
+TRACES = Kind("tessy_jax run 1", ("id", "sample_index"))
+SEGMENTS = Kind("tessy_jax annotation 1", ("id", "sample_index", "segment"))
 
 
 class RunDir:
@@ -33,13 +50,15 @@ class RunDir:
 
     Attributes:
       path: the directory.
-      done: (id, sample_index) of all records and rejected rows, of all processes at the time of opening.
+      done: keys, (id, sample_index) of a trace, of all records and rejected rows, of all processes at the time of
+        opening.
       n_records: number of records among them.
     """
 
-    def __init__(self, path: Path, shard: tuple[int, int], lock: int):
+    def __init__(self, path: Path, kind: Kind, shard: tuple[int, int], lock: int):
         self.path = path
-        self.done: set[tuple[str, int]] = set()
+        self.done: set[tuple[Any, ...]] = set()
+        self._kind = kind
         self.n_records = 0
         self._lock = lock
         self._shard = shard
@@ -48,7 +67,7 @@ class RunDir:
         name = numbered if count > 1 else ""
         self._journal = path / f"journal/rows{numbered}.jsonl"
         self.log_path = path / f"run{name}.log"
-        self._rejected: set[tuple[Any, Any]] = set()
+        self._rejected: set[tuple[Any, ...]] = set()
         self._paths = {
             "record": path / f"data/part{numbered}.jsonl",
             "reject": path / f"rejects{name}.jsonl",
@@ -65,6 +84,7 @@ class RunDir:
         manifest: Mapping[str, Any],
         overwrite: bool = False,
         shard: tuple[int, int] = (0, 1),
+        kind: Kind = TRACES,
     ) -> Self:
         """Creates the directory, or resumes the run in it.
 
@@ -73,6 +93,7 @@ class RunDir:
           manifest: from `make_manifest`; its "identity" must equal that of the run to resume.
           overwrite: remove what an earlier run wrote (never other files) and start anew.
           shard: index of this process and number of processes.
+          kind: what the run writes.
 
         Raises:
           RunDirError: the directory is in use, not writable, not a run directory, or of a run with another identity.
@@ -82,8 +103,8 @@ class RunDir:
             if path.exists() and not path.is_dir():
                 raise RunDirError(f"{path} is a file, not a folder: use another --output")
             path.mkdir(parents=True, exist_ok=True)
-            stored = stored_manifest(path, _FORMAT)
-            run = cls(path, shard, take_lock(path, shard))
+            stored = stored_manifest(path, kind.format)
+            run = cls(path, kind, shard, take_lock(path, shard))
             try:
                 run._prepare(config_yaml, manifest, stored, overwrite)
             except BaseException:
@@ -97,19 +118,19 @@ class RunDir:
         Raises:
           RunDirError: the disk is full or fails; nothing of the record is visible then.
         """
-        key = (record["id"], record["sample_index"])
+        key = tuple(record[name] for name in self._kind.key)
         if key not in self.done:
             self._write("record", record)
             self.done.add(key)
             self.n_records += 1
 
     def reject(self, row: Mapping[str, Any]) -> None:
-        """Stores a reject, once per row: by id and sample_index, or by file and line for a row of the input.
+        """Stores a reject, once per row: by its key, or by file and line for a row of the input.
 
         Raises:
           RunDirError: as for `append`.
         """
-        key = _reject_key(row)
+        key = self._reject_key(row)
         if key not in self._rejected:
             self._write("reject", row)
             self._note_reject(row)
@@ -159,7 +180,7 @@ class RunDir:
             for file in own:
                 file.unlink()
         if overwrite or stored is None:
-            write_manifest(self.path, _FORMAT, manifest)
+            write_manifest(self.path, self._kind.format, manifest)
         if overwrite or not (self.path / "config.yaml").exists():
             replace_file(self.path / "config.yaml", config_yaml)
         for folder in ("data", "journal"):
@@ -184,11 +205,11 @@ class RunDir:
     def _read_done(self) -> None:
         for file in _run_files(self.path, _RECORDS):
             for line, row in read_objects(file):
-                if row is None or not {"id", "sample_index"} <= row.keys():
+                if row is None or not set(self._kind.key) <= row.keys():
                     raise RunDirError(
                         f"line {line} of {file} is not a record: remove the line, its row runs again then"
                     )
-                self.done.add((row["id"], row["sample_index"]))
+                self.done.add(tuple(row[name] for name in self._kind.key))
         self.n_records = len(self.done)
         for file in _run_files(self.path, _REJECTS):
             for _, row in read_objects(file):
@@ -196,9 +217,17 @@ class RunDir:
                     self._note_reject(row)
 
     def _note_reject(self, row: Mapping[str, Any]) -> None:
-        self._rejected.add(_reject_key(row))
-        if row.get("id") is not None and row.get("sample_index") is not None:
-            self.done.add((row["id"], row["sample_index"]))
+        self._rejected.add(self._reject_key(row))
+        if (key := self._row_key(row)) is not None:
+            self.done.add(key)
+
+    def _row_key(self, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The key of a row of the output; None for a row of the input."""
+        key = tuple(row.get(name) for name in self._kind.key)
+        return None if None in key else key
+
+    def _reject_key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return self._row_key(row) or (row.get("file"), row.get("line"))
 
     def _write(self, kind: str, row: Mapping[str, Any]) -> None:
         with explained(self._paths[kind], self.n_records):
@@ -209,9 +238,3 @@ def _run_files(path: Path, *patterns: re.Pattern[str]) -> list[Path]:
     files = [*path.glob("*"), *path.glob("data/*"), *path.glob("journal/*")]
     names = {file: file.relative_to(path).as_posix() for file in files}
     return sorted(file for file, name in names.items() if any(pattern.fullmatch(name) for pattern in patterns))
-
-
-def _reject_key(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    if row.get("sample_index") is not None:
-        return row.get("id"), row["sample_index"]
-    return row.get("file"), row.get("line")
