@@ -31,7 +31,7 @@ from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier, call_bloc
 from tessy_jax.models.registry import config_from_hf, read_config
 from tessy_jax.models.save import save_hf
 from tessy_jax.models.sharding import INFERENCE, TRAINING, Rules, ShardingError, sharding_for
-from tessy_jax.models.weights import WeightsError, load
+from tessy_jax.models.weights import WeightsError, classifier_config, load, load_classifier
 
 __all__ = [
     "INFERENCE",
@@ -52,11 +52,13 @@ __all__ = [
     "WeightsError",
     "abstract",
     "call_block",
+    "classifier_config",
     "config_from_hf",
     "describe",
     "from_config",
     "init_cache",
     "load",
+    "load_classifier",
     "named_parameters",
     "parameter_count",
     "read_config",

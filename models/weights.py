@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, DTypeLike
 
 from tessy_jax.models.build import ParamSpec, assemble, describe
-from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.decoder import Model
-from tessy_jax.models.registry import read_config
+from tessy_jax.models.registry import ARCHITECTURES, read_config
 from tessy_jax.models.sharding import INFERENCE, Rules
 
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
@@ -56,18 +56,68 @@ def load(
     config = read_config(folder)
     tensors = _match(config, open_tensors(folder), folder)
 
+    return assemble(config, mesh, rules, lambda name, spec, sharding: _read(tensors[name], spec, sharding, dtype))
+
+
+def load_classifier(
+    folder: str | Path,
+    labels: tuple[str, ...],
+    key: Array,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules = INFERENCE,
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """A token classifier to train: the body of a language model's checkpoint under a new head, normal with a standard
+    deviation of 0.02 and bias 0, as in transformers. A token classifier's checkpoint is loaded as it is.
+
+    Raises:
+        ConfigError: transformers has no token classifier of this family, or the checkpoint has other labels.
+        WeightsError, ShardingError: as for `load`.
+    """
+    folder = Path(folder)
+    config = classifier_config(folder, labels)
+    if read_config(folder).labels:
+        return load(folder, mesh=mesh, rules=rules, dtype=dtype)
+    stored = {name: tensor for name, tensor in open_tensors(folder).items() if not name.startswith("lm_head.")}
+    head = {name: spec for name, spec in describe(config).items() if name.startswith("score.")}
+    tensors = _match(config, stored, folder, absent=tuple(head))
+
     def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
-        stored = tensors[name].array
-
-        def read(index: Any) -> np.ndarray:
-            # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
-            return np.array(stored[index], dtype=jnp.dtype(dtype), copy=True)
-
-        if sharding is None:
-            return jnp.asarray(read(...))
-        return jax.make_array_from_callback(spec.shape, sharding, read)
+        if name not in head:
+            return _read(tensors[name], spec, sharding, dtype)
+        value = jnp.zeros(spec.shape) if spec.fill is not None else 0.02 * jax.random.normal(key, spec.shape)
+        return jax.device_put(value.astype(dtype), sharding)
 
     return assemble(config, mesh, rules, make)
+
+
+def classifier_config(folder: str | Path, labels: tuple[str, ...]) -> DecoderConfig:
+    """What `load_classifier` makes of a checkpoint; raises ConfigError as it does."""
+    found = read_config(folder)
+    if found.labels and len(found.labels) != len(labels):
+        raise ConfigError(
+            f"{folder}: is a token classifier with {len(found.labels)} labels ({', '.join(found.labels)}), not "
+            f"{len(labels)} ({', '.join(labels)}): give a language model, or a classifier with as many labels."
+        )
+    config = found if found.labels else replace(found, labels=labels)
+    if config.architecture not in ARCHITECTURES:
+        known = ", ".join(name for name in ARCHITECTURES if name.endswith("ForTokenClassification"))
+        raise ConfigError(
+            f"{folder}: transformers has no {config.architecture}, so nothing could read what is trained. "
+            f"Start from a model of one of these: {known}."
+        )
+    return config
+
+
+def _read(tensor: Tensor, spec: ParamSpec, sharding: NamedSharding | None, dtype: DTypeLike) -> Array:
+    def read(index: Any) -> np.ndarray:
+        # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
+        return np.array(tensor.array[index], dtype=jnp.dtype(dtype), copy=True)
+
+    if sharding is None:
+        return jnp.asarray(read(...))
+    return jax.make_array_from_callback(spec.shape, sharding, read)
 
 
 def open_tensors(folder: Path) -> dict[str, Tensor]:
@@ -134,9 +184,11 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _match(config: DecoderConfig, stored: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The tensor of each parameter; every parameter has one of its shape, and none is left over."""
-    specs = describe(config)
+def _match(
+    config: DecoderConfig, stored: dict[str, Tensor], folder: Path, absent: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """The tensor of each parameter but the `absent` ones; every other has one of its shape, and none is left over."""
+    specs = {name: spec for name, spec in describe(config).items() if name not in absent}
     if not any(name.startswith("model.") for name in stored):  # saved from HF's bare …Model
         stored = {
             name if name.split(".")[0] in ("lm_head", "score") else f"model.{name}": t for name, t in stored.items()

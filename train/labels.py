@@ -80,12 +80,12 @@ def _ours(value: dict[str, Any]) -> Annotated:
 
 
 def _span(text: str, span: Any, place: str) -> Span:
-    ends = [span.get(name) for name in ("start", "end")] if isinstance(span, dict) else [None]
-    if not all(isinstance(end, int) for end in ends):
+    start, end = (span.get("start"), span.get("end")) if isinstance(span, dict) else (None, None)
+    if not isinstance(start, int) or not isinstance(end, int):
         raise BadRow(f"{place} must be an object with the characters start and end")
-    if not 0 <= ends[0] < ends[1] <= len(text):
-        raise BadRow(f"{place}: {ends[0]}..{ends[1]} leaves the text of {len(text)} characters")
-    return Span(*ends)
+    if not 0 <= start < end <= len(text):
+        raise BadRow(f"{place}: {start}..{end} leaves the text of {len(text)} characters")
+    return Span(start, end)
 
 
 # -- labelling ---------------------------------------------------------------------------------------------------------
@@ -131,8 +131,8 @@ class Labelled:
         style, word = _by_byte(text, source.spans)
         char = np.cumsum([byte & 0xC0 != 0x80 for byte in text.encode()]) - 1  # the character of each byte
         known = max((s.end for s in source.spans), default=0) if source.truncated else len(text)
-        first, found = 0, []
-        start = end = 0
+        found: list[tuple[int, ...]] = []
+        first = start = end = 0
         for number, (token, stop) in enumerate(zip(ids, ends, strict=True)):
             if stop > end:  # else a further part of the same character
                 start, end = end, stop

@@ -6,12 +6,75 @@ pass, as Liger Kernel does (Hsu et al., arXiv 2410.10989): logits are computed o
 """
 
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int
+
+from tessy_jax.models import CausalLM, Model, TokenClassifier
+
+Losses = tuple[Float32[Array, ""], Float32[Array, "B T"], Bool[Array, "B T"]]
+"""(sum of weights * nll, -log p of each target in nats, whether none was likelier). Only the sum has a gradient."""
+
+
+class Objective(Protocol):
+    """What a model learns at each place."""
+
+    def __call__(
+        self,
+        model: Model,
+        hidden: Float[Array, "B T D"],
+        targets: Int[Array, "B T"],
+        weights: Float[Array, "B T"],
+        chunk: int,
+        mesh: Mesh | None,
+        rows: tuple[str, ...],
+    ) -> Losses:
+        """
+        Args:
+            model, hidden: the model, and its final hidden states.
+            targets: see `Batch`; any where the weight is 0.
+            weights: of the targets in the loss.
+            chunk, mesh, rows: see `weighted_loss`.
+        """
+        ...
+
+
+def next_token(
+    model: Model,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    chunk: int,
+    mesh: Mesh | None,
+    rows: tuple[str, ...],
+) -> Losses:
+    """The objective of a language model: the cross-entropy of the next token."""
+    assert isinstance(model, CausalLM), "a token classifier has no next token to learn"
+    return weighted_loss(hidden, model.output_weight(), targets, weights, chunk, mesh, rows)
+
+
+def token_class(
+    model: Model,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    chunk: int,
+    mesh: Mesh | None,
+    rows: tuple[str, ...],
+) -> Losses:
+    """The objective of a token classifier: the cross-entropy of the labels. There are few, so nothing is chunked.
+
+    With the weights of a step normalised it is torch's CrossEntropyLoss, class weights and ignored places included, as
+    in HF's …ForTokenClassification (transformers/loss/loss_utils.py, ForTokenClassification).
+    """
+    assert isinstance(model, TokenClassifier), "a language model has no labels to learn"
+    scores = model.scores(hidden)
+    chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+    nll = jax.nn.logsumexp(scores, axis=-1) - chosen
+    return jnp.sum(weights * nll), jax.lax.stop_gradient(nll), chosen == jnp.max(scores, axis=-1)
 
 
 def token_losses(

@@ -16,7 +16,7 @@ from tessy_jax.models.sharding import Dim
 from tessy_jax.train.batches import Batch
 from tessy_jax.train.examples import PARTS
 from tessy_jax.train.lora import Full, Params, Tuning
-from tessy_jax.train.loss import weighted_loss
+from tessy_jax.train.loss import Objective, next_token
 from tessy_jax.train.optimizer import AdamW
 
 #: What of a block's activations is kept for the way back; the rest is computed again. "none": all is kept (fastest),
@@ -169,15 +169,17 @@ def make_step(
     compute: Compute,
     tuning: Tuning | None = None,
     rules: models.Rules = models.TRAINING,
+    objective: Objective = next_token,
 ) -> Step:
     """The jitted step. It donates the state.
 
-    The loss is sum(weights * nll) / sum(weights) over all micro-batches together: how a batch is cut into micro-batches
-    changes nothing but memory. Gradients are accumulated in float32. A batch without weight gives NaN.
+    `objective` says what is learned. The loss is sum(weights * nll) / sum(weights) over all micro-batches together: how
+    a batch is cut into micro-batches changes nothing but memory. Gradients are accumulated in float32. A batch without
+    weight gives NaN.
     """
     tuning = tuning or Full()
     transform = optimizer.transform()
-    forward = _forward(config, mesh, compute, rules)
+    forward = _forward(config, mesh, compute, rules, objective)
     shardings = state_shardings(config, mesh, optimizer, tuning, rules)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -219,10 +221,11 @@ def make_eval(
     compute: Compute,
     tuning: Tuning | None = None,
     rules: models.Rules = models.TRAINING,
+    objective: Objective = next_token,
 ) -> Evaluation:
     """The jitted evaluation of a batch; it changes nothing."""
     tuning = tuning or Full()
-    forward = _forward(config, mesh, compute, rules)
+    forward = _forward(config, mesh, compute, rules, objective)
 
     @jax.jit
     def evaluate(state: TrainState, batch: Batch) -> Sums:
@@ -233,20 +236,19 @@ def make_eval(
     return evaluate
 
 
-def _forward(config: models.DecoderConfig, mesh: Mesh | None, compute: Compute, rules: models.Rules) -> Any:
+def _forward(
+    config: models.DecoderConfig, mesh: Mesh | None, compute: Compute, rules: models.Rules, objective: Objective
+) -> Any:
     """(float32 params, micro-batch [B, T], scale) -> (scale * sum of weights * nll, sums)."""
     dtype = jnp.dtype(compute.dtype)
     rows = () if mesh is None else _row_axes(mesh, rules)
 
     def forward(params: Params, micro: Any, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
         model = models.with_parameters(config, {n: p.astype(dtype) for n, p in params.items()}, mesh, rules)
-        assert isinstance(model, models.CausalLM), "a token classifier has no next token to learn"
         memory = models.Packed(micro.segments, config.contexts, compute.attention)
         hidden, _ = model(micro.tokens, micro.positions, memory, REMAT[compute.remat])
         weights = micro.weights * scale
-        loss, nll, correct = weighted_loss(
-            hidden, model.output_weight(), micro.targets, weights, compute.loss_chunk, mesh, rows
-        )
+        loss, nll, correct = objective(model, hidden, micro.targets, weights, compute.loss_chunk, mesh, rows)
         return loss, _sums(micro, nll, correct)
 
     return forward
