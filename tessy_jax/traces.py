@@ -145,7 +145,7 @@ def _write(
         problems = [row for row in rows if isinstance(row, Problem)]
         progress = Progress(total=len(problems) * config.samples + len(rows) - len(problems))
         mine = {(p.id, s) for p in problems for s in range(config.samples)}
-        failed = _failed(run) & mine
+        failed = run.failed & mine  # as they would again
         progress.resumed = progress.done = len(run.done & mine - failed)
         progress.rejected = len(rows) - len(problems) + len(failed)
         if mine <= run.done and shard[1] == 1:
@@ -181,12 +181,6 @@ def _jobs(run: RunDir, flying: Flying, problems: list[Problem], samples: int) ->
             key = problem.id, sample
             if key not in run.done and key not in started:
                 yield Job(problem, sample)
-
-
-def _failed(run: RunDir) -> set[tuple[str, int]]:
-    """The rows that earlier commands rejected while they ran, as they would again."""
-    rows = (row for file in run.path.glob("rejects*.jsonl") for _, row in read_objects(file) if row)
-    return {(row["id"], row["sample_index"]) for row in rows if row.get("sample_index") is not None}
 
 
 def _store(run: RunDir, dispatch: Dispatch, flying: Flying, progress: Progress) -> None:

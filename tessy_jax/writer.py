@@ -27,11 +27,12 @@ class Writer:
     chat: Chat
 
     @classmethod
-    def open(cls, config: RoleConfig, key: str) -> "Writer":
+    def open(cls, config: RoleConfig, key: str, chat: type[Chat] = Chat) -> "Writer":
         """Reads the tokenizer, runs the conformance gate, and reads the headers of the weights.
 
         Args:
           key: where the configuration names the model, for messages.
+          chat: how it is talked to.
 
         Raises:
           ConfigError: the model is not there. TextError: its tokenizer or template cannot be used, or does not conform.
@@ -39,11 +40,11 @@ class Writer:
         """
         folder = model_folder(config.model, key)
         thinking = Thinking(**config.thinking.model_dump())
-        chat = Chat.load(folder, template=config.prompt.template, thinking=thinking)
-        chat.check()
+        loaded = chat.load(folder, template=config.prompt.template, thinking=thinking)
+        loaded.check()
         models.read_config(folder)
         open_tensors(folder)
-        return cls(config, folder, chat)
+        return cls(config, folder, loaded)
 
     def identity(self) -> dict[str, Any]:
         """What the model's text depends on, for manifests."""

@@ -1,6 +1,6 @@
 """What an annotator is: segments in, spans or refusals out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,7 @@ class Refused:
 
 
 Outcome = Annotated | Refused
+Outcomes = Generator[Sequence[Outcome], None, None]
 
 
 class AnnotatorError(RuntimeError):
@@ -74,7 +75,15 @@ class Annotator(Protocol):
     @property
     def name(self) -> str: ...
 
-    def annotate(self, segments: Iterator[Segment]) -> Iterator[Sequence[Outcome]]:
+    def identity(self) -> dict[str, Any]:
+        """What the spans depend on, for manifests."""
+        ...
+
+    def preview(self, segment: Segment) -> str:
+        """What it would do with a segment, for a dry run."""
+        ...
+
+    def annotate(self, segments: Iterator[Segment]) -> Outcomes:
         """One outcome per segment, in any order, a few at a time; an empty group says that work goes on.
 
         Raises:

@@ -36,7 +36,7 @@ class LlmConfig(Config):
     )
     sampling: SamplingConfig = SamplingConfig(temperature=0.0)
     max_think_tokens: int = Field(default=0, ge=0, description="Tokens of thinking before the reply.")
-    max_reply_tokens: PositiveInt = Field(default=512, description="Tokens of the reply.")
+    max_answer_tokens: PositiveInt = Field(default=512, description="Tokens of the reply.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the sampling.")
     engine: EngineConfig = EngineConfig(context=2048)
     mesh: MeshConfig = MeshConfig()

@@ -7,14 +7,14 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from tessy_jax.annotation.annotator import AnnotatorError, Outcome, Refused, judge_reply
+from tessy_jax.annotation.annotator import AnnotatorError, Outcome, Outcomes, Refused, judge_reply
 from tessy_jax.annotation.config import EndpointConfig
 from tessy_jax.annotation.segments import Segment
-from tessy_jax.annotation.task import task
+from tessy_jax.annotation.task import TASK_HASH, task
 from tessy_jax.config import ConfigError
 
 _BUSY = (408, 425, 429)
@@ -48,7 +48,14 @@ class Endpoint:
         body = {"model": config.model, "messages": task(segment.text)}
         return body | {"temperature": config.temperature, "max_tokens": config.max_tokens} | config.extra
 
-    def annotate(self, segments: Iterator[Segment]) -> Iterator[Sequence[Outcome]]:
+    def identity(self) -> dict[str, Any]:
+        """The server's address is not in it: the same model may be elsewhere tomorrow."""
+        return self._config.model_dump(include={"model", "temperature", "max_tokens", "extra"}) | {"task": TASK_HASH}
+
+    def preview(self, segment: Segment) -> str:
+        return f"POST {self._url}\n{json.dumps(self.request(segment), indent=2, ensure_ascii=False)}"
+
+    def annotate(self, segments: Iterator[Segment]) -> Outcomes:
         config, closing = self._config, threading.Event()
         running: set[Future[tuple[Outcome, bool]]] = set()
         held: list[Outcome] = []  # called unusable while no request has been taken yet

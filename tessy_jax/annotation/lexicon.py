@@ -7,12 +7,14 @@ train on labels of a language model where it matters.
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tessy_jax.annotation.align import Span
-from tessy_jax.annotation.annotator import Annotated, Outcome
+from tessy_jax.annotation.annotator import Annotated, Outcomes
 from tessy_jax.annotation.segments import Segment
+from tessy_jax.data.manifest import hash_text
 from tessy_jax.text.tokenizer import TextError
 
 _GROUP = 256  # segments at a time
@@ -27,7 +29,8 @@ class Lexicon:
 
     def __init__(self, phrases: Iterable[str]):
         """Apostrophes may be straight or curly, and white space any."""
-        longest = sorted({" ".join(phrase.lower().split()) for phrase in phrases}, key=lambda p: (-len(p), p))
+        self._phrases = sorted({" ".join(phrase.lower().split()) for phrase in phrases})
+        longest = sorted(self._phrases, key=len, reverse=True)
         pattern = "|".join(re.escape(p).replace(r"\ ", r"\s+").replace("'", "['’]") for p in longest if p)
         self._pattern = re.compile(_BEFORE + f"(?:{pattern or '(?!)'})" + _AFTER, re.IGNORECASE)
 
@@ -50,6 +53,12 @@ class Lexicon:
         """The phrases in a text; of two that overlap, the earlier one, and the longer one where both begin."""
         return [Span(*match.span()) for match in self._pattern.finditer(text)]
 
-    def annotate(self, segments: Iterator[Segment]) -> Iterator[Sequence[Outcome]]:
+    def identity(self) -> dict[str, Any]:
+        return {"phrases": hash_text("\n".join(self._phrases))}
+
+    def preview(self, segment: Segment) -> str:
+        return repr([segment.text[span.start : span.end] for span in self.spans(segment.text)])
+
+    def annotate(self, segments: Iterator[Segment]) -> Outcomes:
         while group := list(itertools.islice(segments, _GROUP)):
             yield [Annotated(segment, self.spans(segment.text)) for segment in group]

@@ -11,9 +11,11 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from tessy_jax.config import Budgets, PaperCooperation
 from tessy_jax.cooperate.build import build_engine
 from tessy_jax.cooperate.engine import Engine, Settings
+from tessy_jax.cooperate.rows import Job
 from tessy_jax.cooperate.voice import Voice
-from tessy_jax.data.records import Message
+from tessy_jax.data.records import Message, Problem, RowState
 from tessy_jax.models import Blocks, Cache, init_cache
+from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import ContentTokenizer
 
 
@@ -47,6 +49,27 @@ class Everything:
 
     def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
         return jnp.ones(tokens.shape, jnp.float32)
+
+
+class DirectChat(Chat):
+    """A chat with a model that answers at once: no thinking, and nothing that marks it."""
+
+    @property
+    def close_text(self) -> bytes:
+        return b""
+
+    def closed_ids(self, trace: bytes, answer: bytes = b"", start: int = 0) -> list[int]:
+        return self.tokenizer.encode(trace[start:] + answer)[0]
+
+
+def answering(voice: Voice, problem: Problem) -> Job:
+    """A job whose thinking is over before it began: the text begins with its end."""
+    text = voice.chat.close_text
+    state = RowState(
+        id=problem.id, sample_index=0, text=text, spans=(), role="student", phase="answer", span_start=len(text),
+        kept=len(text), span_tokens=(), span_ends=(), event=0, counters={"think_end": 0}, finish_think="end",
+    )  # fmt: skip
+    return Job(problem, 0, state)
 
 
 def lone_engine(voice: Voice, budgets: Budgets, k: int, settings: Settings, seed: int, mesh: Mesh | None) -> Engine:

@@ -52,12 +52,14 @@ class RunDir:
       path: the directory.
       done: keys, (id, sample_index) of a trace, of all records and rejected rows, of all processes at the time of
         opening.
+      failed: those of rejected rows among them.
       n_records: number of records among them.
     """
 
     def __init__(self, path: Path, kind: Kind, shard: tuple[int, int], lock: int):
         self.path = path
         self.done: set[tuple[Any, ...]] = set()
+        self.failed: set[tuple[Any, ...]] = set()
         self._kind = kind
         self.n_records = 0
         self._lock = lock
@@ -220,6 +222,7 @@ class RunDir:
         self._rejected.add(self._reject_key(row))
         if (key := self._row_key(row)) is not None:
             self.done.add(key)
+            self.failed.add(key)
 
     def _row_key(self, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """The key of a row of the output; None for a row of the input."""

@@ -1,0 +1,92 @@
+"""A language model on our engine as an annotator."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tessy_jax.annotation.annotator import Outcome, Outcomes, Refused, judge_reply
+from tessy_jax.annotation.config import LlmConfig
+from tessy_jax.annotation.segments import Segment
+from tessy_jax.annotation.task import TASK_HASH, task
+from tessy_jax.config import Budgets, RoleConfig, ThinkingConfig
+from tessy_jax.cooperate.alone import DirectChat, answering, lone_engine
+from tessy_jax.cooperate.engine import Engine
+from tessy_jax.cooperate.rows import Job
+from tessy_jax.data.records import Problem, Record
+from tessy_jax.mesh import make_mesh
+from tessy_jax.text.chat import Chat
+from tessy_jax.writer import Writer, settings
+
+_K = 20  # tokens generated per turn; no reply depends on it
+_NO_THINKING = ThinkingConfig(open="", before="", after="")
+
+
+class Llm:
+    """Asks the model about many segments at a time, which take turns in the engine's slots.
+
+    A model that thinks is given an empty thinking, or room for one; any other model answers its plain prompt.
+    """
+
+    def __init__(self, config: LlmConfig, writer: Writer):
+        """Use `open`."""
+        self.name = f"llm:{writer.folder.name}"
+        self._config, self._writer = config, writer
+
+    @classmethod
+    def open(cls, config: LlmConfig) -> "Llm":
+        """Reads what is small, as `Writer.open` does, and raises what it raises. The weights come with `annotate`."""
+        make_mesh(config.mesh, config.engine.batch)
+        role = RoleConfig(
+            model=config.model,
+            prompt=config.prompt,
+            thinking=config.thinking or _NO_THINKING,
+            sampling=config.sampling,
+        )
+        return cls(config, Writer.open(role, "annotator.model", Chat if config.thinking else DirectChat))
+
+    def identity(self) -> dict[str, Any]:
+        values = self._config.model_dump(include={"max_think_tokens", "max_answer_tokens", "seed"})
+        engine = self._config.engine
+        return values | self._writer.identity() | {"dtype": engine.dtype, "context": engine.context, "task": TASK_HASH}
+
+    def preview(self, segment: Segment) -> str:
+        ids = self._writer.chat.prompt_ids(task(segment.text))
+        return f"{self._writer.chat.reference.decode(ids)}\n{len(ids)} ids: {ids}"
+
+    def annotate(self, segments: Iterator[Segment]) -> Outcomes:
+        engine = self.load()
+        asked: dict[str, Segment] = {}
+
+        def job(segment: Segment) -> Job:
+            problem = Problem(id=repr(segment.key), messages=task(segment.text))
+            asked[problem.id] = segment
+            return Job(problem, 0) if self._config.max_think_tokens else answering(engine.voices[0], problem)
+
+        for dispatch in engine.run(map(job, segments)):
+            outcomes: list[Outcome] = []
+            for record in dispatch.finished:
+                outcomes.append(judge_reply(asked.pop(record.problem.id), _reply(record)))
+            for failed, reason in dispatch.rejected:
+                outcomes.append(Refused(asked.pop(failed.problem.id), reason))
+            yield outcomes
+
+    def load(self) -> Engine:
+        """Loads the weights onto the mesh and builds the engine.
+
+        Raises:
+          WeightsError, ShardingError: with the file and what to do. ConfigError: a reply alone fills the context.
+        """
+        config = self._config
+        if config.engine.compilation_cache is not None:
+            jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
+        mesh = make_mesh(config.mesh, config.engine.batch)
+        voice = self._writer.load(mesh, jnp.dtype(config.engine.dtype))
+        budgets = Budgets(max_think_tokens=max(1, config.max_think_tokens), max_answer_tokens=config.max_answer_tokens)
+        return lone_engine(voice, budgets, _K, settings(config.engine), config.seed, mesh)
+
+
+def _reply(record: Record) -> str:
+    """What the model wrote behind its thinking."""
+    return "".join(record.content[span.start : span.end] for span in record.spans if span.phase == "answer")
