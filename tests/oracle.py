@@ -70,7 +70,7 @@ class Trace:
 @dataclasses.dataclass
 class Oracle:
     """`style[role](ids) -> P(style) of each token`, from the tokens of the whole text; shift already applied (nan: no
-    prediction).
+    prediction). `probes[role](ids, token) -> P(style)` of a sampled token, from the ids before it, takes its place.
     """
 
     authors: tuple[Author, Author]
@@ -81,6 +81,7 @@ class Oracle:
     max_answer_tokens: int
     loops: Callable[[bytes, int], bool] | None
     seed: int
+    probes: tuple[Callable[[list[int], int], float], ...] = ()
 
     def trace(self, messages: list[dict], record: str, sample: int) -> Trace:
         prompts = [a.chat.prompt_ids(messages) for a in self.authors]
@@ -117,6 +118,7 @@ class Oracle:
         marker = author.chat.textual_marker
         sampled: list[int] = []
         ends: list[int] = []
+        probed: list[tuple[int, int, float]] = []  # start, end and P(style) of the sampled tokens
         data, last = y, len(y)
 
         def judge(end: int) -> str | None:
@@ -125,7 +127,7 @@ class Oracle:
             if used + sum(e <= end for e in ends) > self.max_think_tokens:
                 return "length"
             word, begun = data[last:end], not _blank(data[len(y) : last])
-            if not _blank(word) and begun and not self._of_kind(role, data, last, end):
+            if not _blank(word) and begun and not self._of_kind(role, data, last, end, probed):
                 return "rejected"
             last = end
             return "loop" if self.loops and self.loops(data, end) else None
@@ -141,8 +143,10 @@ class Oracle:
                     if why := judge(end):
                         return result(why)
                 return result(author.events[token])
-            sampled.append(token)
             piece = author.bytes_of[token]
+            if self.probes:
+                probed.append((len(data), len(data) + len(piece), self.probes[role](context + sampled, token)))
+            sampled.append(token)
             for byte in piece:  # byte by byte: what is confirmed must not depend on how long tokens are
                 data += bytes([byte])
                 if marker and data[last:].endswith(marker):
@@ -158,7 +162,10 @@ class Oracle:
                         return result(why)
             ends.append(len(data))
 
-    def _of_kind(self, role: int, data: bytes, start: int, end: int) -> bool:
+    def _of_kind(self, role: int, data: bytes, start: int, end: int, probed: list[tuple[int, int, float]]) -> bool:
+        if self.probes:
+            inside = [p for a, b, p in probed if a < end and b > start]
+            return all((p >= self.thresholds[role]) == (role == STUDENT) for p in inside)
         ids, ends = self.encode_for_judge[role](data[:end])
         style = self.style[role](ids)
         is_style = style >= self.thresholds[role]

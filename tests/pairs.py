@@ -1,6 +1,7 @@
 """Pairs of tiny random models for the cooperative tests, as our engine and as the oracle sees them."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tessy_jax.config import Budgets, LoopConfig, PaperCooperation, ReleasedCode
 from tessy_jax.cooperate.build import build_engine
 from tessy_jax.cooperate.engine import Engine, Settings
 from tessy_jax.cooperate.predictors import Checkpoint
+from tessy_jax.cooperate.probe import Probe, ProbeParams
 from tessy_jax.cooperate.rows import Job
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.voice import Voice
@@ -58,20 +60,60 @@ class Pair:
     seed: int = 5
 
     def engine(
-        self, *, batch: int = 4, mesh: Mesh | None = None, cooperation: Budgets | None = None, **settings: object
+        self,
+        *,
+        batch: int = 4,
+        mesh: Mesh | None = None,
+        cooperation: Budgets | None = None,
+        probes: bool = False,
+        **settings: object,
     ) -> Engine:
+        """The pair in the loop, with its classifiers or, if `probes`, with probes on its writers."""
         sizes = {"context": 384, "prompt_buckets": (32,), "chunk": 8, "turns_per_dispatch": 4, "depth": 128} | settings
         voices = [
             Voice.of(models.load(folder, mesh=mesh), chat, sampling)
             for folder, chat, sampling in zip(self.folders, self.chats, self.samplings, strict=True)
         ]
-        predictors = [
-            Checkpoint.load(folder, threshold=t, shift=s, block=self.block, mesh=mesh)
-            for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
-        ]
+        predictors = (
+            self.probes()
+            if probes
+            else [
+                Checkpoint.load(folder, threshold=t, shift=s, block=self.block, mesh=mesh)
+                for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
+            ]
+        )
         return build_engine(
             voices, predictors, cooperation or self.cooperation, Settings(batch=batch, **sizes), self.seed, mesh
         )
+
+    def probes(self) -> tuple[Probe, ...]:
+        """A random probe after the first layer of each writer."""
+
+        def probe(role: int) -> Probe:
+            rng = np.random.default_rng(role)
+            model, chat = self.torch_models[role], self.chats[role]
+            vectors = (
+                rng.normal(size=size).astype(np.float32) for size in (model.config.hidden_size, _rows(chat.tokenizer))
+            )
+            return Probe(
+                chat.tokenizer, ProbeParams(next(vectors), np.float32(0.1), next(vectors)), 0, self.thresholds[role]
+            )
+
+        return probe(0), probe(1)
+
+    def probe_oracle(self) -> Oracle:
+        def style(role: int) -> Callable[[list[int], int], float]:
+            model, probe = self.torch_models[role], self.probes()[role].params
+
+            def p(ids: list[int], token: int) -> float:
+                with torch.no_grad():
+                    states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+                logit = states[1][0, -1].numpy() @ probe.weight + probe.bias + probe.token_bias[token]
+                return float(1 / (1 + np.exp(-logit)))
+
+            return p
+
+        return dataclasses.replace(self.oracle(), probes=(style(0), style(1)))
 
     def oracle(self) -> Oracle:
         loop = self.cooperation.loop

@@ -53,6 +53,7 @@ states = st.builds(
     kept=counts,
     span_tokens=st.lists(counts, max_size=3).map(tuple),
     span_ends=st.lists(counts, max_size=3).map(tuple),
+    span_style=st.lists(st.floats(0, 1, width=32), max_size=3).map(tuple),
     event=counts,
     counters=st.dictionaries(text, counts, max_size=3),
     finish_think=st.none() | text,

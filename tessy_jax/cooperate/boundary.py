@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
+from tessy_jax.cooperate.evidence import Evidence
 from tessy_jax.cooperate.host import Delivery, Scribe, visit
-from tessy_jax.cooperate.predictors import Predictor
-from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, Stream, pick, replace_at, writes
-from tessy_jax.cooperate.streams import catch_up, deliver, forget, gather, kept_tokens
+from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, pick, writes
+from tessy_jax.cooperate.streams import gather, kept_tokens
 from tessy_jax.text.cuts import LoopRule, is_blank, words
 
 AGAIN = -1
@@ -30,11 +30,6 @@ AGAIN = -1
 
 MAX_WORDS = 32
 """Words judged in one pass; more take another pass."""
-
-WORD_TOKENS = 256
-"""Predictor tokens looked back over for one pass: a word has at most 48 bytes and one token more (128 bytes in all
-known vocabularies), a pass at most 64 new tokens.
-"""
 
 PENDING = 64
 """Tokens that can be undecided when a turn begins: a word ends after 48 bytes."""
@@ -67,9 +62,12 @@ class Reading(struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """The host's half: splits what a span has produced into words and tokenises them for the predictor."""
+    """The host's half: splits what a span has produced into words and tokenises them for the predictor.
 
-    scribe: Scribe
+    `scribe` is None where the predictor is a probe, which reads no tokens of its own.
+    """
+
+    scribe: Scribe | None
     marker: bytes | None
     loop: LoopRule | None
     max_think_tokens: int
@@ -77,7 +75,7 @@ class Reader:
 
     @property
     def shape(self) -> Reading:
-        return Reading.shape(self.max_words, self.scribe.width)
+        return Reading.shape(self.max_words, self.scribe.width if self.scribe else 1)
 
     def row(
         self,
@@ -102,7 +100,7 @@ class Reader:
           used: tokens of the trace that are kept, those of this span included.
           token_ends: ends of the tokens sampled beyond `kept`, padded with 0.
         """
-        if rejected:
+        if rejected and self.scribe:
             return self._reading([], [], 0, self.scribe.step(text, covered, kept))
         data = text[:written].tobytes()
         sampled = [int(e) for e in token_ends if e > 0]
@@ -124,17 +122,19 @@ class Reader:
             if self.loop is not None and self.loop.loops(data, end):
                 after = Finish.LOOP
                 break
-        if all(free):
+        if self.scribe is None or all(free):
             return self._reading(ends, free, after, Delivery(0, [], [], 0, covered))
-        return self._judged(data, covered, ends, free, after)
+        return self._judged(self.scribe, data, covered, ends, free, after)
 
-    def _judged(self, data: bytes, covered: int, ends: list[int], free: list[bool], after: int) -> Reading:
+    def _judged(
+        self, scribe: Scribe, data: bytes, covered: int, ends: list[int], free: list[bool], after: int
+    ) -> Reading:
         """The words whose tokens fit one visit and extend each other; the others wait for the next pass."""
-        tail, last = self.scribe.retokenizer.nested(data, int(covered), ends)
-        while len(tail.ids) > self.scribe.width and last > 0:
+        tail, last = scribe.retokenizer.nested(data, int(covered), ends)
+        while len(tail.ids) > scribe.width and last > 0:
             last -= 1
-            tail = self.scribe.retokenizer.tail(data, int(covered), ends[last])
-        delivery = self.scribe.pack(data, covered, ends[last], tail)
+            tail = scribe.retokenizer.tail(data, int(covered), ends[last])
+        delivery = scribe.pack(data, covered, ends[last], tail)
         if delivery.covered != ends[last]:  # not even one word fits: the predictor reads on, nothing is judged yet
             return self._reading([], [], AGAIN, delivery)
         done = last + 1 == len(ends)
@@ -145,40 +145,13 @@ class Reader:
         return Reading(np.asarray(ends, np.int32), np.asarray(free, bool), int(after), delivery)
 
 
-def of_kind(
-    stream: Stream,
-    style: Float[Array, "B S"],
-    kept: Int[Array, " B"],
-    reading: Reading,
-    role: Role,
-    predictor: Predictor,
-) -> Bool[Array, "B W"]:
-    """Whether every token of each word is predicted to be of the role's kind: style for the student, capability for
-    the teacher.
-
-    A word's tokens are those that end inside it. The first token of a text has no token before it, so with `shift`
-    1 nothing is predicted for it: it counts as being of the kind.
-    """
-    index = stream.n[:, None] - WORD_TOKENS + jnp.arange(WORD_TOKENS)
-    is_style = gather(style, index) >= predictor.threshold
-    right = (is_style == (role == Role.STUDENT)) | (index < predictor.shift)
-    ends = gather(stream.ends, index)
-    starts = jnp.concatenate([kept[:, None], reading.ends[:, :-1]], axis=1)
-    inside = (
-        (ends[:, :, None] > starts[:, None]) & (ends[:, :, None] <= reading.ends[:, None]) & (index >= 0)[:, :, None]
-    )
-    return ~jnp.any(inside & ~right[:, :, None], axis=1)
-
-
 @dataclasses.dataclass(frozen=True)
 class PaperBoundary:
     """Judges the words of one role's spans. `judge` is the boundary rule of the `paper` preset."""
 
     role: Role
     reader: Reader
-    predictor: Predictor
-    chunk: int
-    depth: int
+    evidence: Evidence
     mesh: Mesh | None
     turn_tokens: int
 
@@ -189,21 +162,15 @@ class PaperBoundary:
 
         A span is over, and the role switches, when a word is rejected.
         """
-        role = self.role
 
         def one(carry: tuple) -> tuple:
             state, cache, open_, rejected, finish = carry
-            stream, style = state.judges[role], state.style[role]
             reading = visit(self.mesh, self.reader.row, self.reader.shape, open_, *self._arguments(state, rejected))
-            stream, why = deliver(stream, open_, reading.delivery)
+            state, cache, why = self.evidence.read(params, state, cache, open_, rejected, reading.delivery)
             failed = why != Finish.NONE
-            stream = forget(stream, open_, self.depth)
-            read_now = open_ & (reading.delivery.count > 0) & ~rejected
-            stream, (style, cache) = catch_up(
-                stream, read_now, stream.n, self.chunk, self._reading(params), (style, cache)
-            )
             valid = reading.ends > 0
-            bad = valid & ~reading.free & ~of_kind(stream, style, state.kept, reading, role, self.predictor)
+            starts = jnp.concatenate([state.kept[:, None], reading.ends[:, :-1]], axis=1)
+            bad = valid & ~reading.free & ~self.evidence.of_kind(state, starts, reading.ends)
             good = valid & (jnp.cumsum(bad, axis=1) == 0)
             kept = jnp.maximum(state.kept, jnp.max(jnp.where(good, reading.ends, 0), axis=1))
             judged = open_ & ~failed & ~rejected
@@ -211,32 +178,18 @@ class PaperBoundary:
             ended = judged & ~now_rejected & (reading.after > 0)
             more = judged & ~now_rejected & (reading.after == AGAIN)
             rejected = rejected | now_rejected
-            state = state.replace(
-                kept=pick(judged, kept, state.kept),
-                judges=replace_at(state.judges, role, stream),
-                style=replace_at(state.style, role, style),
-            )
+            state = state.replace(kept=pick(judged, kept, state.kept))
             finish = jnp.where(ended, reading.after, jnp.where(failed, why, finish))
             # A rejected word's tokens are taken back by the next pass.
-            open_ = more | (rejected & ~failed & (stream.covered > state.kept))
+            open_ = more | (rejected & ~failed & self.evidence.ahead(state))
             return state, cache, open_, rejected, finish
 
-        thinking = rows & (state.phase == Phase.THINK) & writes(state, role)
+        thinking = rows & (state.phase == Phase.THINK) & writes(state, self.role)
         no = jnp.zeros_like(rows)
         start = (state, cache, thinking, no, jnp.zeros_like(state.kept))
         state, cache, _, rejected, finish = jax.lax.while_loop(lambda c: jnp.any(c[2]), one, start)
         rejected &= finish < Finish.OVERFLOW
         return state, cache, rejected, rejected, finish
-
-    def _reading(self, params: Any) -> Any:
-        def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
-            style, cache = carry
-            p, cache = self.predictor.style(params, tokens, positions, cache)
-            rows = jnp.arange(style.shape[0])[:, None]
-            at = jnp.where(positions >= 0, positions + self.predictor.shift, style.shape[1])
-            return style.at[rows, at].set(p, mode="drop"), cache
-
-        return read
 
     def _arguments(self, state: State, rejected: Bool[Array, " B"]) -> tuple[Array, ...]:
         """The columns of `Reader.row`."""

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from tessy_jax.config import Budgets, PaperCooperation, ReleasedCodeCooperation
-from tessy_jax.cooperate.boundary import PaperBoundary, Reader
+from tessy_jax.config import Budgets, ConfigError, PaperCooperation, ReleasedCodeCooperation
+from tessy_jax.cooperate.boundary import PENDING, PaperBoundary, Reader
 from tessy_jax.cooperate.engine import Engine, Settings
+from tessy_jax.cooperate.evidence import HiddenStates, OwnTokens
 from tessy_jax.cooperate.host import Scribe
 from tessy_jax.cooperate.predictors import Predictor
+from tessy_jax.cooperate.probe import Probe
 from tessy_jax.cooperate.released import ReleasedBoundary, WindowReader
 from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.turn import Boundary, Turn
@@ -19,7 +21,7 @@ from tessy_jax.text.retokenize import Retokenizer
 
 def build_engine(
     voices: Sequence[Voice],
-    predictors: Sequence[Predictor],
+    predictors: Sequence[Predictor | Probe],
     cooperation: Budgets,
     settings: Settings,
     seed: int,
@@ -36,6 +38,7 @@ def build_engine(
             sampling=voice.sampling,
             tokens=tokens[role],
             boundary=_boundary(role, voice, predictors[role], cooperation, settings, tokens[role], mesh),
+            probe=probe if isinstance(probe := predictors[role], Probe) else None,
             step=voice.scribe.step,
             close=voice.close if role == Role.STUDENT else None,
             shape=voice.scribe.shape,
@@ -61,7 +64,7 @@ def _tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
 def _boundary(
     role: Role,
     voice: Voice,
-    predictor: Predictor,
+    predictor: Predictor | Probe,
     cooperation: Budgets,
     settings: Settings,
     tokens: int,
@@ -69,10 +72,18 @@ def _boundary(
 ) -> Boundary:
     """The rule of the preset, over this role's predictor."""
     loop = None if cooperation.loop is None else LoopRule(cooperation.loop.repeats, cooperation.loop.min_bytes)
+    marker = voice.chat.textual_marker
+    if isinstance(predictor, Probe):
+        if not isinstance(cooperation, PaperCooperation):
+            raise ConfigError(
+                f"predictors.{role.name.lower()}: a probe predicts what its model writes itself, and preset "
+                "released_code judges the text anew at every turn; use preset paper"
+            )
+        reader = Reader(None, marker, loop, cooperation.max_think_tokens)
+        return PaperBoundary(role, reader, HiddenStates(role, predictor, tokens + PENDING), mesh, tokens)
     if isinstance(cooperation, ReleasedCodeCooperation):
-        window = WindowReader(Retokenizer(predictor.tokenizer), voice.chat.textual_marker, loop, cooperation.window)
+        window = WindowReader(Retokenizer(predictor.tokenizer), marker, loop, cooperation.window)
         return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, mesh)
-    reader = Reader(
-        Scribe(Retokenizer(predictor.tokenizer)), voice.chat.textual_marker, loop, cooperation.max_think_tokens
-    )
-    return PaperBoundary(role, reader, predictor, settings.chunk, settings.depth, mesh, tokens)
+    reader = Reader(Scribe(Retokenizer(predictor.tokenizer)), marker, loop, cooperation.max_think_tokens)
+    evidence = OwnTokens(role, predictor, settings.chunk, settings.depth)
+    return PaperBoundary(role, reader, evidence, mesh, tokens)

@@ -18,6 +18,7 @@ from tessy_jax.config import Budgets, ConfigError
 from tessy_jax.cooperate.host import ROWS
 from tessy_jax.cooperate.loop import Loop, Memory, Params
 from tessy_jax.cooperate.predictors import Predictor
+from tessy_jax.cooperate.probe import Probe
 from tessy_jax.cooperate.rows import Job, Rows
 from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.cooperate.turn import Steps, Turn
@@ -91,7 +92,7 @@ class Engine:
         self,
         turns: tuple[Turn, ...],
         voices: tuple[Voice, ...],
-        predictors: tuple[Predictor, ...],
+        predictors: tuple[Predictor | Probe, ...],
         settings: Settings,
         budgets: Budgets,
         seed: int,
@@ -109,7 +110,7 @@ class Engine:
             )
         self.rows = Rows(
             voices=voices,
-            judges=tuple(Retokenizer(p.tokenizer) for p in predictors),
+            judges=tuple(None if isinstance(p, Probe) else Retokenizer(p.tokenizer) for p in predictors),
             context=settings.context,
             text_bytes=8 * settings.context,
             log=2 * settings.turns_per_dispatch + 2,

@@ -39,12 +39,12 @@ class Rows:
 
     Attributes:
       voices: the student and the teacher.
-      judges: the vocabularies that the two predictors read, by role.
+      judges: the vocabularies that the two predictors read, by role; None: a probe, which reads no text.
       context: tokens per stream. text_bytes: bytes of text per row. log: spans that fit one dispatch.
     """
 
     voices: tuple[Voice, ...]
-    judges: tuple[Retokenizer, ...]
+    judges: tuple[Retokenizer | None, ...]
     context: int
     text_bytes: int
     log: int
@@ -102,8 +102,11 @@ class Rows:
                 ends = [row.span_start] * len(ids)
             _fill_stream(batch.writers[author], slot, prompts[author], (ids, ends), row.span_start, sampled)
         for stream, retokenizer in zip(batch.judges, self.judges, strict=True):
-            covered = row.kept if thinking else 0
-            _fill_stream(stream, slot, (), retokenizer.encode(row.text, 0, covered), covered, ((), ()))
+            covered = row.kept if thinking and retokenizer else 0
+            read = retokenizer.encode(row.text, 0, covered) if retokenizer else ((), ())
+            _fill_stream(stream, slot, (), read, covered, ((), ()))
+        base = int(batch.writers[role].base[slot])
+        batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
 
     def snapshot(self, batch: State, slot: int, job: Job, spans: Sequence[Span]) -> RowState:
         """The row in `slot` as the journal keeps it. A turn never ends with an event pending."""
@@ -124,6 +127,7 @@ class Rows:
             kept=int(batch.kept[slot]),
             span_tokens=tuple(stream.tokens[slot, span].tolist()),
             span_ends=tuple(stream.ends[slot, span].tolist()),
+            span_style=() if self.judges[role] else tuple(batch.style[role][slot, span].tolist()),
             event=int(batch.event[slot]),
             counters={
                 "think_tokens": int(batch.think_tokens[slot]),

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from tessy_jax.cooperate.host import Delivery, visit
+from tessy_jax.cooperate.probe import Probe, listen
 from tessy_jax.cooperate.sampling import Sampling, uniforms
 from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, Stream, Writer, pick, replace_at, writes
 from tessy_jax.cooperate.streams import catch_up, deliver, forget, hand_over, kept_tokens, scatter
@@ -57,6 +58,7 @@ class Turn:
       sampling: how it chooses tokens.
       tokens: tokens generated per turn at most, the paper's k.
       boundary: what is kept of it.
+      probe: what the sampling pass predicts of each token; None: nothing, the boundary's predictor reads the text.
       step: one hand-over visit, `(text, covered, target) -> Delivery` on the host, and its shape.
       close: the student's end of thinking, `(text, kept) -> Delivery`; None for the teacher.
       marker: the bytes of the end-of-thinking marker with its newlines.
@@ -68,6 +70,7 @@ class Turn:
     sampling: Sampling
     tokens: int
     boundary: Boundary
+    probe: Probe | None
     step: Callable[..., Delivery]
     close: Callable[..., Delivery] | None
     shape: Delivery
@@ -89,7 +92,7 @@ class Turn:
             state, cache, chunks = self._catch_up(params, state, cache)
         with jax.named_scope("generate"):
             before = state.writers[self.role].n
-            state, cache, decodes = self._generate(params, writer, state, cache)
+            state, cache, decodes = self._generate(params, judge_params, writer, state, cache)
             sampled = jnp.sum(state.writers[self.role].n - before)
         rows = writes(state, self.role)
         with jax.named_scope("judge"):
@@ -149,7 +152,9 @@ class Turn:
 
     # -- generating ----------------------------------------------------------------------------------------------------
 
-    def _generate(self, params: Any, writer: Writer, state: State, cache: Any) -> tuple[State, Any, Array]:
+    def _generate(
+        self, params: Any, judge_params: Any, writer: Writer, state: State, cache: Any
+    ) -> tuple[State, Any, Array]:
         """Up to `tokens` tokens per row, one forward pass each; a row stops at a structural event or its answer's
         budget.
         """
@@ -168,7 +173,8 @@ class Turn:
             stream, on = state.writers[self.role], live(state)
             last = jnp.maximum(stream.n - 1, 0)
             token = jnp.take_along_axis(stream.tokens, last[:, None], axis=1)
-            hidden, cache = model(token, jnp.where(on, last, -1)[:, None], cache)
+            heard: list[Array] = []
+            hidden, cache = model(token, jnp.where(on, last, -1)[:, None], cache, listen(heard))
             logits = model.logits(hidden[:, 0])
             with jax.named_scope("sample"):
                 following = writer.next_utf8[state.utf8 + STATES * answering]
@@ -192,6 +198,10 @@ class Turn:
                 high=pick(on, jnp.maximum(stream.high, stream.n), stream.high),
             )
             utf8 = jnp.take_along_axis(following, chosen[:, None], axis=1)[:, 0].astype(jnp.int32)
+            if self.probe is not None:
+                style = self.probe.style(judge_params, heard[self.probe.layer][:, 0], chosen)
+                style = scatter(state.style[self.role], n, style[:, None], said[:, None])
+                state = state.replace(style=replace_at(state.style, self.role, style))
             state = state.replace(
                 text=new_text,
                 written=written,

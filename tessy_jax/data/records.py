@@ -151,6 +151,7 @@ class RowState:
       event: structural event met in the current span; 0: none.
       counters: running totals, by name.
       finish_think: why thinking ended; None while it goes on.
+      span_style: P(style) of each token of the span where the predictor is a probe; else empty.
     """
 
     id: str
@@ -166,6 +167,7 @@ class RowState:
     event: int
     counters: dict[str, int]
     finish_think: str | None
+    span_style: tuple[float, ...] = ()
 
     def to_json(self) -> str:
         """One line of the journal, without the line end."""
@@ -180,7 +182,7 @@ class RowState:
                 raise ValueError("its fields are not those of a row state")
             values["text"] = base64.b64decode(values["text"], validate=True)
             values["spans"] = tuple(Span(**span) for span in values["spans"])
-            values["span_tokens"], values["span_ends"] = tuple(values["span_tokens"]), tuple(values["span_ends"])
+            values |= {name: tuple(values[name]) for name in ("span_tokens", "span_ends", "span_style")}
             return cls(**values)
         except (ValueError, TypeError) as error:
             raise ValueError(f"not a row state: {error}") from error
