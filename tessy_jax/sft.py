@@ -70,9 +70,21 @@ def main(argv: list[str] | None = None) -> int:
         return complain(console, error, USAGE)
     except USER_ERRORS as error:
         return complain(console, error, ERROR)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return complain(console, _out_of_memory(error), ERROR)
     except KeyboardInterrupt:  # before the loop runs; after that see `command.Stop`
         say(console, "interrupted; the same command goes on from here")
         return INTERRUPTED
+
+
+def _out_of_memory(error: Exception) -> TrainingError:
+    reason = " ".join(str(error).split())[:300]
+    return TrainingError(
+        f"a device has too little memory ({reason}). Raise batch.accumulate or mesh.fsdp, set compute.remat=full, or "
+        "lower compute.loss_chunk or data.length; --dry-run says what a step needs"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -222,7 +234,12 @@ def run_directory(config: SftConfig, identity: Mapping[str, Any], overwrite: boo
         lock = take_lock(path, shard)
         try:
             if stored is not None and not overwrite:
-                compare(path, stored, manifest)
+                try:
+                    compare(path, stored, manifest)
+                except RunDirError:
+                    if any((path / "checkpoints").glob("[0-9]*")):
+                        raise
+                    overwrite = True  # it never came to a checkpoint: there is nothing to lose
             if shard[0] == 0:
                 _prepare(path, to_yaml(config), manifest, new=overwrite or stored is None)
             if shard[1] > 1:

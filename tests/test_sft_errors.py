@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import qwen3_classifier
 
 from tessy_jax.sft import main
+from tessy_jax.train import trainer
 
 ERROR, USAGE = 1, 2
 
@@ -74,10 +76,10 @@ def test_data_that_gives_nothing(fail, tmp_path):
     assert fail("data.train=/nowhere/x.jsonl") == (USAGE, f"data.train: {wanted}")
     assert fail("data.held_out=/nowhere/x.jsonl") == (USAGE, f"data.held_out: {wanted}")
     assert not (tmp_path / "run").exists()
-    code, message = fail("data.length=4", "data.long=drop", "--overwrite")
+    code, message = fail("data.length=4", "data.long=drop")
     assert code == ERROR
     assert message.startswith(f"no example to train on in {student().parent}/traces/data: 40 do not fit into length")
-    code, message = fail("data.weights={style: 0, capability: 0, answer: 0, assistant: 0}", "--overwrite")
+    code, message = fail("data.weights={style: 0, capability: 0, answer: 0, assistant: 0}")
     assert code == ERROR
     assert message.startswith("nothing to train on in step 1: all tokens of its examples (p")
 
@@ -94,10 +96,18 @@ def test_not_a_number(fail, tmp_path, capsys):
     run = tmp_path / "run"
     assert not [path for path in (run / "checkpoints").iterdir() if path.name.isdecimal()]
     assert "the loss of step 1 is nan" in (run / "run.log").read_text()
-    assert fail(f"model={broken}", "--overwrite") == (
+    assert fail(f"model={broken}") == (
         ERROR,
         "the held-out loss after step 0 is nan; lower optimizer.lr, or look at the data (--inspect)",
     )
+
+
+def test_out_of_memory(fail, monkeypatch):
+    reason = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
+    monkeypatch.setattr(trainer, "place", Mock(side_effect=jax.errors.JaxRuntimeError(reason)))
+    code, message = fail()
+    assert code == ERROR
+    assert message.startswith(f"a device has too little memory ({reason}). Raise batch.accumulate or mesh.fsdp")
 
 
 def test_another_run_is_in_the_way(fail, tmp_path):
