@@ -142,4 +142,4 @@ def test_presets_are_complete():
     paper, demo = (load_as(SftConfig, folder / name) for name in ("sft.yaml", "sft_demo.yaml"))
     assert (paper.batch.rows, paper.optimizer.lr, paper.epochs) == (128, 5e-5, 9)
     assert paper.optimizer == SftConfig.model_fields["optimizer"].default
-    assert demo.data.length == 320
+    assert demo.data.length == 336
