@@ -18,7 +18,7 @@ from tessy_jax.models.weights import open_tensors
 from tessy_jax.text.chat import Chat, Thinking
 from tessy_jax.train import step
 from tessy_jax.train.batches import Batch
-from tessy_jax.train.config import SftConfig
+from tessy_jax.train.config import OptimizerConfig, SftConfig
 from tessy_jax.train.lora import Full, LoRA, Tuning
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.optimizer import AdamW
@@ -95,11 +95,8 @@ class Student:
         return Arithmetic(self.model, frozen=self.config.lora is not None)
 
     def optimizer(self, steps: int) -> AdamW:
-        """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
-        values = self.config.optimizer.model_dump(exclude={"lr", "warmup"})
-        return AdamW(
-            peak=self.config.optimizer.lr, steps=steps, warmup=math.ceil(self.config.optimizer.warmup * steps), **values
-        )
+        """For a run of so many steps."""
+        return adamw(self.config.optimizer, steps)
 
     def load(self, mesh: Mesh | None, optimizer: AdamW) -> step.TrainState:
         """The state before the first step, on the mesh.
@@ -134,6 +131,12 @@ class Student:
         kept, more = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
         sizes = {"weights, moments, batch": kept, "temporaries": found.temp_size_in_bytes + more}
         return {name: size / 2**30 for name, size in (sizes | {"sum": sum(sizes.values())}).items()}
+
+
+def adamw(config: OptimizerConfig, steps: int) -> AdamW:
+    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
+    values = config.model_dump(exclude={"lr", "warmup"})
+    return AdamW(peak=config.lr, steps=steps, warmup=math.ceil(config.warmup * steps), **values)
 
 
 def _abstract(shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:

@@ -160,8 +160,12 @@ class Reporter:
         self._held_out = float(sums.loss) / float(sums.weight)
         self._last = self._clock()  # no rate counts the evaluation
         row = {"loss": self._held_out, "tokens": int(sums.tokens), "parts": by_part(sums)}
-        self._write({"step": step, "held_out": row})
+        self._write({"step": step, "held_out": row | self.more(sums)})
         return self._held_out
+
+    def more(self, sums: Sums) -> dict[str, Any]:
+        """Further numbers of an evaluation; for subclasses."""
+        return {}
 
     def cells(self, now: float) -> dict[str, str]:
         """What to show at a time of the clock."""

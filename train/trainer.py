@@ -29,9 +29,10 @@ class Batches(Protocol):
 
 
 class Stop(Protocol):
-    """Whether the user wants to end the run."""
+    """Whether the run is to end before its last step."""
 
-    asked: bool
+    @property
+    def asked(self) -> bool: ...
 
 
 @dataclass(frozen=True)

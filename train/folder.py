@@ -1,0 +1,53 @@
+"""The directory of a training run: one run, held by one command at a time."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from tessy_jax.data.folders import RunDirError, compare, explained, stored_manifest, take_lock, write_manifest
+from tessy_jax.data.lines import replace_file
+from tessy_jax.data.manifest import make_manifest
+
+
+@contextmanager
+def run_directory(
+    path: Path, kind: str, written: Sequence[str], config: str, identity: Mapping[str, Any], overwrite: bool
+) -> Iterator[None]:
+    """Creates the run directory or finds the run in it, and holds it for this process.
+
+    Args:
+      kind: format and version of the manifest.
+      written: patterns of what such runs leave in it; `overwrite` removes that and nothing else.
+      config: as YAML, stored beside the rest.
+      identity: must be that of the run that is there.
+
+    Raises:
+      RunDirError: it is in use, cannot be written, is no run directory, or of a run with another identity.
+    """
+    manifest = make_manifest(identity, [f"{d.platform} {d.device_kind}" for d in jax.devices()])
+    with explained(path):
+        if path.exists() and not path.is_dir():
+            raise RunDirError(f"{path} is a file, not a folder: use another --output")
+        path.mkdir(parents=True, exist_ok=True)
+        stored = stored_manifest(path, kind)
+        lock = take_lock(path, (0, 1))
+        try:
+            if stored is not None and not overwrite:
+                compare(path, stored, manifest)
+            if overwrite or stored is None:
+                for found in (found for pattern in written for found in path.glob(pattern)):
+                    shutil.rmtree(found) if found.is_dir() else found.unlink()
+                write_manifest(path, kind, manifest)
+            replace_file(path / "config.yaml", config)
+        except BaseException:
+            os.close(lock)
+            raise
+    try:
+        yield
+    finally:
+        os.close(lock)
