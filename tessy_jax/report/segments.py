@@ -1,5 +1,6 @@
 """Annotated segments in colour, and two annotations compared, for people."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -46,14 +47,20 @@ def agreement_table(found: Agreement) -> Table:
         str(found.spans_a),
         str(found.spans_b),
         str(found.exact),
-        f"precision {found.precision:.3f}, recall {found.recall:.3f}, F1 {found.f1:.3f}",
+        f"precision {_number(found.precision)}, recall {_number(found.recall)}, F1 {_number(found.f1)}",
     )
     for name, confusion in (("words", found.words), ("characters", found.characters)):
         a, b = confusion.both + confusion.only_a, confusion.both + confusion.only_b
-        table.add_row(name, str(a), str(b), str(confusion.both), f"kappa {confusion.kappa:.3f} over {confusion.total}")
+        table.add_row(
+            name, str(a), str(b), str(confusion.both), f"kappa {_number(confusion.kappa)} over {confusion.total}"
+        )
     table.add_row("only A's", _most(found.missed))
     table.add_row("only B's", "", _most(found.added))
     return table
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _most(phrases: Counter[str]) -> str:
