@@ -222,14 +222,12 @@ def _go_on(
     with (
         Stop(console, "the segments in flight") as stop,
         View("annotation", progress.cells, console) as view,
-        closing(annotator.annotate(left)) as groups,
+        closing(annotator.annotate(itertools.takewhile(lambda _: not stop.asked, left))) as groups,
     ):
         try:
             for group in groups:
                 _store(run, annotator.name, group, progress)
                 view.update()
-                if stop.asked:
-                    break
         except AnnotatorError as error:
             return error, stop.asked
     return None, stop.asked

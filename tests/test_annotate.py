@@ -166,6 +166,21 @@ def test_interrupt_keeps_what_is_done(config, monkeypatch, capsys):
     assert len(segments(config.parent / "run")) == 36
 
 
+def test_interrupt_waits_for_the_requests_in_flight(config, capsys):
+    asked = []
+
+    def answer(body):
+        asked.append(body)
+        if len(asked) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return said("[]")
+
+    with serving(answer) as server:
+        assert call(config, f"annotator={{kind: endpoint, url: '{server.url}', model: m, concurrency: 3}}") == 130
+    assert "stopping after the segments in flight; once more to stop at once" in capsys.readouterr().err
+    assert 5 <= len(asked) == len(segments(config.parent / "run")) < 36
+
+
 def test_a_torn_line_is_done_again(config):
     run = config.parent / "run"
     assert call(config) == 0

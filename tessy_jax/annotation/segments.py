@@ -9,7 +9,9 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Thoughts:
-    """The thinking text of one response, and which response it is: the id of its row and the sample."""
+    """The thinking text of one response, without white space at its ends, and which response it is: the id of its row
+    and the sample.
+    """
 
     id: str
     sample_index: int
