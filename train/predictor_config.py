@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, Strict
 
-from tessy_jax.config import Config, Located, MeshConfig, OutputPath, PromptConfig, ThinkingConfig
+from tessy_jax.config import Config, Located, MeshConfig, OutputPath, RoleConfig
 from tessy_jax.train.config import CheckpointConfig, ComputeConfig, OptimizerConfig, ReportConfig, Sources
 
 HeldOut = Annotated[float, Field(gt=0, lt=1)]
@@ -76,9 +76,7 @@ class ProbeFitConfig(Config):
 class TrainProbeConfig(Config):
     """Everything `python -m tessy_jax.train_probe` needs to know."""
 
-    model: Located = Field(description="The writing model: checkpoint folder, or a model hub id.")
-    prompt: PromptConfig = PromptConfig()
-    thinking: ThinkingConfig = ThinkingConfig()
+    writer: RoleConfig = Field(description="The writing model, as in the configuration of synthesize.")
     data: ProbeDataConfig
     layers: Annotated[tuple[int, ...], Strict(False)] | None = Field(
         default=None, description="Layers to try, from 0; negative: from the last; null: all."

@@ -163,8 +163,12 @@ def with_intervals(counts: Int[np.ndarray, "R 4"], draws: Int[np.ndarray, "S R"]
 
 def best_threshold(style: Bool[np.ndarray, " N"], p: Float[np.ndarray, " N"]) -> float:
     """The one of THRESHOLDS with the highest F1 of style; the lowest of them where several are."""
-    scores = [rates(_counts(style, p >= t))["style"]["f1"] for t in THRESHOLDS]
-    return float(THRESHOLDS[int(np.argmax(scores))])
+    return float(THRESHOLDS[int(np.argmax([f1(style, p >= t) for t in THRESHOLDS]))])
+
+
+def f1(style: Bool[np.ndarray, " N"], said: Bool[np.ndarray, " N"]) -> float:
+    """F1 of style."""
+    return float(rates(_counts(style, said))["style"]["f1"])
 
 
 def _counts(style: Bool[np.ndarray, " N"], said: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " 4"]:

@@ -1,0 +1,317 @@
+"""Training a probe: P(style of a token) = sigmoid(w · h + b + u[token]), h the writing model's state before the token.
+
+The model reads its prompts and responses once, teacher-forced and in its own tokens, and the outputs of all layers at
+the places before labelled tokens are kept. One logistic regression per layer then takes seconds: convex, so that what
+comes out depends on the data alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from tessy_jax import models
+from tessy_jax.annotation.annotator import Annotated
+from tessy_jax.annotation.thoughts import data_path
+from tessy_jax.cooperate.probe import listen
+from tessy_jax.data.inputs import BadRow, InputError, Reject, row_object
+from tessy_jax.data.records import Record
+from tessy_jax.data.sources import rows
+from tessy_jax.text.chat import Chat, with_system
+from tessy_jax.train.examples import CONTEXT, STYLE
+from tessy_jax.train.labels import Labelled, read_annotated
+from tessy_jax.train.packing import pack
+from tessy_jax.train.predictor_config import ProbeFitConfig
+
+# -- responses ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """One response in the writer's tokens.
+
+    Attributes:
+        id, sample_index: which.
+        ids: of the prompt and the thinking.
+        prompt: how many of them are the prompt's.
+        segments: its annotated segments; `first` counts from the beginning of the thinking.
+    """
+
+    id: str
+    sample_index: int
+    ids: list[int]
+    prompt: int
+    segments: list[Labelled]
+
+    @property
+    def labels(self) -> int:
+        """Labelled tokens."""
+        return sum(int((segment.classes != CONTEXT).sum()) for segment in self.segments)
+
+
+def read_responses(
+    annotated: Sequence[Path], sources: Sequence[Path], chat: Chat, system: str | None, length: int
+) -> tuple[list[Response], list[Reject | str]]:
+    """Responses that have annotated segments, and what cannot be used and why.
+
+    Args:
+        sources: run directories with the responses. length: tokens that are read of one.
+
+    Raises:
+      InputError: a source cannot be read, or nothing is left.
+    """
+    rejects: list[Reject | str] = []
+    segments: dict[tuple[str, int], list[Annotated]] = {}
+    for found in read_annotated(annotated):
+        if isinstance(found, Reject):
+            rejects.append(found)
+        else:
+            segments.setdefault((found.segment.id, found.segment.sample_index), []).append(found)
+    responses = []
+    for record in _records(sources, rejects):
+        mine = segments.pop((record.problem.id, record.sample_index), [])
+        if mine:
+            responses.append(_response(record, mine, chat, system, length, rejects))
+    rejects += [f"{name}#{sample}: its response is not in {', '.join(map(str, sources))}" for name, sample in segments]
+    responses = [response for response in responses if response.labels]
+    if not responses:
+        first = rejects[0] if rejects else "no segment"
+        reason = first if isinstance(first, str) else f"{first.file}:{first.line}: {first.reason}"
+        raise InputError(f"no response with annotated segments to learn from; the first problem: {reason}")
+    return responses, rejects
+
+
+def _records(sources: Sequence[Path], rejects: list[Reject | str]) -> Iterator[Record]:
+    for source in sources:
+        for row in rows(data_path(source)):
+            try:
+                yield Record.from_row(row_object(row))
+            except (BadRow, ValueError) as error:
+                rejects.append(Reject.of(row, None, f"not a record of sample or synthesize: {error}"))
+
+
+def _response(
+    record: Record,
+    segments: list[Annotated],
+    chat: Chat,
+    system: str | None,
+    length: int,
+    rejects: list[Reject | str],
+) -> Response:
+    spans = [span for span in record.spans if span.phase == "think"]
+    thinking = record.content[spans[0].start : spans[-1].end] if spans else ""
+    blank = len(thinking) - len(thinking.lstrip())  # annotate's offsets begin at the first word
+    data = thinking.encode()
+    prompt = chat.prompt_ids(with_system(system, record.problem.messages))
+    ids, ends = chat.tokenizer.encode(data)
+    room = max(0, length - len(prompt))
+    labelled = []
+    for source in sorted(segments, key=lambda s: s.segment.start or 0):
+        text, start = source.segment.text, source.segment.start
+        if start is None or thinking[blank + start : blank + start + len(text)] != text:
+            where = "has no offset" if start is None else "is not in its response where its offset says"
+            name = f"{record.problem.id}#{record.sample_index}/{source.segment.index}"
+            rejects.append(f"{name}: the segment {where}")
+            continue
+        begin = len(thinking[: blank + start].encode())
+        labelled.append(Labelled.within(source, data, begin, ids[:room], ends[:room]))
+    return Response(record.problem.id, record.sample_index, [*prompt, *ids[:room]], len(prompt), labelled)
+
+
+# -- features ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the model had in mind before each labelled token.
+
+    Attributes:
+        layers: numbers of the layers.
+        hidden: their outputs minus `centre`, bfloat16; a file that is read when used.
+        centre: of each layer, so that rounding keeps what varies.
+        tokens: the tokens themselves.
+    """
+
+    layers: list[int]
+    hidden: Float[np.ndarray, "L N D"]
+    centre: Float32[np.ndarray, "L D"]
+    tokens: Int[np.ndarray, " N"]
+
+    def of(self, layer: int) -> Float32[np.ndarray, "N D"]:
+        """The centred states of one layer (an index of `layers`)."""
+        return np.asarray(self.hidden[layer], np.float32)
+
+
+def read_features(
+    model: models.Model, responses: Sequence[Response], layers: list[int], length: int, at_once: int, file: Path
+) -> Features:
+    """Runs the model over the responses, several in a row of `length` tokens, `at_once` rows at a time.
+
+    Args:
+        file: for the states; len(layers) x labelled tokens x width x 2 bytes.
+    """
+    graph, params = nnx.split(model)
+    contexts = model.config.contexts
+    packed = pack(np.array([len(r.ids) for r in responses]), length, 0, 0)
+    groups = [packed[start : start + at_once] for start in range(0, len(packed), at_once)]
+    places = [_places(responses, group, length) for group in groups]
+    width = max(len(flat) for flat, _ in places)
+
+    @jax.jit
+    def read(params: Any, tokens: Array, positions: Array, segments: Array, at: Array) -> Float32[Array, "L M D"]:
+        heard: list[Array] = []
+        memory = models.Packed(segments, contexts, "blocks")
+        nnx.merge(graph, params)(tokens, positions, memory, listen(heard))
+        return jnp.stack([heard[layer].reshape(-1, heard[layer].shape[-1])[at] for layer in layers], dtype=jnp.float32)
+
+    total = sum(response.labels for response in responses)
+    shape = (len(layers), total, model.config.hidden_size)
+    hidden = np.memmap(file, ml_dtypes.bfloat16, "w+", shape=shape)
+    centre: np.ndarray | None = None
+    for group, (flat, index) in zip(groups, places, strict=True):
+        rows = _rows(responses, group, length, at_once)
+        found = np.asarray(read(params, *rows, np.pad(flat, (0, width - len(flat)))))[:, : len(flat)]
+        if centre is None:
+            centre = found.mean(axis=1)
+        hidden[:, index] = (found - centre[:, None]).astype(ml_dtypes.bfloat16)
+    assert centre is not None, "there are responses"
+    return Features(layers, hidden, centre, labelled_tokens(responses))
+
+
+def labelled_tokens(responses: Sequence[Response]) -> Int[np.ndarray, " N"]:
+    """The tokens that have labels, in the order of responses and segments."""
+    return np.concatenate([s.tokens[s.classes != CONTEXT] for r in responses for s in r.segments])
+
+
+def _places(responses: Sequence[Response], group: list[list[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(places before labelled tokens in the rows of a group, flattened; their numbers among all labelled tokens)."""
+    firsts = np.cumsum([0] + [response.labels for response in responses])
+    flat: list[np.ndarray] = []
+    index: list[np.ndarray] = []
+    for r, row in enumerate(group):
+        start = r * length
+        for number in row:
+            response = responses[number]
+            for segment in response.segments:
+                labelled = np.flatnonzero(segment.classes != CONTEXT)
+                flat.append(start + response.prompt + segment.first + labelled - 1)
+            index.append(firsts[number] + np.arange(response.labels))
+            start += len(response.ids)
+    return np.concatenate(flat), np.concatenate(index)
+
+
+def _rows(responses: Sequence[Response], group: list[list[int]], length: int, at_once: int) -> tuple[np.ndarray, ...]:
+    tokens, segments = (np.zeros((at_once, length), np.int32) for _ in range(2))
+    positions = np.full((at_once, length), -1, np.int32)
+    for r, row in enumerate(group):
+        start = 0
+        for number, response in enumerate(row, start=1):
+            ids = responses[response].ids
+            there = slice(start, start + len(ids))
+            tokens[r, there], segments[r, there], positions[r, there] = ids, number, np.arange(len(ids))
+            start += len(ids)
+    return tokens, positions, segments
+
+
+# -- fitting -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A logistic regression: logits are weight · h + bias + token_bias[token]."""
+
+    weight: Float32[np.ndarray, " D"]
+    bias: float
+    token_bias: Float32[np.ndarray, " V"]
+
+    def p(self, hidden: Float32[np.ndarray, "N D"], tokens: Int[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+        """P(style)."""
+        logits = hidden @ self.weight + self.bias + self.token_bias[tokens]
+        return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))
+
+    def moved(self, centre: Float32[np.ndarray, " D"]) -> "Fit":
+        """The same for states from which `centre` is not taken away."""
+        return Fit(self.weight, float(self.bias - np.dot(self.weight.astype(np.float64), centre)), self.token_bias)
+
+
+def fit(
+    hidden: Float32[np.ndarray, "N D"],
+    tokens: Int[np.ndarray, " N"],
+    style: Bool[np.ndarray, " N"],
+    vocabulary: int,
+    config: ProbeFitConfig,
+) -> Fit:
+    """Minimises the mean cross-entropy + l2 / 2 |w|² + token_bias_l2 / 2 |u|², w for features of variance 1.
+
+    Tokens with fewer than `min_count` labels have no bias of their own.
+    """
+    mean, std = hidden.mean(axis=0), hidden.std(axis=0)
+    std = np.where(std > 0, std, 1)
+    seen = np.bincount(tokens, minlength=vocabulary) >= config.min_count
+    own = np.flatnonzero(seen) if config.token_bias else np.zeros(0, np.int64)
+    number = np.full(vocabulary, len(own))  # one more for all others; it stays 0
+    number[own] = np.arange(len(own))
+    # Their count is rounded up, so that similar data share a compiled function.
+    size = -(-(len(own) + 1) // 256) * 256
+    w, b, u = _minimise(
+        jnp.asarray((hidden - mean) / std),
+        jnp.asarray(number[tokens]),
+        jnp.asarray(style, jnp.float32),
+        jnp.asarray(np.arange(size) < len(own), jnp.float32),
+        config.l2,
+        config.token_bias_l2,
+        config.steps,
+    )
+    weight = np.asarray(w) / std
+    biases = np.zeros(vocabulary, np.float32)
+    biases[own] = np.asarray(u)[: len(own)]
+    return Fit(weight, float(b - np.dot(weight.astype(np.float64), mean)), biases)
+
+
+@partial(jax.jit, static_argnums=6)
+def _minimise(
+    x: Float32[Array, "N D"],
+    number: Int[Array, " N"],
+    style: Float32[Array, " N"],
+    free: Float32[Array, " K"],
+    l2: float,
+    token_l2: float,
+    steps: int,
+) -> tuple[Float32[Array, " D"], Float32[Array, ""], Float32[Array, " K"]]:
+    """L-BFGS on the whole data (Liu & Nocedal, 1989), until the gradient is small; biases that are not `free` stay."""
+
+    def loss(params: Any) -> Float32[Array, ""]:
+        w, b, u = params
+        logits = x @ w + b + (u * free)[number]
+        nll = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, style))
+        return nll + 0.5 * l2 * jnp.sum(w**2) + 0.5 * token_l2 * jnp.sum(u**2)
+
+    solver = optax.lbfgs(memory_size=20)
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def advance(carry: Any) -> Any:
+        params, state, count, _ = carry
+        value, grad = value_and_grad(params, state=state)
+        updates, state = solver.update(grad, state, params, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(params, updates), state, count + 1, optax.tree.norm(grad)
+
+    start = (jnp.zeros(x.shape[1]), jnp.zeros(()), jnp.zeros(free.shape[0]))
+    carry = (start, solver.init(start), 0, jnp.inf)
+    params, *_ = jax.lax.while_loop(lambda c: (c[2] < steps) & (c[3] > 1e-6), advance, carry)
+    w, b, u = params
+    return w, b, u * free
+
+
+def styles(responses: Sequence[Response]) -> Bool[np.ndarray, " N"]:
+    """The labels, in the order of `labelled_tokens`."""
+    classes = np.concatenate([s.classes for r in responses for s in r.segments])
+    return classes[classes != CONTEXT] == STYLE
