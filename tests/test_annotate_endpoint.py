@@ -168,6 +168,16 @@ def test_errors_that_no_retry_mends_end_the_run_at_once(monkeypatch):
     assert len(server.requests) == 1
 
 
+def test_one_error_that_ends_the_run_ends_the_waiting_of_the_others():
+    def answer(body):
+        first = "solution is 0." in body["messages"][0]["content"]
+        return (503, {}, "busy") if first else (403, {}, "no")
+
+    with serving(answer) as server, pytest.raises(AnnotatorError, match="answered 403 no"):
+        annotate(endpoint(server.url, concurrency=2, backoff=0.5), SEGMENTS[:2])
+    assert len(server.requests) == 2
+
+
 def test_redirects_do_not_take_the_key_along(monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cret")
     with serving(lambda _: said("[]")) as other:

@@ -253,6 +253,13 @@ def test_segments_differ_by_id_sample_and_seed():
     assert draw(Thoughts("a", 0, " \n"), 7, 3, 0) == []
 
 
+def test_windows_begin_anywhere():
+    """Where a text has a few words more than its windows, these do not always begin with its first word."""
+    text = " ".join(map(str, range(13)))
+    starts = {draw(Thoughts(f"r{i}", 0, text), 7, 1, 0)[0].start for i in range(60)}
+    assert starts == {2 * word for word in range(7)}
+
+
 # -- the phrase list ---------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,14 @@ class LexiconConfig(Config):
     )
 
 
+class ReplySamplingConfig(SamplingConfig):
+    temperature: float = Field(default=0.0, ge=0, description="Softmax temperature; 0: greedy.")
+
+
+class ReplyEngineConfig(EngineConfig):
+    context: PositiveInt = Field(default=2048, description="Cache slots (tokens) per row: the task and the reply.")
+
+
 class LlmConfig(Config):
     """A language model on our engine."""
 
@@ -34,11 +42,11 @@ class LlmConfig(Config):
         default=None,
         description="How the model writes its thinking, left empty unless max_think_tokens; null: it never thinks.",
     )
-    sampling: SamplingConfig = SamplingConfig(temperature=0.0)
+    sampling: ReplySamplingConfig = ReplySamplingConfig()
     max_think_tokens: int = Field(default=0, ge=0, description="Tokens of thinking before the reply.")
     max_answer_tokens: PositiveInt = Field(default=512, description="Tokens of the reply.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the sampling.")
-    engine: EngineConfig = EngineConfig(context=2048)
+    engine: ReplyEngineConfig = ReplyEngineConfig()
     mesh: MeshConfig = MeshConfig()
 
     @model_validator(mode="after")
