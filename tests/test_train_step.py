@@ -1,6 +1,7 @@
 """One step against torch on real weights; what must not matter (packing, micro-batches, devices, remat) does not."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,21 @@ def test_eight_devices_are_one(tmp_path: Path, family: str, attention: str) -> N
     for name, value in one[2].params.items():
         # Where a gradient is almost 0, Adam's first steps follow its rounding: at most by the learning rate.
         assert np.abs(np.asarray(eight[2].params[name]) - np.asarray(value)).mean() <= 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("axes", "dtype"), [({"data": 2, "fsdp": 2, "tensor": 2}, "bfloat16"), ({"fsdp": 1, "tensor": 2}, "float32")]
+)
+def test_other_meshes_and_bfloat16_on_them(tmp_path: Path, axes: dict[str, int], dtype: str) -> None:
+    """The CPU compiler once aborted on the first, and refused the second."""
+    tiny.llama(tmp_path, vocab_size=90, num_hidden_layers=1)
+    tokens, weights = documents([31, 5, 8, 24], 90)
+    batch = batch_of([[t] for t in tokens], [[w] for w in weights], 31)
+    compute = dataclasses.replace(EXACT, dtype=dtype)
+    devices = jax.devices()[: math.prod(axes.values())]
+    mesh = jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+    one, split = gradients(tmp_path, batch, compute), gradients(tmp_path, batch, compute, mesh)
+    same(split, one, 1e-5 if dtype == "float32" else 2e-2)
 
 
 def test_parts_are_summed_apart(tmp_path: Path) -> None:

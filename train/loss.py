@@ -116,7 +116,7 @@ def weighted_loss(
 
     def local(hidden: Array, weight: Array, targets: Array, weights: Array) -> Any:
         # Each device goes through its own rows; gradients of the matrix are summed over devices once, not per chunk.
-        weight = jax.lax.pcast(weight, rows, to="varying")
+        weight = jax.lax.pcast(weight, rows, to="varying").astype(hidden.dtype)
         loss, nll, correct = weighted_loss(hidden, weight, targets, weights, chunk)
         return jax.lax.psum(loss, rows), nll, correct
 
@@ -128,7 +128,8 @@ def weighted_loss(
         out_specs=(whole, split, split),
         axis_names=frozenset(rows),
     )
-    return spread(hidden, weight, targets, weights)
+    # As float32, so that the sum over devices is: the CPU compiler (jax 0.10.2) aborts on one of bfloat16 numbers.
+    return spread(hidden, weight.astype(jnp.float32), targets, weights)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -272,4 +272,4 @@ def _sums(micro: Any, nll: Float32[Array, "B T"], correct: Array) -> Sums:
 
 
 def _row_axes(mesh: Mesh, rules: models.Rules) -> tuple[str, ...]:
-    return tuple(axis for axis in rules.batch if axis in mesh.axis_names)
+    return tuple(axis for axis in rules.batch if mesh.shape.get(axis, 1) > 1)
