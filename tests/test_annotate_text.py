@@ -1,15 +1,12 @@
-"""From replies and texts to spans: phrases, segments, lists, the released format, agreement."""
+"""From replies and texts to spans: phrases, segments, lists, the released format."""
 
 import itertools
 import json
-import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessy_jax.annotation import agreement
 from tessy_jax.annotation.align import AlignError, Span, is_boundary, locate, merge, occurrences
 from tessy_jax.annotation.annotator import Annotated, Refused, judge_reply
 from tessy_jax.annotation.config import ThoughtsConfig
@@ -19,7 +16,6 @@ from tessy_jax.annotation.reply import Reply, ReplyError, read_reply
 from tessy_jax.annotation.segments import Segment, Thoughts, draw
 from tessy_jax.annotation.thoughts import read_thoughts
 from tessy_jax.data.inputs import BadRow, Reject
-from tessy_jax.data.sources import InputError
 
 # -- phrases in a text -------------------------------------------------------------------------------------------------
 
@@ -360,45 +356,3 @@ def test_rows_of_all_kinds(tmp_path):
         12: "its thinking is empty",
         13: "duplicate: sample 1 of id 'a' came before",
     }
-
-
-# -- agreement ---------------------------------------------------------------------------------------------------------
-
-
-def rows(*spans_of_segments: list[tuple[int, int]], text: str = "Okay, so the sum is 12. Hmm, so what?"):
-    return {
-        ("r", 0, i): {"text": text, "spans": [{"start": a, "end": b} for a, b in spans]}
-        for i, spans in enumerate(spans_of_segments)
-    }
-
-
-def test_agreement():
-    found = agreement.compare(rows([(0, 8), (24, 28)], [], [(0, 5)]), rows([(0, 5), (24, 28)], []))
-    assert (found.segments, found.only_a, found.only_b) == (2, 1, 0)
-    assert (found.spans_a, found.spans_b, found.exact) == (2, 2, 1)
-    assert (found.precision, found.recall, found.f1) == (0.5, 0.5, 0.5)
-    assert found.missed == {"okay, so": 1}
-    assert found.added == {"okay,": 1}
-    # "Okay," "so" "Hmm," against "Okay," "Hmm,": 9 words in each of two segments.
-    words = found.words
-    assert (words.both, words.only_a, words.only_b, words.neither) == (2, 1, 0, 15)
-    assert words.kappa == pytest.approx((17 / 18 - (3 * 2 + 15 * 16) / 18**2) / (1 - (3 * 2 + 15 * 16) / 18**2))
-    same = agreement.compare(rows([(0, 8)]), rows([(0, 8)]))
-    assert (same.f1, same.characters.kappa) == (1.0, 1.0)
-
-
-def test_agreement_of_nothing_is_no_number():
-    found = agreement.compare(rows([]), rows([]))
-    assert all(map(math.isnan, (found.precision, found.recall, found.f1, found.words.kappa)))
-
-
-def test_kappa_of_independent_labels_is_zero():
-    confusion = agreement.Confusion()
-    a, b = np.array([True, True, False, False]), np.array([True, False, True, False])
-    confusion.count(a, b)
-    assert confusion.kappa == 0.0
-
-
-def test_runs_over_other_segments_cannot_be_compared():
-    with pytest.raises(InputError, match=r"segment 0 of 'r' .sample 0. has different texts in the two runs"):
-        agreement.compare(rows([]), rows([], text="Another."))
