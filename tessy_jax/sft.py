@@ -2,26 +2,19 @@
 
 import argparse
 import logging
-import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 
 from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say, tell
 from tessy_jax.config import ConfigError, describe, load_as, to_yaml
-from tessy_jax.data.folders import RunDirError, compare, explained, stored_manifest, take_lock, write_manifest
+from tessy_jax.data.folders import RunDirError
 from tessy_jax.data.inputs import InputError
-from tessy_jax.data.lines import read_objects, replace_file
-from tessy_jax.data.manifest import make_manifest
+from tessy_jax.data.lines import read_objects
 from tessy_jax.mesh import make_mesh
 from tessy_jax.models import ConfigError as ModelError
 from tessy_jax.models import ShardingError, WeightsError
@@ -33,6 +26,7 @@ from tessy_jax.train.batches import BatchError
 from tessy_jax.train.checkpoints import CheckpointError, Checkpoints
 from tessy_jax.train.config import SftConfig
 from tessy_jax.train.export import export
+from tessy_jax.train.folder import run_directory
 from tessy_jax.train.inspect import inspect
 from tessy_jax.train.material import Material
 from tessy_jax.train.metrics import MetricsFile, Reporter, Sink, TensorBoard
@@ -124,7 +118,11 @@ def _sft(config: SftConfig, options: argparse.Namespace, console: Console) -> in
         return _look(student, mesh, options)
     index, count = jax.process_index(), jax.process_count()
     name = "run.log" if count == 1 else f"run-{index:05d}-of-{count:05d}.log"
-    with run_directory(config, student.identity(), options.overwrite), log_to(config.output / name):
+    identity, yaml = student.identity(), to_yaml(config)
+    with (
+        run_directory(config.output, _FORMAT, _WRITTEN, yaml, identity, options.overwrite),
+        log_to(config.output / name),
+    ):
         return _train(student, mesh, options, console)
 
 
@@ -215,54 +213,6 @@ def _code(material: Material, console: Console) -> int:
         return DONE
     tell(console, f"{material.rejected} rows could not be used; see {material.train.corpus.folder}/rejects.jsonl")
     return REJECTS
-
-
-@contextmanager
-def run_directory(config: SftConfig, identity: Mapping[str, Any], overwrite: bool) -> Iterator[None]:
-    """Creates the run directory or finds the run in it, and holds it for this process.
-
-    Raises:
-      RunDirError: it is in use, cannot be written, is no run directory, or of a run with another identity.
-    """
-    path, manifest = config.output, make_manifest(identity, [f"{d.platform} {d.device_kind}" for d in jax.devices()])
-    shard = jax.process_index(), jax.process_count()
-    with explained(path):
-        if path.exists() and not path.is_dir():
-            raise RunDirError(f"{path} is a file, not a folder: use another --output")
-        path.mkdir(parents=True, exist_ok=True)
-        stored = stored_manifest(path, _FORMAT)
-        lock = take_lock(path, shard)
-        try:
-            if stored is not None and not overwrite:
-                try:
-                    compare(path, stored, manifest)
-                except RunDirError:
-                    if any((path / "checkpoints").glob("[0-9]*")):
-                        raise
-                    overwrite = True  # it never came to a checkpoint: there is nothing to lose
-            if shard[0] == 0:
-                _prepare(path, to_yaml(config), manifest, new=overwrite or stored is None)
-            if shard[1] > 1:
-                multihost_utils.sync_global_devices("run directory")
-        except BaseException:
-            os.close(lock)
-            raise
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
-def _prepare(path: Path, config: str, manifest: Mapping[str, Any], new: bool) -> None:
-    if new:
-        for written in (found for pattern in _WRITTEN for found in path.glob(pattern)):
-            if written.is_dir():
-                shutil.rmtree(written)
-            else:
-                written.unlink()
-        write_manifest(path, _FORMAT, manifest)
-    if not (path / "config.yaml").exists():
-        replace_file(path / "config.yaml", config)
 
 
 # -- looking without training ------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from tessy_jax.train.predictor_config import TrainProbeConfig
 from tessy_jax.train.probe import Features, Fit, Response, fit, read_features, read_responses, styles
 from tessy_jax.writer import Writer
 
-DEFAULT = Path("configs/probe.yaml")
+DEFAULT = Path("configs/probe_demo.yaml")
 USER_ERRORS = (
     InputError,
     RunDirError,

@@ -249,7 +249,7 @@ def held_out(ids: Sequence[str], share: float) -> list[bool]:
     number = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in set(ids)}
     ordered = sorted(number.values())
     if len(ordered) < 2:
-        raise InputError("held_out: the segments are of one prompt only, which cannot be on both sides; give 0")
+        raise InputError("held_out: the segments are of one prompt only, which cannot be on both sides: annotate more")
     count = sum(value < share * 2**64 for value in ordered)
     border = ordered[min(max(count, 1), len(ordered) - 1)]
     return [number[name] < border for name in ids]
