@@ -101,7 +101,17 @@ class UnigramPredictor(Config):
     threshold: float = Field(default=0.5, ge=0, le=1, description="P(style) from which a token counts as style.")
 
 
-PredictorConfig = Annotated[CheckpointPredictor | UnigramPredictor, Field(discriminator="kind")]
+class ProbePredictor(Config):
+    """A linear predictor on the writing model's own hidden states; see `train_probe`."""
+
+    kind: Literal["probe"] = Field(description="A linear predictor on the writing model's own hidden states.")
+    model: Located = Field(description="Folder that train_probe wrote.")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="P(style) from which a token counts as style; null: the probe's own."
+    )
+
+
+PredictorConfig = Annotated[CheckpointPredictor | UnigramPredictor | ProbePredictor, Field(discriminator="kind")]
 
 
 class PredictorsConfig(Config):

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.config import CheckpointPredictor, ConfigError, PredictorConfig, SynthesisConfig
+from tessy_jax.config import CheckpointPredictor, ConfigError, PredictorConfig, ProbePredictor, SynthesisConfig
 from tessy_jax.cooperate.build import build_engine
 from tessy_jax.cooperate.engine import Engine
 from tessy_jax.cooperate.predictors import Checkpoint, Predictor, Unigram
+from tessy_jax.cooperate.probe import Probe
 from tessy_jax.data.manifest import hash_file, hash_folder
 from tessy_jax.hub import model_folder
 from tessy_jax.models import Blocks
@@ -41,10 +42,14 @@ class Pair:
             conform. WeightsError, models.ConfigError: a checkpoint is incomplete, damaged or of an unknown kind.
         """
         writers = tuple(Writer.open(getattr(config, name), f"{name}.model") for name in ROLES)
-        judges = [_predictor_source(getattr(config.predictors, name), name) for name in ROLES]
-        for folder in (judge for judge in judges if judge.is_dir()):
-            models.read_config(folder)
-            open_tensors(folder)
+        for name, writer in zip(ROLES, writers, strict=True):
+            predictor = getattr(config.predictors, name)
+            source = _predictor_source(predictor, name)
+            if isinstance(predictor, CheckpointPredictor):
+                models.read_config(source)
+                open_tensors(source)
+            if isinstance(predictor, ProbePredictor):
+                Probe.load(source, writer.chat.tokenizer, models.read_config(writer.folder))
         return cls(config, writers)
 
     @property
@@ -90,25 +95,32 @@ class Pair:
         dtype = jnp.dtype(config.engine.dtype)
         voices = [writer.load(mesh, dtype) for writer in self.writers]
         predictors = [
-            _predictor(getattr(config.predictors, name), name, self.chats[i], mesh, dtype)
-            for i, name in enumerate(ROLES)
+            _predictor(getattr(config.predictors, name), name, writer, mesh, dtype)
+            for name, writer in zip(ROLES, self.writers, strict=True)
         ]
         return build_engine(voices, predictors, config.cooperation, settings(config.engine), config.seed, mesh)
 
 
-def _predictor(config: PredictorConfig, name: str, chat: Chat, mesh: Mesh | None, dtype: jnp.dtype) -> Predictor:
+def _predictor(
+    config: PredictorConfig, name: str, writer: Writer, mesh: Mesh | None, dtype: jnp.dtype
+) -> Predictor | Probe:
     source = _predictor_source(config, name)
     if isinstance(config, CheckpointPredictor):
         return Checkpoint.load(
             source, threshold=config.threshold, shift=config.shift, block=config.block, mesh=mesh, dtype=dtype
         )
-    return Unigram.load(source, chat.tokenizer, threshold=config.threshold)
+    if isinstance(config, ProbePredictor):
+        probe = Probe.load(source, writer.chat.tokenizer, models.read_config(writer.folder))
+        return probe if config.threshold is None else dataclasses.replace(probe, threshold=config.threshold)
+    return Unigram.load(source, writer.chat.tokenizer, threshold=config.threshold)
 
 
 def _predictor_identity(config: PredictorConfig, name: str) -> dict[str, Any]:
     values, source = config.model_dump(mode="json"), _predictor_source(config, name)
     if isinstance(config, CheckpointPredictor):
         return values | {"model": hash_folder(source)}
+    if isinstance(config, ProbePredictor):
+        return values | {"model": hash_file(source / "probe.safetensors")}
     return values | {"table": hash_file(source)}
 
 
@@ -116,6 +128,8 @@ def _predictor_source(config: PredictorConfig, name: str) -> Path:
     """The folder or the table of a predictor."""
     if isinstance(config, CheckpointPredictor):
         return model_folder(config.model, f"predictors.{name}.model")
+    if isinstance(config, ProbePredictor):
+        return Path(config.model).expanduser()
     table = Path(config.table).expanduser()
     if not table.is_file():
         raise ConfigError(f"predictors.{name}.table: there is no file '{config.table}'")
