@@ -158,6 +158,13 @@ def test_calibration_and_phrases(judged: tuple[Tokens, np.ndarray]) -> None:
         word=np.array([0, 1, 2, 3, 0, 1]), starts=np.array([0, 2, 5, 8, 0, 2]), ends=np.array([2, 5, 8, 11, 2, 5]),
         texts=["So it is so", "SO it"],
     )  # fmt: skip
+    # A part of a word shows the word; white space alone shows nothing.
+    part = Tokens(
+        style=np.zeros(3, bool), segment=np.zeros(3, int), response=np.zeros(3, int), word=np.array([0, 0, -1]),
+        starts=np.array([0, 4, 8]), ends=np.array([4, 8, 9]), texts=["Solution "],
+    )  # fmt: skip
+    assert phrases(part, np.array([0, 1, 0], bool)) == [{"phrase": "solution", "count": 1}]
+    assert phrases(part, np.array([0, 0, 1], bool)) == []
     assert phrases(few, np.array([1, 1, 0, 1, 1, 1], bool)) == [
         {"phrase": "so it", "count": 2},
         {"phrase": "so", "count": 1},

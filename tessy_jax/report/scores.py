@@ -272,14 +272,24 @@ def calibration(style: Bool[np.ndarray, " N"], p: Float[np.ndarray, " N"]) -> di
 
 
 def phrases(tokens: Tokens, wrong: Bool[np.ndarray, " N"]) -> list[dict[str, Any]]:
-    """The most frequent stretches of wrong tokens, in lower case, with how often they occur."""
+    """The words that the most frequent stretches of wrong tokens touch, in lower case, with how often they occur."""
     before = np.concatenate([[False], wrong[:-1] & (np.diff(tokens.segment) == 0)])
     after = np.concatenate([before[1:] & wrong[1:], [False]])
     first, last = np.flatnonzero(wrong & ~before), np.flatnonzero(wrong & ~after)
     found = (
-        " ".join(tokens.texts[tokens.segment[a]][tokens.starts[a] : tokens.ends[b]].lower().split())
+        _whole_words(tokens.texts[tokens.segment[a]], int(tokens.starts[a]), int(tokens.ends[b]))
         for a, b in zip(first, last, strict=True)
     )
     common = Counter(phrase for phrase in found if phrase).most_common()
     common.sort(key=lambda item: (-item[1], item[0]))
     return [{"phrase": phrase, "count": count} for phrase, count in common[:_PHRASES]]
+
+
+def _whole_words(text: str, start: int, end: int) -> str:
+    while start < end and text[start].isspace():
+        start += 1
+    while 0 < start < end and not text[start - 1].isspace():
+        start -= 1
+    while start < end < len(text) and not (text[end - 1].isspace() or text[end].isspace()):
+        end += 1
+    return " ".join(text[start:end].lower().split())
