@@ -251,7 +251,7 @@ def _report(
         "token biases": int(np.count_nonzero(np.asarray(probe.params.token_bias))),
         "fitted on": ", ".join(config.data.annotated),
         "command": command,
-        "use it as": f"{{kind: probe, path: {config.output}}}",
+        "use it as": f"{{kind: probe, model: {config.output}}}",
         "layers": tried,
     }
     write_report(config.output, "Boundary predictor: probe", about, numbers)
