@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 RUN ?= runs/demo
+SFT ?= runs/sft_demo
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
@@ -11,11 +12,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar o
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
-	@echo "Variables: PYTHON (default python3) makes .venv; RUN (default runs/demo) is the demo's run directory."
+	@echo "Variables: PYTHON (default python3) makes .venv; RUN (runs/demo) and SFT (runs/sft_demo) are the demo's runs."
 
-demo: $(VENV)/demo.stamp  ## Write traces with two small models on this machine, into runs/demo; again: resume.
+demo: $(VENV)/demo.stamp  ## Write traces with two small models, into runs/demo; train one on them, into runs/sft_demo; again: resume.
 	$(BIN)/python -m tessy_jax.demo
 	$(BIN)/python -m tessy_jax.synthesize configs/demo.yaml --output $(RUN)
+	$(BIN)/python -m tessy_jax.sft configs/sft_demo.yaml data.train=$(RUN) --output $(SFT)
 
 test: $(VENV)/test.stamp  ## Run the tests (they use the demo's models).
 	$(BIN)/python -m tessy_jax.demo $(TESSY_DEMO_WEIGHTS)
