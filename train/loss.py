@@ -147,15 +147,16 @@ def _forward(hidden: Array, weight: Array, targets: Array, weights: Array, chunk
         grad_logits = (probabilities - _is_target(probabilities, target)) * w[..., None]
         grad_logits = grad_logits.astype(x.dtype)
         grad_x = jnp.einsum("btv,vd->btd", grad_logits, weight)
-        grad = jnp.einsum("btv,btd->vd", grad_logits, x, preferred_element_type=jnp.float32)
+        # [D, V]: as [V, D] a CPU first writes the gradient of the logits out again, transposed.
+        grad = jnp.einsum("btd,btv->dv", x, grad_logits, preferred_element_type=jnp.float32)
         return grad_weight + grad, (nll, correct, grad_x)
 
     length, columns = targets.shape[1], _columns(targets, chunk)
-    start = jnp.zeros_like(weight, jnp.float32)
+    start = jnp.zeros_like(weight.T, jnp.float32)
     parts = (_split(hidden, columns), _split(targets, columns), _split(weights, columns))
     grad_weight, out = jax.lax.scan(one, start, parts)
     nll, correct, grad_hidden = (_join(x, length) for x in out)
-    return (jnp.sum(weights * nll), nll, correct), (grad_hidden, grad_weight.astype(weight.dtype), nll)
+    return (jnp.sum(weights * nll), nll, correct), (grad_hidden, grad_weight.T.astype(weight.dtype), nll)
 
 
 def _backward(chunk: int, residuals: Any, cotangents: Any) -> Any:
