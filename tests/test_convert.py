@@ -48,8 +48,12 @@ def gguf_files(tmp_path_factory) -> dict[str, Path]:
 
 def _logits(ids: torch.Tensor, *args, **kwargs) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(*args, dtype=torch.float32, **kwargs).eval()
+    # On one thread: on a busy machine, the second thread's half of the rows once had other bits for equal weights.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.inference_mode():
         logits = model(ids).logits
+    torch.set_num_threads(threads)
     del model
     gc.collect()
     return logits

@@ -6,9 +6,11 @@ import dataclasses
 import itertools
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 
 import pairs
 import pytest
+from jax.sharding import Mesh
 from pairs import PROBLEMS, Pair, run
 
 from tessy_jax.config import MeshConfig, PaperCooperation, ReleasedCodeCooperation
@@ -87,12 +89,16 @@ def test_greedy_rows_are_the_oracles(pair: Pair) -> None:
         same(record, oracle.trace(problem(id_).messages, id_, sample), pair)
 
 
-@pytest.mark.parametrize("where", ["sampled", "greedy, on a mesh"])
-def test_released_preset_is_its_oracles(pair: Pair, where: str) -> None:
-    mesh = None
-    if where != "sampled":
-        mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), batch=8)
-        pair = dataclasses.replace(pair, samplings=GREEDY)
+def test_released_preset_is_its_oracles(pair: Pair) -> None:
+    released(pair, None)
+
+
+def test_released_preset_greedy_on_a_mesh(tmp_path: Path) -> None:
+    pair = dataclasses.replace(pairs.different_vocabularies(tmp_path), samplings=GREEDY)
+    released(pair, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), batch=8))
+
+
+def released(pair: Pair, mesh: Mesh | None) -> None:
     oracle = pair.released_oracle(RELEASED)
     switches = 0
     for (id_, sample), record in run(pair.engine(batch=8, cooperation=RELEASED, mesh=mesh), PROBLEMS[:4]).items():

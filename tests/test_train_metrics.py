@@ -130,7 +130,6 @@ def test_lines_after_the_checkpoint_are_written_again(tmp_path):
 
 
 def test_event_files(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboardX")
     board = TensorBoard(tmp_path, 0)
     board.write({"step": 3, "loss": 1.25, "data": "0a", "parts": {"style": {"loss": 2.5}}, "eta_seconds": None})
     board.close()
