@@ -30,7 +30,9 @@ Config = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--output", type=Path, default=Path("runs/effect"), help="where data and runs are kept")
-    parser.add_argument("--report", type=Path, default=Path("runs/effect"), help="folder of effect.md and effect.png")
+    parser.add_argument(
+        "--report", type=Path, default=Path("runs/effect"), help="folder of effect-table.md and effect.png"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=3, help="traces per problem")
     parser.add_argument("--held-out", type=int, default=4, help="problems for the student's own text")

@@ -85,7 +85,7 @@ class State(struct.PyTreeNode):
       log, logged: spans finished since the host last looked: (role, phase, end, tokens kept, tokens dropped).
       writers: the streams of the student and the teacher.
       judges: the streams of the two boundary predictors, by role.
-      style: by role, P(style) of each token of that predictor's stream.
+      style: by role, P(style) of each token of that predictor's stream; with a probe, of the writer's stream.
     """
 
     key: UInt32[Leaf, "B 2"]
