@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,19 @@ from tessy_jax.annotation.endpoint import Endpoint
 from tessy_jax.annotation.lexicon import Lexicon
 from tessy_jax.annotation.segments import Segment, Thoughts, draw
 from tessy_jax.annotation.thoughts import data_path, read_thoughts
-from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say, tell
-from tessy_jax.config import ConfigError, describe, load_as, to_yaml
+from tessy_jax.command import (
+    DONE,
+    ERROR,
+    INTERRUPTED,
+    REJECTS,
+    Stop,
+    log_to,
+    overrides,
+    run,
+    say,
+    tell,
+)
+from tessy_jax.config import describe, load_as, to_yaml
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.lines import read_objects
 from tessy_jax.data.manifest import hash_file, make_manifest
@@ -39,20 +49,14 @@ RELEASED = "released"
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code (design §6)."""
     options = _parser().parse_intermixed_args(argv)
-    console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
+
+    def annotate(console: Console) -> int:
         if options.compare:
             return _compare(*options.compare)
         config = load_as(AnnotateConfig, options.config, overrides(options, DEMO, ("input", "output", "limit")))
         return _annotate(config, options, console)
-    except ConfigError as error:
-        return complain(console, error, USAGE)
-    except USER_ERRORS as error:
-        return complain(console, error, ERROR)
-    except KeyboardInterrupt:  # before the annotation runs; after that see `command.Stop`
-        say(console, "interrupted; the same command goes on from here")
-        return INTERRUPTED
+
+    return run(annotate, USER_ERRORS)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,12 +5,15 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+
+from tessy_jax.config import ConfigError
 
 DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done, error, bad usage, done with rejects, interrupted."""
@@ -18,6 +21,31 @@ DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 log = logging.getLogger("tessy_jax")
 _shown = logging.getLogger("tessy_jax.console")  # what the console has shown already goes to the log file only
 _shown.propagate = False
+
+
+def run(
+    action: Callable[[Console], int],
+    user_errors: tuple[type[Exception], ...],
+    interrupted: str = "interrupted; the same command goes on from here",
+) -> int:
+    """Does what a command does and returns its exit code (design §6); an error of the user's ends in a message.
+
+    Args:
+      action: gets the console for messages, and returns the code where nothing goes wrong.
+      user_errors: those whose text is meant for the user, besides ConfigError.
+      interrupted: what Ctrl-C says outside of a loop; within one see `Stop`.
+    """
+    console = Console(stderr=True)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        return action(console)
+    except ConfigError as error:
+        return complain(console, error, USAGE)
+    except user_errors as error:
+        return complain(console, error, ERROR)
+    except KeyboardInterrupt:
+        say(console, interrupted)
+        return INTERRUPTED
 
 
 def overrides(options: argparse.Namespace, default: Path, names: tuple[str, ...]) -> list[str]:

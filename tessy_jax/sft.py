@@ -10,8 +10,17 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say, tell
-from tessy_jax.config import ConfigError, describe, load_as, to_yaml
+from tessy_jax.command import (
+    DONE,
+    INTERRUPTED,
+    REJECTS,
+    Stop,
+    log_to,
+    overrides,
+    run,
+    tell,
+)
+from tessy_jax.config import describe, load_as, to_yaml
 from tessy_jax.data.folders import RunDirError
 from tessy_jax.data.inputs import InputError
 from tessy_jax.data.lines import read_objects
@@ -52,25 +61,20 @@ USER_ERRORS = (
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code (design §6)."""
     options = _parser().parse_intermixed_args(argv)
-    console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about what is meant here
-    try:
+
+    def train(_: Console) -> int:
         config = load_as(SftConfig, options.config, overrides(options, DEMO, ("output",)))
         if options.pod:
             jax.distributed.initialize()
-        return _sft(config, options, Console(stderr=True, quiet=jax.process_index() > 0))
-    except ConfigError as error:
-        return complain(console, error, USAGE)
-    except USER_ERRORS as error:
-        return complain(console, error, ERROR)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return complain(console, _out_of_memory(error), ERROR)
-    except KeyboardInterrupt:  # before the loop runs; after that see `command.Stop`
-        say(console, "interrupted; the same command goes on from here")
-        return INTERRUPTED
+        try:
+            return _sft(config, options, Console(stderr=True, quiet=jax.process_index() > 0))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise _out_of_memory(error) from None
+
+    return run(train, USER_ERRORS)
 
 
 def _out_of_memory(error: Exception) -> TrainingError:

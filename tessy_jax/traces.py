@@ -2,8 +2,6 @@
 
 import argparse
 import itertools
-import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,8 +10,8 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say
-from tessy_jax.config import ConfigError, SynthesisConfig, describe, load_as, to_yaml
+from tessy_jax.command import DONE, INTERRUPTED, REJECTS, Stop, log_to, overrides, run, say
+from tessy_jax.config import SynthesisConfig, describe, load_as, to_yaml
 from tessy_jax.cooperate.engine import Dispatch, Engine
 from tessy_jax.cooperate.rows import NAMES, Job
 from tessy_jax.cooperate.voice import prompt_ids
@@ -84,20 +82,14 @@ def run_command(
     """
     _add_options(parser, describe(schema), default)
     options = parser.parse_intermixed_args(argv)
-    console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
+
+    def write(console: Console) -> int:
         config = load_as(schema, options.config, overrides(options, default, ("input", "output", "limit")))
         if options.pod:
             jax.distributed.initialize()
         return _write(config, ensemble, options, console)
-    except ConfigError as error:
-        return complain(console, error, USAGE)
-    except USER_ERRORS as error:
-        return complain(console, error, ERROR)
-    except KeyboardInterrupt:  # before the loop runs; after that see `command.Stop`
-        say(console, "interrupted; the same command goes on from here")
-        return INTERRUPTED
+
+    return run(write, USER_ERRORS)
 
 
 def _add_options(parser: argparse.ArgumentParser, keys: str, default: Path) -> None:

@@ -13,8 +13,17 @@ from rich.console import Console
 
 from tessy_jax import models
 from tessy_jax.classifier import Classifier
-from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, Stop, complain, log_to, overrides, say, tell
-from tessy_jax.config import ConfigError, describe, load_as, to_yaml
+from tessy_jax.command import (
+    DONE,
+    INTERRUPTED,
+    REJECTS,
+    Stop,
+    log_to,
+    overrides,
+    run,
+    tell,
+)
+from tessy_jax.config import describe, load_as, to_yaml
 from tessy_jax.cooperate.predictors import Unigram
 from tessy_jax.data.folders import RunDirError
 from tessy_jax.data.inputs import InputError
@@ -53,19 +62,13 @@ USER_ERRORS = (
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_intermixed_args(argv)
-    console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about what is meant here
-    try:
+
+    def train(console: Console) -> int:
         config = load_as(TrainPredictorConfig, options.config, overrides(options, DEFAULT, ("output",)))
         return _run(config, options, console)
-    except ConfigError as error:
-        return complain(console, error, USAGE)
-    except USER_ERRORS as error:
-        return complain(console, error, ERROR)
-    except KeyboardInterrupt:  # before the loop runs; after that see `command.Stop`
-        say(console, "interrupted; the same command goes on from here")
-        return INTERRUPTED
+
+    return run(train, USER_ERRORS)
 
 
 def _parser() -> argparse.ArgumentParser:

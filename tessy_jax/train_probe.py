@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import logging
 import shlex
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.command import DONE, ERROR, INTERRUPTED, REJECTS, USAGE, complain, overrides, say, tell
+from tessy_jax.command import DONE, REJECTS, overrides, run, tell
 from tessy_jax.config import ConfigError, describe, load_as
 from tessy_jax.cooperate.predictors import Unigram
 from tessy_jax.cooperate.probe import Probe, ProbeParams
@@ -49,19 +48,13 @@ USER_ERRORS = (
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = _parser().parse_intermixed_args(argv)
-    console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    try:
+
+    def train(console: Console) -> int:
         config = load_as(TrainProbeConfig, options.config, overrides(options, DEFAULT, ("output",)))
         words = ["python", "-m", "tessy_jax.train_probe", *(sys.argv[1:] if argv is None else argv)]
         return _run(config, shlex.join(words), options, console)
-    except ConfigError as error:
-        return complain(console, error, USAGE)
-    except USER_ERRORS as error:
-        return complain(console, error, ERROR)
-    except KeyboardInterrupt:
-        say(console, "interrupted; nothing was written")
-        return INTERRUPTED
+
+    return run(train, USER_ERRORS, "interrupted; nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
