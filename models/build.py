@@ -18,10 +18,12 @@ from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """One parameter: its dimensions, and what a random model starts it from (None: a normal distribution)."""
+    """One parameter, as `layers.parameter` describes it."""
 
     dims: tuple[Dim, ...]
     fill: float | None
+    dtype: DTypeLike | None
+    by_expert: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -31,6 +33,17 @@ class ParamSpec:
     def axes(self) -> tuple[str | None, ...]:
         """Logical axis names."""
         return tuple(d.axis for d in self.dims)
+
+    def dtype_in(self, model: DTypeLike) -> jnp.dtype:
+        """Its dtype in a model of dtype `model`."""
+        return jnp.dtype(model if self.dtype is None else self.dtype)
+
+    def stored(self, name: str) -> dict[str, int | None]:
+        """Names of its tensors in a checkpoint, and the index along the first dimension that each holds (None: all)."""
+        if not self.by_expert:
+            return {name: None}
+        before, after = name.split(".experts.")
+        return {f"{before}.experts.{e}.{after}": e for e in range(self.shape[0])}
 
 
 def abstract(config: DecoderConfig, mesh: Mesh | None = None, rules: Rules = INFERENCE) -> Model:
@@ -94,10 +107,11 @@ def from_config(
     numbers = {name: i for i, name in enumerate(describe(config))}
 
     def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
+        own = spec.dtype_in(dtype)
         if spec.fill is not None:
-            return jnp.full(spec.shape, spec.fill, dtype, device=sharding)
+            return jnp.full(spec.shape, spec.fill, own, device=sharding)
         normal = jax.jit(_normal, static_argnums=(1, 2, 3), out_shardings=sharding)
-        return normal(jax.random.fold_in(key, numbers[name]), spec.shape, jnp.dtype(dtype), std)
+        return normal(jax.random.fold_in(key, numbers[name]), spec.shape, own, std)
 
     return assemble(config, mesh, rules, make)
 
@@ -112,4 +126,4 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _spec(param: nnx.Param) -> ParamSpec:
     metadata = param.get_metadata()
-    return ParamSpec(metadata["dims"], metadata["fill"])
+    return ParamSpec(metadata["dims"], metadata["fill"], metadata["own_dtype"], metadata["by_expert"])

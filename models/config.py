@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from flax import nnx
+from jax.sharding import Mesh
 
 from tessy_jax.models.context import Context, Full, Sliding
-from tessy_jax.models.rope import Linear, Llama3, Rope, Scaling, Unscaled
+from tessy_jax.models.rope import Linear, Llama3, Rope, Scaling, Unscaled, Yarn
+from tessy_jax.models.sharding import Rules
 
 _REQUIRED = object()
 
@@ -84,9 +86,17 @@ class DecoderConfig:
         """A new norm of this family over `size` elements."""
         raise NotImplementedError
 
-    def block(self, layer: int) -> nnx.Module:
-        """A new, abstract decoder block: (x, rotation, positions, memory) -> (x, memory)."""
+    def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> nnx.Module:
+        """A new, abstract decoder block: (x, rotation, positions, memory) -> (x, memory).
+
+        Dense blocks leave the mesh to the compiler; experts are laid out by hand.
+        """
         raise NotImplementedError
+
+    @property
+    def rotary_dim(self) -> int:
+        """Elements of a head that RoPE turns."""
+        return self.head_dim
 
     @property
     def embedding_scale(self) -> float:
@@ -175,6 +185,14 @@ class Fields:
             raise self.error("layer_types", f"has {len(types)} entries for {self.size('num_hidden_layers')} layers")
         return tuple(known[t] for t in types)
 
+    def windows_above(self) -> tuple[Context, ...]:
+        """Qwen's contexts: layers from `max_window_layers` on have a window, where `use_sliding_window` says so."""
+        layers = self.size("num_hidden_layers")
+        window = self.size("sliding_window") if self.get("use_sliding_window", False) else None
+        first = self.get("max_window_layers", 28) if window is not None else layers
+        types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
+        return self.contexts(self.get("layer_types", types), window)
+
     def rope(self, theta: float) -> Rope:
         """The model's only RoPE, in either key style; `theta` where the file gives none."""
         parameters = self.get("rope_parameters", None)
@@ -201,15 +219,32 @@ class Fields:
         elif kind == "llama3":
             original = int(number("original_max_position_embeddings"))
             scaling = Llama3(number("factor"), number("low_freq_factor"), number("high_freq_factor"), original)
+        elif kind == "yarn":
+            optional = ("beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim")
+            given = {name: parameters[name] for name in optional if parameters.get(name) is not None}
+            scaling = Yarn(number("factor"), int(number("original_max_position_embeddings")), **given)
         else:
             raise self.error(
-                f"{field}.rope_type", f"is {kind!r}, which is not implemented; implemented: default, linear, llama3"
+                f"{field}.rope_type",
+                f"is {kind!r}, which is not implemented; implemented: default, linear, llama3, yarn",
             )
         return Rope(float(parameters.get("rope_theta", theta)), scaling)
+
+
+def windows_to_hf(contexts: tuple[Context, ...]) -> dict[str, Any]:
+    """The inverse of `Fields.windows_above`."""
+    windows = [c.window if isinstance(c, Sliding) else None for c in contexts]
+    window = next((w for w in windows if w is not None), None)
+    return {
+        "use_sliding_window": window is not None,
+        "sliding_window": window,
+        "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
+    }
 
 
 def rope_scaling_to_hf(scaling: Scaling) -> dict[str, Any] | None:
     """The transformers 4 `rope_scaling` entry."""
     if isinstance(scaling, Unscaled):
         return None
-    return {"rope_type": type(scaling).__name__.lower(), **vars(scaling)}
+    given = {name: value for name, value in vars(scaling).items() if value is not None}
+    return {"rope_type": type(scaling).__name__.lower(), **given}

@@ -34,7 +34,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: DecoderConfig, mesh: Mesh | None, rules: Rules):
         self.config, self.mesh, self.rules = config, mesh, rules
         self.embed_tokens = Embedding(Dim(config.vocab_size, "vocab"), Dim(config.hidden_size, "embed"))
-        self.layers = nnx.List([config.block(i) for i in range(config.num_hidden_layers)])
+        self.layers = nnx.List([config.block(i, mesh, rules) for i in range(config.num_hidden_layers)])
         self.norm = config.norm(config.hidden_size)
 
     def __call__(
@@ -43,7 +43,7 @@ class Decoder(nnx.Module):
         x = self.embed_tokens(tokens)
         if self.config.embedding_scale != 1.0:
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)  # rounded to the weights' dtype, as HF does
-        rotations = {r: r.rotation(positions, self.config.head_dim, x.dtype) for r in set(self.config.ropes)}
+        rotations = {r: r.rotation(positions, self.config.rotary_dim, x.dtype) for r in set(self.config.ropes)}
         for block, rope in zip(self.layers, self.config.ropes, strict=True):
             x, memory = apply(block, self._on_mesh(x), rotations[rope], positions, memory)
         return self.norm(x), memory

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tessy_jax.models.cache import Memory
@@ -17,7 +18,7 @@ from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
 from tessy_jax.models.context import Sliding
 from tessy_jax.models.layers import ACTIVATIONS, Attention, GatedMLP, OffsetRMSNorm
 from tessy_jax.models.rope import Rope, Rotation
-from tessy_jax.models.sharding import Dim
+from tessy_jax.models.sharding import Dim, Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Gemma3Config(DecoderConfig):
     def norm(self, size: int) -> OffsetRMSNorm:
         return OffsetRMSNorm(size, self.rms_norm_eps)
 
-    def block(self, layer: int) -> "Gemma3Block":
+    def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> "Gemma3Block":
         return Gemma3Block(self, layer)
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from tessy_jax.models.cache import Memory
 from tessy_jax.models.rope import Rotation, rotate
@@ -23,9 +23,20 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def parameter(*dims: Dim, fill: float | None = None) -> nnx.Param:
-    """A parameter without a value yet. `fill`: the constant a random model starts from; None: normally distributed."""
-    return nnx.Param(jax.ShapeDtypeStruct(tuple(d.size for d in dims), jnp.float32), dims=dims, fill=fill)
+def parameter(
+    *dims: Dim, fill: float | None = None, dtype: DTypeLike | None = None, by_expert: bool = False
+) -> nnx.Param:
+    """A parameter without a value yet.
+
+    Args:
+        fill: the constant a random model starts from; None: normally distributed.
+        dtype: its own, whatever that of the model; None: the model's.
+        by_expert: checkpoints hold the first dimension as tensors of their own, `experts.{e}.…` for our `experts.…`.
+    """
+    shape = tuple(d.size for d in dims)
+    return nnx.Param(
+        jax.ShapeDtypeStruct(shape, dtype or jnp.float32), dims=dims, fill=fill, own_dtype=dtype, by_expert=by_expert
+    )
 
 
 class Linear(nnx.Module):
@@ -99,6 +110,7 @@ class Attention(nnx.Module):
     Args:
         layer: index in the memory.
         scale: of the scores, before the softmax.
+        bias: of queries, keys and values; `output_bias`: of the output, where it differs.
         norm: makes the norm over H put on each query and key head before the rotation (Qwen3, Gemma3); None: no norm.
     """
 
@@ -112,6 +124,7 @@ class Attention(nnx.Module):
         head_dim: int,
         scale: float,
         bias: bool,
+        output_bias: bool | None = None,
         norm: Callable[[int], nnx.Module] | None = None,
     ):
         queries = Dim(heads * head_dim, "heads", unit=head_dim)
@@ -119,7 +132,7 @@ class Attention(nnx.Module):
         self.q_proj = Linear(embed, queries, bias=bias)
         self.k_proj = Linear(embed, keys, bias=bias)
         self.v_proj = Linear(embed, keys, bias=bias)
-        self.o_proj = Linear(queries, embed, bias=bias)
+        self.o_proj = Linear(queries, embed, bias=bias if output_bias is None else output_bias)
         self.q_norm = norm(head_dim) if norm else None
         self.k_norm = norm(head_dim) if norm else None
         self.layer, self.kv_heads, self.head_dim, self.scale = layer, kv_heads, head_dim, scale
@@ -140,7 +153,7 @@ class Attention(nnx.Module):
 class PreNormBlock(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): Llama, Qwen and most others."""
 
-    def __init__(self, attention: Attention, mlp: GatedMLP, norm: Callable[[], nnx.Module]):
+    def __init__(self, attention: nnx.Module, mlp: nnx.Module, norm: Callable[[], nnx.Module]):
         self.input_layernorm = norm()
         self.self_attn = attention
         self.post_attention_layernorm = norm()

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from jax.sharding import Mesh
+
 from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
 from tessy_jax.models.context import Full
 from tessy_jax.models.layers import ACTIVATIONS, Attention, GatedMLP, PreNormBlock, RMSNorm
-from tessy_jax.models.sharding import Dim
+from tessy_jax.models.sharding import Dim, Rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class LlamaConfig(DecoderConfig):
     def norm(self, size: int) -> RMSNorm:
         return RMSNorm(size, self.rms_norm_eps)
 
-    def block(self, layer: int) -> PreNormBlock:
+    def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> PreNormBlock:
         embed = Dim(self.hidden_size, "embed")
         attention = Attention(
             layer,

@@ -8,15 +8,21 @@ from typing import Any
 from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.gemma3 import Gemma3Config
 from tessy_jax.models.llama import LlamaConfig
+from tessy_jax.models.qwen2 import Qwen2Config
 from tessy_jax.models.qwen3 import Qwen3Config
+from tessy_jax.models.qwen3_moe import Qwen3MoeConfig
 
 #: HF class name (config.json: architectures[0]) -> family. transformers has no Gemma3ForTokenClassification.
 ARCHITECTURES: dict[str, type[DecoderConfig]] = {
     "Gemma3ForCausalLM": Gemma3Config,
     "LlamaForCausalLM": LlamaConfig,
     "LlamaForTokenClassification": LlamaConfig,
+    "Qwen2ForCausalLM": Qwen2Config,
+    "Qwen2ForTokenClassification": Qwen2Config,
     "Qwen3ForCausalLM": Qwen3Config,
     "Qwen3ForTokenClassification": Qwen3Config,
+    "Qwen3MoeForCausalLM": Qwen3MoeConfig,
+    "Qwen3MoeForTokenClassification": Qwen3MoeConfig,
 }
 
 

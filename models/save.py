@@ -4,15 +4,17 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, DTypeLike
 
-from tessy_jax.models.build import named_parameters
+from tessy_jax.models.build import describe, named_parameters
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.decoder import Model
 from tessy_jax.models.weights import DTYPES, WeightsError
@@ -45,26 +47,32 @@ def save_hf(
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise WeightsError(f"{folder}: already holds a checkpoint. Give a new folder, or delete this one.")
-    parameters = named_parameters(model)
-    stored = np.dtype(dtype or next(iter(parameters.values())).dtype)
-    if stored not in _CODES:
-        raise WeightsError(f"{folder}: cannot store dtype {stored}; supported: {', '.join(map(str, _CODES))}.")
-    shards = _shards({name: value.size * stored.itemsize for name, value in parameters.items()}, max_shard_bytes)
+    specs, parameters = describe(model.config), named_parameters(model)
+    model_dtype = jnp.dtype(dtype or next(parameters[n].dtype for n, spec in specs.items() if spec.dtype is None))
+    tensors = {
+        stored: _Tensor(parameters[name], index, np.dtype(spec.dtype_in(model_dtype)))
+        for name, spec in specs.items()
+        for stored, index in spec.stored(name).items()
+    }
+    unknown = sorted({str(t.dtype) for t in tensors.values() if t.dtype not in _CODES})
+    if unknown:
+        raise WeightsError(f"{folder}: cannot store dtype {unknown[0]}; supported: {', '.join(map(str, _CODES))}.")
+    shards = _shards({name: tensor.nbytes for name, tensor in tensors.items()}, max_shard_bytes)
     names = ["model.safetensors"]
     if len(shards) > 1:
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     folder.mkdir(parents=True, exist_ok=True)
     for name, shard in zip(names, shards, strict=True):
-        _write(folder / name, {n: parameters[n] for n in shard}, stored)
+        _write(folder / name, {n: tensors[n] for n in shard})
     if jax.process_index() != 0:
         return
     if len(shards) > 1:
-        total = sum(value.size for value in parameters.values()) * stored.itemsize
+        total = sum(tensor.nbytes for tensor in tensors.values())
         weight_map = {n: name for name, shard in zip(names, shards, strict=True) for n in shard}
         _write_json(
             folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
-    _write_json(folder / "config.json", _config_json(model.config, base, stored))
+    _write_json(folder / "config.json", _config_json(model.config, base, model_dtype))
 
 
 def _config_json(config: DecoderConfig, base: str | Path | None, dtype: np.dtype) -> dict[str, Any]:
@@ -86,22 +94,44 @@ def _shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
     return shards
 
 
-def _write(file: Path, parameters: Mapping[str, Array], dtype: np.dtype) -> None:
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor to write: a parameter, or what it has at `index` of its first dimension, as `dtype`."""
+
+    parameter: Array
+    index: int | None
+    dtype: np.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.parameter.shape if self.index is None else self.parameter.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def value(self) -> np.ndarray:
+        """In host memory; on several processes all call it."""
+        array = self.parameter if self.index is None else self.parameter[self.index]
+        whole = array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
+        return np.ascontiguousarray(np.asarray(whole).astype(self.dtype, copy=False))
+
+
+def _write(file: Path, tensors: Mapping[str, _Tensor]) -> None:
     """One safetensors file, one tensor in host memory at a time; it appears under its name when it is complete."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses files without it
     end = 0
-    for name, value in parameters.items():
-        begin, end = end, end + math.prod(value.shape) * dtype.itemsize
-        header[name] = {"dtype": _CODES[dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
     partial = file.with_name(file.name + ".partial")
     writes = jax.process_index() == 0
     with open(partial if writes else os.devnull, "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for value in parameters.values():
-            whole = value if value.is_fully_addressable else multihost_utils.process_allgather(value, tiled=True)
-            stream.write(np.ascontiguousarray(np.asarray(whole).astype(dtype, copy=False)).tobytes())
+        for tensor in tensors.values():
+            stream.write(tensor.value().tobytes())
     if writes:
         partial.replace(file)
 

@@ -20,7 +20,9 @@ from tessy_jax.models.decoder import Model
 from tessy_jax.models.registry import ARCHITECTURES, read_config
 from tessy_jax.models.sharding import INFERENCE, Rules
 
-DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
+#: Codes of the safetensors format. Parameters of the model's dtype come from the first three only.
+FLOATS: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
+DTYPES: dict[str, Any] = FLOATS | {"F8_E4M3": ml_dtypes.float8_e4m3fn, "U8": np.uint8, "I8": np.int8}
 
 #: Tensors that old exporters wrote and no model needs: RoPE frequencies are computed from the config.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
@@ -36,6 +38,22 @@ class Tensor:
 
     file: Path
     array: np.ndarray
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a parameter is read from: one tensor, or one for each index of its first dimension (`stacked`)."""
+
+    parts: list[Tensor]
+    stacked: bool
+
+    def read(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
+        """A part of the parameter in memory of its own; no other bytes of the files are touched."""
+        if not self.stacked:
+            # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
+            return np.array(self.parts[0].array[index], dtype=dtype, copy=True)
+        first, *rest = index
+        return np.stack([part.array[tuple(rest)].astype(dtype) for part in self.parts[first]])
 
 
 def load(
@@ -54,9 +72,8 @@ def load(
     """
     folder = Path(folder)
     config = read_config(folder)
-    tensors = _match(config, open_tensors(folder), folder)
-
-    return assemble(config, mesh, rules, lambda name, spec, sharding: _read(tensors[name], spec, sharding, dtype))
+    sources = _match(config, open_tensors(folder), folder)
+    return assemble(config, mesh, rules, lambda name, spec, sharding: _read(sources[name], spec, sharding, dtype))
 
 
 def load_classifier(
@@ -81,11 +98,11 @@ def load_classifier(
         return load(folder, mesh=mesh, rules=rules, dtype=dtype)
     stored = {name: tensor for name, tensor in open_tensors(folder).items() if not name.startswith("lm_head.")}
     head = {name: spec for name, spec in describe(config).items() if name.startswith("score.")}
-    tensors = _match(config, stored, folder, absent=tuple(head))
+    sources = _match(config, stored, folder, absent=tuple(head))
 
     def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
         if name not in head:
-            return _read(tensors[name], spec, sharding, dtype)
+            return _read(sources[name], spec, sharding, dtype)
         value = jnp.zeros(spec.shape) if spec.fill is not None else 0.02 * jax.random.normal(key, spec.shape)
         return jax.device_put(value.astype(dtype), sharding)
 
@@ -110,14 +127,11 @@ def classifier_config(folder: str | Path, labels: tuple[str, ...]) -> DecoderCon
     return config
 
 
-def _read(tensor: Tensor, spec: ParamSpec, sharding: NamedSharding | None, dtype: DTypeLike) -> Array:
-    def read(index: Any) -> np.ndarray:
-        # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
-        return np.array(tensor.array[index], dtype=jnp.dtype(dtype), copy=True)
-
+def _read(source: Source, spec: ParamSpec, sharding: NamedSharding | None, dtype: DTypeLike) -> Array:
+    own = spec.dtype_in(dtype)
     if sharding is None:
-        return jnp.asarray(read(...))
-    return jax.make_array_from_callback(spec.shape, sharding, read)
+        return jnp.asarray(source.read(tuple(slice(None) for _ in spec.dims), own))
+    return jax.make_array_from_callback(spec.shape, sharding, lambda index: source.read(index or (), own))
 
 
 def open_tensors(folder: Path) -> dict[str, Tensor]:
@@ -186,8 +200,8 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
 
 def _match(
     config: DecoderConfig, stored: dict[str, Tensor], folder: Path, absent: tuple[str, ...] = ()
-) -> dict[str, Tensor]:
-    """The tensor of each parameter but the `absent` ones; every other has one of its shape, and none is left over."""
+) -> dict[str, Source]:
+    """What each parameter but the `absent` ones is read from, of the right shapes; no tensor is left over."""
     specs = {name: spec for name, spec in describe(config).items() if name not in absent}
     if not any(name.startswith("model.") for name in stored):  # saved from HF's bare …Model
         stored = {
@@ -196,22 +210,35 @@ def _match(
     ignored = {name for name in stored if _IGNORED.search(name)}
     if config.tie_word_embeddings:
         ignored.add("lm_head.weight")  # some exporters write the tied matrix twice
+    wanted = {name: list(spec.stored(name)) for name, spec in specs.items()}
     for name, spec in specs.items():
-        if name not in stored:
-            raise WeightsError(
-                f"{folder}: tensor {name} is missing ({config.architecture}, shape {spec.shape}). "
-                "The checkpoint is incomplete, or its config.json belongs to another model."
-            )
-        found = stored[name]
-        if found.array.shape != spec.shape:
-            raise WeightsError(
-                f"{found.file}: {name}: has shape {found.array.shape}, but config.json says {spec.shape}. "
-                "The weights and config.json belong to different models."
-            )
-    left = sorted(set(stored) - set(specs) - ignored)
+        shape = spec.shape[1:] if spec.by_expert else spec.shape
+        for part in wanted[name]:
+            if part not in stored:
+                raise WeightsError(
+                    f"{folder}: tensor {part} is missing ({config.architecture}, shape {shape}). "
+                    "The checkpoint is incomplete, or its config.json belongs to another model."
+                )
+            _check(part, stored[part], shape, spec)
+    left = sorted(set(stored) - {part for parts in wanted.values() for part in parts} - ignored)
     if left:
         raise WeightsError(
             f"{stored[left[0]].file}: {left[0]}: is not a parameter of this {config.architecture} "
             f"({len(left)} such tensors). Check architectures, num_hidden_layers and the bias fields in config.json."
         )
-    return {name: stored[name] for name in specs}
+    return {name: Source([stored[part] for part in wanted[name]], spec.by_expert) for name, spec in specs.items()}
+
+
+def _check(name: str, found: Tensor, shape: tuple[int, ...], spec: ParamSpec) -> None:
+    if found.array.shape != shape:
+        raise WeightsError(
+            f"{found.file}: {name}: has shape {found.array.shape}, but config.json says {shape}. "
+            "The weights and config.json belong to different models."
+        )
+    floats = {np.dtype(dtype) for dtype in FLOATS.values()}
+    allowed = floats if spec.dtype is None or np.dtype(spec.dtype) in floats else {np.dtype(spec.dtype)}
+    if found.array.dtype not in allowed:
+        raise WeightsError(
+            f"{found.file}: {name}: has dtype {found.array.dtype}; here it must be "
+            f"{' or '.join(sorted(map(str, allowed)))}. Check quantization_config in config.json."
+        )

@@ -16,7 +16,7 @@ from tessy_jax import models
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.rope import Linear, Llama3, Rope, Unscaled
 
-FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier"]
+FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe"]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,11 @@ OTHER = {
     "max_position_embeddings": 8,
     "labels": ("a", "b", "c"),
     "query_pre_attn_scalar": 3,
+    "moe_intermediate_size": 14,
+    "num_experts": 7,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": False,
+    "dense_layers": (0,),
 }
 
 
@@ -95,6 +100,8 @@ def test_every_field_of_a_config_is_read(files: dict[str, dict[str, Any]], famil
             assert isinstance(got, str) or np.abs(got - base).max() > 1e-3, f"{field.name} is not read"
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 1024}
+
 #: Changes of a config.json that must change the config, or be refused.
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "llama": [
@@ -113,6 +120,25 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}},
         {"attention_bias": True},
         {"head_dim": 16},
+    ],
+    "qwen2": [
+        {"use_sliding_window": False, "layer_types": None},
+        {"rope_parameters": {**YARN, "factor": 5.0}},
+        {"rope_parameters": {**YARN, "original_max_position_embeddings": 512}},
+        {"rope_parameters": {**YARN, "beta_fast": 16.0}},
+        {"rope_parameters": {**YARN, "beta_slow": 2.0}},
+        {"rope_parameters": {**YARN, "truncate": False}},
+        {"rope_parameters": {**YARN, "attention_factor": 1.0}},
+        {"rope_parameters": {**YARN, "mscale": 0.5, "mscale_all_dim": 1.0}},
+    ],
+    "qwen3_moe": [
+        {"use_sliding_window": True, "sliding_window": 9},
+        {"num_experts": 5, "num_local_experts": 5},
+        {"num_experts_per_tok": 2},
+        {"norm_topk_prob": False},
+        {"moe_intermediate_size": 20},
+        {"mlp_only_layers": []},
+        {"decoder_sparse_step": 2},
     ],
     "gemma3": [
         {"sliding_window": 8},
@@ -148,8 +174,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "llama",
+        {"rope_parameters": None, "rope_scaling": {"type": "longrope", "factor": 4.0}},
+        "rope_parameters.rope_type: is 'longrope', which is not implemented; "
+        "implemented: default, linear, llama3, yarn.",
+    ),
+    (
+        "llama",
         {"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 4.0}},
-        "rope_parameters.rope_type: is 'yarn', which is not implemented; implemented: default, linear, llama3.",
+        "rope_parameters.original_max_position_embeddings: is None; this rope_type needs a number.",
     ),
     (
         "llama",
@@ -172,6 +204,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"id2label": {"1": "style"}},
         "id2label: is {'1': 'style'}; it must map '0', '1', … to label names.",
     ),
+    ("qwen3_moe", {"num_experts_per_tok": 9}, "num_experts_per_tok: is 9, but there are 6 experts."),
     (
         "gemma3",
         {"final_logit_softcapping": 30.0},
@@ -196,7 +229,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "qwen3",
         {"architectures": ["MambaForCausalLM"]},
         "architectures: 'MambaForCausalLM' is not supported; supported: Gemma3ForCausalLM, LlamaForCausalLM, "
-        "LlamaForTokenClassification, Qwen3ForCausalLM, Qwen3ForTokenClassification.",
+        "LlamaForTokenClassification, Qwen2ForCausalLM, Qwen2ForTokenClassification, Qwen3ForCausalLM, "
+        "Qwen3ForTokenClassification, Qwen3MoeForCausalLM, Qwen3MoeForTokenClassification.",
     ),
 ]
 

@@ -73,6 +73,47 @@ def test_a_mesh_changes_nothing(tmp_path: Path, family: str, rules: Any) -> None
     )
 
 
+@pytest.mark.parametrize("rules", [models.INFERENCE, models.TRAINING], ids=["inference", "training"])
+@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2, "expert": 2}, {"data": 4, "expert": 2}], ids=str)
+def test_experts_on_a_mesh(tmp_path: Path, axes: dict[str, int], rules: Any) -> None:
+    """Experts and their width are split; logits and gradients are those of one device."""
+    tiny.qwen3_moe(tmp_path)
+    mesh = mesh_of(**axes)
+    alone, model = models.load(tmp_path), models.load(tmp_path, mesh=mesh, rules=rules)
+    difference = np.abs(run(model, mesh, rules)[0] - run(alone, None, rules)[0]).max()
+    print(f"qwen3_moe on {axes}: max |difference| {difference:.1e}")
+    assert difference <= 1e-4
+    experts = models.named_parameters(model)["model.layers.0.mlp.experts.up_proj.weight"]
+    assert experts.sharding.spec[0] == "expert"
+    one, split = gradient(alone), gradient(model)
+    for name, value in one.items():
+        np.testing.assert_allclose(split[name], value, atol=1e-5 * np.abs(value).max(), err_msg=name)
+
+
+def gradient(model: Any) -> dict[str, np.ndarray]:
+    """Of the mean square of the last hidden states, by parameter."""
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, model.config.vocab_size, (B, T)))
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    graphdef, params = nnx.split(model)
+    packed = models.Packed(jnp.zeros((B, T), int), model.config.contexts)
+
+    def loss(params: Any) -> Any:
+        return jnp.square(nnx.merge(graphdef, params)(tokens, positions, packed)[0]).mean()
+
+    found = nnx.merge(graphdef, jax.jit(jax.grad(loss))(params))
+    return {name: np.asarray(value) for name, value in models.named_parameters(found).items()}
+
+
+def test_experts_that_do_not_divide_are_refused(tmp_path: Path) -> None:
+    tiny.qwen3_moe(tmp_path)
+    with pytest.raises(models.ShardingError) as error:
+        models.load(tmp_path, mesh=mesh_of(expert=4))
+    assert str(error.value) == (
+        "model.layers.0.mlp.experts.down_proj.weight: dimension 0 (6 experts) does not divide over mesh axis 'expert' "
+        "of size 4. Use a size of 1, 2, 3 or 6."
+    )
+
+
 def test_key_value_heads_that_do_not_divide_are_replicated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tiny.qwen3(tmp_path, vocab_size=88)
     mesh = mesh_of(data=2, tensor=4)

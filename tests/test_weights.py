@@ -32,7 +32,7 @@ def rewrite(folder: Path, change: Any) -> Path:
     return file
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3", "qwen3_classifier"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe"])
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 9_000], ids=["one-file", "index"])
 def test_round_trip(tmp_path: Path, family: str, max_shard_bytes: int) -> None:
     """transformers -> here -> transformers: the same bits, names, config and logits."""
@@ -44,13 +44,18 @@ def test_round_trip(tmp_path: Path, family: str, max_shard_bytes: int) -> None:
     assert list(sorted(before)) == list(sorted(after))
     for name in before:
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    for name, value in models.named_parameters(model).items():
+        assert name in before or ".experts." in name
+        if name in before:
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
     again = models.load(tmp_path / "out")
     assert again.config == model.config
+    loaded = models.named_parameters(model)
     for name, value in models.named_parameters(again).items():
-        np.testing.assert_array_equal(value, before[name], err_msg=name)
+        np.testing.assert_array_equal(value, loaded[name], err_msg=name)
     tokens = torch.arange(30)[None]
     reloaded, report = type(torch_model).from_pretrained(
-        tmp_path / "out", attn_implementation="eager", output_loading_info=True
+        tmp_path / "out", attn_implementation="eager", experts_implementation="eager", output_loading_info=True
     )
     assert not any(report.values())
     assert reloaded.config.pad_token_id == torch_model.config.pad_token_id  # from `base`

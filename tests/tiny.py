@@ -66,6 +66,54 @@ def qwen3_classifier(folder: Path | str, *, seed: int = 0, **changes: Any) -> An
     return _save(transformers.Qwen3ForTokenClassification, _qwen3_config(**labels | changes), folder, seed)
 
 
+def qwen2(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """Qwen2 with a window of 7 in its upper layer, and YaRN whose ramp lies within the tiny heads."""
+    config = {
+        "vocab_size": 91,
+        "hidden_size": 30,
+        "intermediate_size": 46,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 4096,
+        "use_sliding_window": True,
+        "sliding_window": 7,
+        "max_window_layers": 1,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 1024,
+        },
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    return _save(transformers.Qwen2ForCausalLM, transformers.Qwen2Config(**config | changes), folder, seed)
+
+
+def qwen3_moe(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """Qwen3 with 6 experts, 3 of them at a time, and a dense layer between."""
+    config = {
+        "vocab_size": 94,
+        "hidden_size": 22,
+        "intermediate_size": 38,
+        "moe_intermediate_size": 18,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "mlp_only_layers": [1],
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    return _save(transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(**config | changes), folder, seed)
+
+
 def _qwen3_config(**changes: Any) -> Any:
     config = {
         "vocab_size": 89,
@@ -84,7 +132,7 @@ def _qwen3_config(**changes: Any) -> Any:
 
 
 def _save(kind: Any, config: Any, folder: Path | str, seed: int) -> Any:
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     torch.manual_seed(seed)
     model = kind(config).eval()
     with torch.no_grad():  # constants at initialisation would hide a swapped norm or a dropped bias

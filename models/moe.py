@@ -1,0 +1,129 @@
+"""Mixtures of experts: who routes a token to which experts, and how only those are computed.
+
+Tokens are sorted by expert, so that each expert's rows lie together and one grouped product (`lax.ragged_dot`) does
+all of them. On a mesh each device does the rows of its own experts, or its part of their width, and the results are
+summed: tokens are never sent, as every device along "expert" and "tensor" holds the same rows.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from tessy_jax.models.layers import ACTIVATIONS, parameter
+from tessy_jax.models.sharding import Dim, Rules, sharding_for
+
+#: rows [M, D] sorted by expert, rows of each expert [E], expert of each row [M] -> [M, D]
+Apply = Callable[[Float[Array, "M D"], Int[Array, " E"], Int[Array, " M"]], Float[Array, "M D"]]
+
+
+def grouped(rows: Float[Array, "M I"], weights: Float[Array, "E O I"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
+    """rows of expert e times weights[e]ᵀ. The first sizes[0] rows are expert 0's, and so on; further rows give zero."""
+    return lax.ragged_dot(rows, weights.swapaxes(1, 2), sizes)
+
+
+def mix(
+    x: Float[Array, "T D"],
+    chosen: Int[Array, "T k"],
+    weights: Float[Array, "T k"],
+    experts: int,
+    apply: Apply,
+    first: Int[Array, ""] | int = 0,
+) -> Float[Array, "T D"]:
+    """sum over k of weights[t, k] * expert chosen[t, k] of x[t], for the experts first … first + experts - 1 alone."""
+    count = chosen.shape[1]
+    local = chosen.reshape(-1) - first
+    here = (local >= 0) & (local < experts)
+    local = jnp.where(here, local, experts)  # others go to the end
+    order = jnp.argsort(local)
+    sizes = jnp.bincount(local, length=experts)
+    out = apply(x[order // count], sizes, jnp.minimum(local[order], experts - 1))
+    out = out[jnp.argsort(order)] * weights.reshape(-1, 1).astype(out.dtype)
+    return jnp.where(here[:, None], out, 0).reshape(*chosen.shape, -1).sum(axis=1)
+
+
+class Experts(nnx.Module):
+    """What all kinds of experts share: their place on a mesh. Subclasses have parameters and `apply`.
+
+    Every parameter's first dimension is the experts'. Where another one is split, `apply` gives partial sums.
+    """
+
+    def __init__(self, mesh: Mesh | None, rules: Rules):
+        self.mesh, self.rules = mesh, rules
+
+    def apply(
+        self, rows: Float[Array, "M D"], sizes: Int[Array, " E"], which: Int[Array, " M"], first_part: Any
+    ) -> Float[Array, "M D"]:
+        """Each row's expert. `first_part`: whether this device adds what is not a partial sum (biases)."""
+        raise NotImplementedError
+
+    def __call__(
+        self, x: Float[Array, "B C D"], chosen: Int[Array, "B C k"], weights: Float[Array, "B C k"]
+    ) -> Float[Array, "B C D"]:
+        with jax.named_scope("experts"):
+            if self.mesh is None:
+                return self._mix(x, chosen, weights, 0, True)
+            return self._on_mesh(x, chosen, weights)
+
+    def _mix(self, x: Array, chosen: Array, weights: Array, first: Any, first_part: Any) -> Array:
+        def apply(rows: Array, sizes: Array, which: Array) -> Array:
+            return self.apply(rows, sizes, which, first_part)
+
+        here = jax.tree.leaves(nnx.state(self, nnx.Param))[0].shape[0]
+        rows, chosen, weights = (a.reshape(-1, a.shape[-1]) for a in (x, chosen, weights))
+        return mix(rows, chosen, weights, here, apply, first).reshape(x.shape)
+
+    def _on_mesh(self, x: Array, chosen: Array, weights: Array) -> Array:
+        assert self.mesh is not None
+        graph, params = nnx.split(self)
+        # Parameters split along "fsdp" while training are gathered here, as for every other product.
+        rules = self.rules.replace(embed=())
+        flat, tree = jax.tree.flatten(params, is_leaf=lambda p: isinstance(p, nnx.Param))
+        specs = [sharding_for(self.mesh, rules, p.get_metadata()["dims"], "experts").spec for p in flat]
+        rows = sharding_for(self.mesh, rules, (Dim(x.shape[0], "batch"),), "tokens").spec
+        expert, tensor = (tuple(a for a in axes if self.mesh.shape.get(a, 1) > 1) for axes in (rules.experts, rules.ff))
+
+        def local(arrays: list[Array], x: Array, chosen: Array, weights: Array) -> Array:
+            mine = nnx.merge(graph, jax.tree.unflatten(tree, [p.replace(a) for p, a in zip(flat, arrays, strict=True)]))
+            first = lax.axis_index(expert) * arrays[0].shape[0] if expert else 0
+            first_part = lax.axis_index(tensor) == 0 if tensor else True
+            if expert:  # jax 0.10's transposed gather forgets this, and the gradient of x its sum over the axis
+                x, weights = lax.pcast((x, weights), expert, to="varying")
+            out = mine._mix(x, chosen, weights, first, first_part)
+            return lax.psum(out, (*expert, *tensor)) if expert or tensor else out
+
+        split = jax.shard_map(local, mesh=self.mesh, in_specs=(specs, rows, rows, rows), out_specs=rows)
+        return split([p[...] for p in flat], x, chosen, weights)
+
+
+class GatedExperts(Experts):
+    """Experts that are gated MLPs without biases: down(act(gate(x)) * up(x))."""
+
+    def __init__(self, embed: Dim, ff: Dim, count: int, activation: str, mesh: Mesh | None, rules: Rules):
+        super().__init__(mesh, rules)
+        experts = Dim(count, "experts")
+        self.gate_proj = StackedLinear(experts, embed, ff)
+        self.up_proj = StackedLinear(experts, embed, ff)
+        self.down_proj = StackedLinear(experts, ff, embed)
+        self.activation = activation
+
+    def apply(
+        self, rows: Float[Array, "M D"], sizes: Int[Array, " E"], which: Int[Array, " M"], first_part: Any
+    ) -> Float[Array, "M D"]:
+        gate, up = self.gate_proj(rows, sizes), self.up_proj(rows, sizes)
+        return self.down_proj(ACTIVATIONS[self.activation](gate) * up, sizes)
+
+
+class StackedLinear(nnx.Module):
+    """One matrix per expert, stored in checkpoints as `experts.{e}.….weight`."""
+
+    def __init__(self, experts: Dim, inside: Dim, outside: Dim):
+        self.weight = parameter(experts, outside, inside, by_expert=True)
+
+    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
+        return grouped(rows, self.weight[...], sizes)
