@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tessy_jax.config import PaperCooperation
-from tessy_jax.cooperate.build import build_engine
+from tessy_jax.config import Budgets
+from tessy_jax.cooperate.alone import lone_engine
 from tessy_jax.cooperate.engine import Dispatch, Engine, Settings
-from tessy_jax.cooperate.predictors import Unigram
 from tessy_jax.cooperate.rows import Job
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.voice import Voice
-from tessy_jax.data.records import Message, Problem, RowState
+from tessy_jax.data.records import Message
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,9 +31,7 @@ class Alone(Voice):
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         ids = super().prompt_ids(messages)
-        if self.length is None:
-            return ids
-        return [*ids[:1], *ids[len(ids) - self.length + 1 :]] if self.length else []
+        return ids if self.length is None else [*ids[:1], *ids[len(ids) - self.length + 1 :]]
 
 
 def alone_engine(
@@ -44,7 +40,6 @@ def alone_engine(
     """An engine in which `voice` writes exactly `tokens` tokens per row, all in one dispatch and `k` per turn.
 
     No token ends its turn. `length` is that of the prompt, the end-of-thinking marker included; None: the chat's own.
-    The other role has the same weights and an empty prompt. It is never asked, and neither is a predictor.
     """
     chat = copy.copy(voice.chat)
     chat.eos_ids = frozenset()
@@ -53,22 +48,8 @@ def alone_engine(
         if length < 1:
             raise SystemExit("error: the prompt must be longer than the end-of-thinking marker: raise --prompt-tokens")
     writer = Alone(voice.graph, voice.params, voice.config, chat, sampling, voice.system, length)
-    silent = dataclasses.replace(writer, length=0)
-    judge = Unigram(chat.tokenizer, jnp.zeros(len(chat.tokenizer.token_bytes())), threshold=0.5)
-    budget = PaperCooperation(preset="paper", k=k, max_think_tokens=1, max_answer_tokens=tokens)
     settings = dataclasses.replace(settings, turns_per_dispatch=math.ceil(tokens / k))
-    return build_engine((writer, silent), (judge, judge), budget, settings, 0, mesh)
-
-
-def answering(engine: Engine, problem: Problem, sample: int = 0) -> Job:
-    """A job whose thinking is over before it began."""
-    text = engine.voices[Role.STUDENT].chat.close_text
-    state = RowState(
-        id=problem.id, sample_index=sample, text=text, spans=(), role="student", phase="answer",
-        span_start=len(text), kept=len(text), span_tokens=(), span_ends=(), event=0, counters={"think_end": 0},
-        finish_think="end",
-    )  # fmt: skip
-    return Job(problem, sample, state)
+    return lone_engine(writer, Budgets(max_think_tokens=1, max_answer_tokens=tokens), k, settings, 0, mesh)
 
 
 def run(engine: Engine, jobs: Sequence[Job]) -> list[Dispatch]:

@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from alone import Torch, alone_engine, answering, run, written
+from alone import Torch, alone_engine, run, written
 from bandwidth import measure, step_bytes
 from jax.sharding import Mesh
 
 from tessy_jax.config import ConfigError, SynthesisConfig, load_config
+from tessy_jax.cooperate.alone import answering
 from tessy_jax.cooperate.engine import MARGIN, Dispatch, Engine, Settings
 from tessy_jax.cooperate.rows import NAMES, Job
 from tessy_jax.cooperate.sampling import Sampling
@@ -125,7 +126,7 @@ def decode(
     jobs = []
     for i, problem in zip(range(batch), itertools.cycle(problems), strict=False):
         long = [{**m, "content": " ".join([m["content"]] * prompt)} for m in problem.messages]
-        jobs.append(answering(engine, Problem(f"{problem.id} {i}", long)))
+        jobs.append(answering(engine.voices[Role.STUDENT], Problem(f"{problem.id} {i}", long)))
 
     first = _total(run(engine, jobs))
     prompts, ours = written(engine)
@@ -170,7 +171,7 @@ def cooperation(
     settings, voice = engine.settings, engine.voices[Role.TEACHER]
     k = max(turn.tokens for turn in engine.loop.turns)
     single = alone_engine(voice, voice.sampling, settings, each, k, None, mesh)
-    alone_jobs = [answering(single, p, s) for p in problems for s in samples]
+    alone_jobs = [answering(single.voices[Role.STUDENT], p, s) for p in problems for s in samples]
     alone_first = run(single, alone_jobs)
 
     passes = [(run(engine, jobs), run(single, alone_jobs)) for _ in range(repeats)]

@@ -62,19 +62,19 @@ class DirectChat(Chat):
         return self.tokenizer.encode(trace[start:] + answer)[0]
 
 
-def answering(voice: Voice, problem: Problem) -> Job:
+def answering(voice: Voice, problem: Problem, sample: int = 0) -> Job:
     """A job whose thinking is over before it began: the text begins with its end."""
     text = voice.chat.close_text
     state = RowState(
-        id=problem.id, sample_index=0, text=text, spans=(), role="student", phase="answer", span_start=len(text),
+        id=problem.id, sample_index=sample, text=text, spans=(), role="student", phase="answer", span_start=len(text),
         kept=len(text), span_tokens=(), span_ends=(), event=0, counters={"think_end": 0}, finish_think="end",
     )  # fmt: skip
-    return Job(problem, 0, state)
+    return Job(problem, sample, state)
 
 
 def lone_engine(voice: Voice, budgets: Budgets, k: int, settings: Settings, seed: int, mesh: Mesh | None) -> Engine:
     """An engine in which `voice` writes thinking and answer, `k` tokens per turn, as the student."""
-    silent = Silent(**{field.name: getattr(voice, field.name) for field in dataclasses.fields(voice)})
+    silent = Silent(**{field.name: getattr(voice, field.name) for field in dataclasses.fields(Voice)})
     judge = Everything(voice.chat.tokenizer)
     limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
     cooperation = PaperCooperation(preset="paper", k=k, **limits)
