@@ -114,6 +114,34 @@ def qwen3_moe(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
     return _save(transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(**config | changes), folder, seed)
 
 
+def gpt_oss(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """GPT-OSS with 6 experts, 3 at a time, a window of 7 in two layers of three, and YaRN that is not rounded."""
+    config = {
+        "vocab_size": 93,
+        "hidden_size": 26,
+        "intermediate_size": 18,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "swiglu_limit": 1.5,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "max_position_embeddings": 4096,
+        "sliding_window": 7,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 1024,
+            "truncate": False,
+        },
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    return _save(transformers.GptOssForCausalLM, transformers.GptOssConfig(**config | changes), folder, seed)
+
+
 def _qwen3_config(**changes: Any) -> Any:
     config = {
         "vocab_size": 89,

@@ -1,0 +1,130 @@
+"""GPT-OSS: 20b and 120b. HF: transformers/models/gpt_oss/modeling_gpt_oss.py; model card: arXiv 2508.10925."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
+from tessy_jax.models.context import Sliding
+from tessy_jax.models.layers import Attention, LateRMSNorm, Linear, PreNormBlock, parameter
+from tessy_jax.models.moe import Experts
+from tessy_jax.models.sharding import Dim, Rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class GptOssConfig(DecoderConfig):
+    """Every layer has experts and attention sinks; layers alternate between a window and everything.
+
+    Attributes:
+        swiglu_alpha, swiglu_limit: of the experts' activation (`ClampedExperts`). HF's `hidden_act` is not used.
+        attention_bias: of queries, keys, values and output; on in all checkpoints.
+    """
+
+    num_local_experts: int
+    num_experts_per_tok: int
+    swiglu_alpha: float
+    swiglu_limit: float
+
+    family = "GptOss"
+    model_type = "gpt_oss"
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
+        fields = Fields(raw, where)
+        layers = fields.size("num_hidden_layers")
+        types = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
+        if fields.get("rope_parameters", fields.get("rope_scaling", None)) is None:
+            # transformers 4 and 5 put different values of YaRN in its place
+            raise fields.error("rope_scaling", "is missing; every model of this family needs it, or rope_parameters")
+        experts, chosen = fields.size("num_local_experts"), fields.size("num_experts_per_tok", 4)
+        if chosen > experts:
+            raise fields.error("num_experts_per_tok", f"is {chosen}, but there are {experts} experts")
+        common = fields.common()
+        return cls(
+            **common | {"attention_bias": bool(fields.get("attention_bias", True))},
+            head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
+            contexts=fields.contexts(fields.get("layer_types", types), fields.size("sliding_window", 128)),
+            ropes=(fields.rope(theta=150_000.0),) * layers,
+            activation=fields.one_of("hidden_act", ("silu",), "silu"),
+            tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            num_local_experts=experts,
+            num_experts_per_tok=chosen,
+            swiglu_alpha=float(fields.get("swiglu_alpha", 1.702)),
+            swiglu_limit=float(fields.get("swiglu_limit", 7.0)),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        windows = [c.window if isinstance(c, Sliding) else None for c in self.contexts]
+        same = ("num_local_experts", "num_experts_per_tok", "swiglu_alpha", "swiglu_limit")
+        return super().to_hf() | {
+            **{name: getattr(self, name) for name in same},
+            "hidden_act": self.activation,
+            "rope_theta": self.ropes[0].theta,
+            "rope_scaling": rope_scaling_to_hf(self.ropes[0].scaling) or {"rope_type": "default"},
+            "sliding_window": next((w for w in windows if w is not None), None),
+            "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
+        }
+
+    def norm(self, size: int) -> LateRMSNorm:
+        return LateRMSNorm(size, self.rms_norm_eps)
+
+    def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> PreNormBlock:
+        attention = Attention(
+            layer,
+            Dim(self.hidden_size, "embed"),
+            heads=self.num_attention_heads,
+            kv_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            scale=self.head_dim**-0.5,
+            bias=self.attention_bias,
+            sinks=True,
+        )
+        return PreNormBlock(attention, RoutedMLP(self, mesh, rules), lambda: self.norm(self.hidden_size))
+
+
+class RoutedMLP(nnx.Module):
+    """The experts with the highest logits, weighted by a softmax over those alone."""
+
+    def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
+        self.router = Linear(Dim(config.hidden_size, "embed"), Dim(config.num_local_experts), bias=True)
+        self.experts = ClampedExperts(config, mesh, rules)
+        self.chosen = config.num_experts_per_tok
+
+    def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:
+        with jax.named_scope("mlp"):
+            logits, chosen = lax.top_k(self.router(x).astype(jnp.float32), self.chosen)
+            return self.experts(x, chosen, jax.nn.softmax(logits, axis=-1).astype(x.dtype))
+
+
+class ClampedExperts(Experts):
+    """down((up + 1) * gate * sigmoid(alpha * gate)), gate at most `limit`, up between -limit and limit; with biases.
+
+    Columns of gate and up alternate in one matrix, gate first. Matrices are stored `[in, out]`.
+    """
+
+    def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
+        super().__init__(mesh, rules)
+        experts, embed = Dim(config.num_local_experts, "experts"), Dim(config.hidden_size, "embed")
+        pairs = Dim(2 * config.intermediate_size, "ff", unit=2)
+        self.gate_up_proj = parameter(experts, embed, pairs)
+        self.gate_up_proj_bias = parameter(experts, pairs, fill=0.0)
+        self.down_proj = parameter(experts, Dim(config.intermediate_size, "ff"), embed)
+        self.down_proj_bias = parameter(experts, embed, fill=0.0)
+        self.alpha, self.limit = config.swiglu_alpha, config.swiglu_limit
+
+    def apply(
+        self, rows: Float[Array, "M D"], sizes: Int[Array, " E"], which: Int[Array, " M"], first_part: Any
+    ) -> Float[Array, "M D"]:
+        gate_up = lax.ragged_dot(rows, self.gate_up_proj[...], sizes) + self.gate_up_proj_bias[...][which]
+        gate, up = gate_up[:, 0::2], gate_up[:, 1::2]
+        gate, up = jnp.minimum(gate, self.limit), jnp.clip(up, -self.limit, self.limit)
+        hidden = (up + 1) * gate * jax.nn.sigmoid(self.alpha * gate)
+        bias = jnp.where(first_part, self.down_proj_bias[...][which], 0)
+        return lax.ragged_dot(hidden, self.down_proj[...], sizes) + bias
