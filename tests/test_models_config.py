@@ -56,10 +56,11 @@ OTHER = {
     "num_local_experts": 7,
     "swiglu_alpha": 1.0,
     "swiglu_limit": 0.5,
+    "experts_stored": "mxfp4",
 }
 
-#: Fields of `DecoderConfig` that a model has no use for: a classifier has no output matrix to tie, and GPT-OSS's experts
-#: have an activation of their own.
+#: Fields of `DecoderConfig` that a model has no use for: a classifier has no output matrix to tie, and GPT-OSS's
+#: experts have an activation of their own.
 UNUSED = [("qwen3_classifier", "tie_word_embeddings"), ("gpt_oss", "activation")]
 
 
@@ -68,6 +69,8 @@ def other(config: DecoderConfig, field: str) -> Any:
         return (models.Sliding(3), *config.contexts[1:])
     if field == "ropes":
         return (*config.ropes[:-1], dataclasses.replace(config.ropes[-1], theta=17.0))
+    if field == "num_key_value_heads" and config.num_key_value_heads == 1:
+        return config.num_attention_heads
     if field in ("attention_bias", "tie_word_embeddings"):
         return not getattr(config, field)
     return OTHER[field]
@@ -161,6 +164,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"rope_parameters": {**YARN, "truncate": False, "factor": 5.0}},
         {"rope_parameters": {"rope_type": "default"}},
         {"architectures": ["GptOssForTokenClassification"]},
+        {"quantization_config": {"quant_method": "mxfp4"}, "hidden_size": 32, "intermediate_size": 32},
     ],
     "gemma3": [
         {"sliding_window": 8},
@@ -232,7 +236,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "gpt_oss",
         {"quantization_config": {"quant_method": "fp8"}},
         "quantization_config.quant_method: is 'fp8', which is not implemented for gpt_oss; "
-        "implemented: checkpoints in bfloat16, float16 or float32.",
+        "implemented: mxfp4, checkpoints in bfloat16, float16 or float32.",
+    ),
+    (
+        "gpt_oss",
+        {"quantization_config": {"quant_method": "mxfp4"}},
+        "hidden_size: is 26; MXFP4 needs a multiple of 32.",
     ),
     ("gpt_oss", {"num_experts_per_tok": 9}, "num_experts_per_tok: is 9, but there are 6 experts."),
     ("gpt_oss", {"hidden_act": "gelu"}, "hidden_act: is 'gelu', which is not implemented; implemented: silu."),
