@@ -21,6 +21,7 @@ from tessy_jax.models.build import (
     describe,
     from_config,
     named_parameters,
+    parameter_bytes,
     parameter_count,
     with_parameters,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "load",
     "load_classifier",
     "named_parameters",
+    "parameter_bytes",
     "parameter_count",
     "read_config",
     "save_hf",

@@ -1,6 +1,9 @@
 """Softmax attention: all scores at once for decoding, block by block for long training rows.
 
 Both take N query heads that share K key/value heads in groups of G = N / K. Scores, softmax and sums are in float32.
+
+A head may have a sink s: a logit that takes part in the softmax's sum and in nothing else (arXiv 2309.17453; GPT-OSS).
+With Z = sum_j exp(score_j) that scales what the head gets by Z / (Z + exp(s)) = sigmoid(log Z - s).
 """
 
 import functools
@@ -26,6 +29,7 @@ def dense(
     v: Float[Array, "B K S H"],
     visible: Bool[Array, "B C S"],
     scale: float,
+    sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B C N*H"]:
     """All [C, S] scores at once. A token that sees nothing gets a finite, meaningless mean.
 
@@ -40,7 +44,11 @@ def dense(
     scores = jnp.einsum("bksh,bkqh->bksq", k, q, preferred_element_type=jnp.float32) * scale
     scores = scores.swapaxes(2, 3).reshape(batch, kv_heads, group, chunk, slots)
     scores = jnp.where(visible[:, None, None], scores, _HIDDEN)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(batch, kv_heads, group * chunk, slots)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if sinks is not None:
+        log_total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
+        weights *= jax.nn.sigmoid(log_total - sinks.astype(jnp.float32).reshape(kv_heads, group, 1, 1))
+    weights = weights.astype(q.dtype).reshape(batch, kv_heads, group * chunk, slots)
     out = jnp.einsum("bkqs,bksh->bkqh", weights, v).reshape(batch, kv_heads, group, chunk, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, chunk, heads * head_dim)
 
@@ -54,6 +62,7 @@ def blockwise(
     context: Context,
     scale: float,
     block: int | None = None,
+    sinks: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N*H"]:
     """Attention within documents that never holds more scores than one block of queries against one of keys.
 
@@ -80,12 +89,18 @@ def blockwise(
         return x.reshape(count, batch, kv_heads, -1, head_dim)
 
     where = tuple(x.reshape(batch, count, block).swapaxes(0, 1) for x in (segments, positions))
-    out = _attend(blocks(q), blocks(k), blocks(v), *where, context, scale)
-    out = out.reshape(count, batch, kv_heads, heads // kv_heads, block, head_dim).transpose(1, 0, 4, 2, 3, 5)
+    out, log_total = _attend(blocks(q), blocks(k), blocks(v), *where, context, scale)
+    out = out.reshape(count, batch, kv_heads, heads // kv_heads, block, head_dim)
+    if sinks is not None:
+        log_total = log_total.reshape(*out.shape[:-1], 1)
+        sinks = sinks.astype(jnp.float32).reshape(kv_heads, -1, 1, 1)
+        out = (out * jax.nn.sigmoid(log_total - sinks)).astype(out.dtype)
+    out = out.transpose(1, 0, 4, 2, 3, 5)
     return out.reshape(batch, tokens + padded, heads * head_dim)[:, :tokens]
 
 
-# Inside: I blocks of S tokens each; a block of queries has Q = G * S rows per key/value head.
+# Inside: I blocks of S tokens each; a block of queries has Q = G * S rows per key/value head. What comes out is the
+# mean of the values and the log of the softmax's sum (0 where nothing is seen).
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -97,7 +112,7 @@ def _attend(
     positions: Int[Array, "I B S"],
     context: Context,
     scale: float,
-) -> Float[Array, "I B K Q H"]:
+) -> tuple[Float[Array, "I B K Q H"], Float32[Array, "I B K Q"]]:
     return _forward(q, k, v, segments, positions, context, scale)[0]
 
 
@@ -123,11 +138,12 @@ def _forward(q: Array, k: Array, v: Array, segments: Array, positions: Array, co
         return (out / total[..., None]).astype(q.dtype), jnp.where(seen, top + jnp.log(total), 0)
 
     out, log_total = lax.map(row, jnp.arange(count))
-    return out, (q, k, v, segments, positions, out, log_total)
+    return (out, log_total), (q, k, v, segments, positions, out, log_total)
 
 
-def _backward(context: Context, scale: float, saved: Any, d_out: Float[Array, "I B K Q H"]) -> tuple[Any, ...]:
+def _backward(context: Context, scale: float, saved: Any, given: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, segments, positions, out, log_total = saved
+    d_out, d_log_total = given
     count = q.shape[0]
     first = _first_block(positions, context, count)
     f32 = jnp.float32
@@ -135,6 +151,7 @@ def _backward(context: Context, scale: float, saved: Any, d_out: Float[Array, "I
     def row(carry: tuple[Array, Array], i: Int[Array, ""]) -> tuple[tuple[Array, Array], Array]:
         d_out_i = d_out[i]
         inner = jnp.sum(d_out_i.astype(f32) * out[i].astype(f32), axis=-1, keepdims=True)
+        inner -= d_log_total[i][..., None]  # d log_total / d scores = weights
 
         def visit(j: Int[Array, ""], carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             d_q, d_k, d_v = carry

@@ -57,8 +57,13 @@ def describe(config: DecoderConfig) -> dict[str, ParamSpec]:
 
 
 def parameter_count(config: DecoderConfig) -> int:
-    """Number of parameters, tied embeddings once."""
+    """Number of parameters, tied embeddings once; of packed ones (MXFP4) the bytes."""
     return sum(math.prod(spec.shape) for spec in describe(config).values())
+
+
+def parameter_bytes(config: DecoderConfig, dtype: DTypeLike) -> int:
+    """Memory of the parameters of a model of this dtype; packed ones count as they are."""
+    return sum(math.prod(spec.shape) * spec.dtype_in(dtype).itemsize for spec in describe(config).values())
 
 
 def named_parameters(model: Model) -> dict[str, Array]:
@@ -103,20 +108,25 @@ def from_config(
     rules: Rules = INFERENCE,
     std: float = 0.02,
 ) -> Model:
-    """A random model: matrices normal with `std`, norms the identity, biases zero. Independent of the mesh."""
+    """A random model: matrices normal with `std`, packed ones of random bytes, norms the identity, biases zero.
+
+    Independent of the mesh.
+    """
     numbers = {name: i for i, name in enumerate(describe(config))}
 
     def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
         own = spec.dtype_in(dtype)
         if spec.fill is not None:
             return jnp.full(spec.shape, spec.fill, own, device=sharding)
-        normal = jax.jit(_normal, static_argnums=(1, 2, 3), out_shardings=sharding)
-        return normal(jax.random.fold_in(key, numbers[name]), spec.shape, own, std)
+        fill = jax.jit(_random, static_argnums=(1, 2, 3), out_shardings=sharding)
+        return fill(jax.random.fold_in(key, numbers[name]), spec.shape, own, std)
 
     return assemble(config, mesh, rules, make)
 
 
-def _normal(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, std: float) -> Array:
+def _random(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, std: float) -> Array:
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jax.random.bits(key, shape, dtype)
     return (std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
 
 

@@ -41,8 +41,9 @@ class Memory(Protocol):
         v: Float[Array, "B C K H"],
         positions: Int[Array, "B C"],
         scale: float,
+        sinks: Float[Array, " N"] | None = None,
     ) -> tuple[Float[Array, "B C N*H"], Self]:
-        """(what each new token gets, the memory afterwards)."""
+        """(what each new token gets, the memory afterwards). `sinks`: a logit per head, see attention.py."""
         ...
 
 
@@ -85,6 +86,7 @@ class Cache:
         v: Float[Array, "B C K H"],
         positions: Int[Array, "B C"],
         scale: float,
+        sinks: Float[Array, " N"] | None = None,
     ) -> tuple[Float[Array, "B C N*H"], "Cache"]:
         """Write the chunk's keys and values, then look at all slots. Padding is not written."""
         old = self.layers[layer]
@@ -104,7 +106,7 @@ class Cache:
         )
         looking = positions[:, :, None]
         held = looking - (looking - jnp.arange(slots)) % slots
-        out = dense(q, new.k, new.v, old.context.visible(looking, held), scale)
+        out = dense(q, new.k, new.v, old.context.visible(looking, held), scale, sinks)
         layers = [*self.layers[:layer], new, *self.layers[layer + 1 :]]
         return out, dataclasses.replace(self, layers=layers)
 
@@ -151,14 +153,15 @@ class Packed:
         v: Float[Array, "B C K H"],
         positions: Int[Array, "B C"],
         scale: float,
+        sinks: Float[Array, " N"] | None = None,
     ) -> tuple[Float[Array, "B C N*H"], "Packed"]:
         """Look at the chunk's own keys and values, within a document."""
         context = self.contexts[layer]
         if self.attention == "blocks":
-            return blockwise(q, k, v, self.segments, positions, context, scale), self
+            return blockwise(q, k, v, self.segments, positions, context, scale, sinks=sinks), self
         same = self.segments[:, :, None] == self.segments[:, None, :]
         visible = same & context.visible(positions[:, :, None], positions[:, None, :])
-        return dense(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scale), self
+        return dense(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scale, sinks), self
 
 
 def init_cache(

@@ -107,13 +107,23 @@ class DecoderConfig:
 class Fields:
     """Checked access to a config.json: errors name the file and the field."""
 
-    def __init__(self, raw: Mapping[str, Any], where: str):
+    def __init__(self, raw: Mapping[str, Any], where: str, quantised: tuple[str, ...] = ()):
         self.raw, self.where = raw, where
-        if raw.get("quantization_config"):
+        #: HF: quantization_config.quant_method, one of those the family can read; None: stored unquantised.
+        self.quantisation = self._quantisation(quantised)
+
+    def _quantisation(self, known: tuple[str, ...]) -> str | None:
+        settings = self.raw.get("quantization_config")
+        if not settings:
+            return None
+        method = settings.get("quant_method")
+        if method not in known:
             raise self.error(
-                "quantization_config",
-                "quantised checkpoints are not supported; use one in bfloat16, float16 or float32",
+                "quantization_config.quant_method",
+                f"is {method!r}, which is not implemented for {self.raw.get('model_type')}; implemented: "
+                f"{', '.join((*known, 'checkpoints in bfloat16, float16 or float32'))}",
             )
+        return method
 
     def error(self, field: str, problem: str) -> ConfigError:
         return ConfigError(f"{self.where}: {field}: {problem}.")

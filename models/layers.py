@@ -72,6 +72,17 @@ class RMSNorm(nnx.Module):
         return self.weight[...] * _normalised(x, self.eps).astype(x.dtype)
 
 
+class LateRMSNorm(nnx.Module):
+    """w * x / rms(x), all in float32 and then rounded (GPT-OSS)."""
+
+    def __init__(self, size: int, eps: float):
+        self.weight = parameter(Dim(size), fill=1.0)
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return (self.weight[...].astype(jnp.float32) * _normalised(x, self.eps)).astype(x.dtype)
+
+
 class OffsetRMSNorm(nnx.Module):
     """(1 + w) * x / rms(x), all in float32 and then rounded (Gemma). Stored weights are offsets from one."""
 
@@ -112,6 +123,7 @@ class Attention(nnx.Module):
         scale: of the scores, before the softmax.
         bias: of queries, keys and values; `output_bias`: of the output, where it differs.
         norm: makes the norm over H put on each query and key head before the rotation (Qwen3, Gemma3); None: no norm.
+        sinks: whether each query head has a logit of its own in the softmax's sum (GPT-OSS).
     """
 
     def __init__(
@@ -126,6 +138,7 @@ class Attention(nnx.Module):
         bias: bool,
         output_bias: bool | None = None,
         norm: Callable[[int], nnx.Module] | None = None,
+        sinks: bool = False,
     ):
         queries = Dim(heads * head_dim, "heads", unit=head_dim)
         keys = Dim(kv_heads * head_dim, "kv_heads", unit=head_dim)
@@ -135,6 +148,7 @@ class Attention(nnx.Module):
         self.o_proj = Linear(queries, embed, bias=bias if output_bias is None else output_bias)
         self.q_norm = norm(head_dim) if norm else None
         self.k_norm = norm(head_dim) if norm else None
+        self.sinks = parameter(Dim(heads, "heads")) if sinks else None
         self.layer, self.kv_heads, self.head_dim, self.scale = layer, kv_heads, head_dim, scale
 
     def __call__(
@@ -146,7 +160,8 @@ class Attention(nnx.Module):
             if self.q_norm is not None and self.k_norm is not None:
                 q, k = self.q_norm(q), self.k_norm(k)
             q, k = rotate(q, rotation), rotate(k, rotation)
-            out, memory = memory.attend(self.layer, q, k, v, positions, self.scale)
+            sinks = None if self.sinks is None else self.sinks[...]
+            out, memory = memory.attend(self.layer, q, k, v, positions, self.scale, sinks)
             return self.o_proj(out), memory
 
 

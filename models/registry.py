@@ -7,6 +7,7 @@ from typing import Any
 
 from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.gemma3 import Gemma3Config
+from tessy_jax.models.gpt_oss import GptOssConfig
 from tessy_jax.models.llama import LlamaConfig
 from tessy_jax.models.qwen2 import Qwen2Config
 from tessy_jax.models.qwen3 import Qwen3Config
@@ -15,6 +16,8 @@ from tessy_jax.models.qwen3_moe import Qwen3MoeConfig
 #: HF class name (config.json: architectures[0]) -> family. transformers has no Gemma3ForTokenClassification.
 ARCHITECTURES: dict[str, type[DecoderConfig]] = {
     "Gemma3ForCausalLM": Gemma3Config,
+    "GptOssForCausalLM": GptOssConfig,
+    "GptOssForTokenClassification": GptOssConfig,
     "LlamaForCausalLM": LlamaConfig,
     "LlamaForTokenClassification": LlamaConfig,
     "Qwen2ForCausalLM": Qwen2Config,

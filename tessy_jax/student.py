@@ -50,6 +50,12 @@ class Student:
         model = models.read_config(folder)
         if model.labels:
             raise ConfigError(f"model: {folder} is a token classifier; give a language model")
+        packed = [name for name, spec in models.describe(model).items() if spec.dtype_in("float32") == "uint8"]
+        if packed:
+            raise ConfigError(
+                f"model: {folder} is quantised ({packed[0]} and {len(packed) - 1} more), and packed weights cannot be"
+                " trained; give a checkpoint in bfloat16, float16 or float32"
+            )
         if config.data.length > model.max_position_embeddings:
             raise ConfigError(
                 f"data.length: {folder} reads {model.max_position_embeddings} tokens at most, not {config.data.length}"

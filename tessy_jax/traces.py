@@ -23,7 +23,7 @@ from tessy_jax.data.rundir import RunDir, RunDirError
 from tessy_jax.data.sources import files
 from tessy_jax.mesh import make_mesh
 from tessy_jax.models import ConfigError as ModelError
-from tessy_jax.models import ShardingError, WeightsError, parameter_count, read_config
+from tessy_jax.models import ShardingError, WeightsError, parameter_bytes, read_config
 from tessy_jax.models.context import Context
 from tessy_jax.report.panel import Progress, ProgressView
 from tessy_jax.report.show import show
@@ -252,6 +252,6 @@ def _memory(authors: Ensemble) -> dict[str, float]:
     for part, folder, seen in parts:
         model = read_config(folder)
         slots = engine.batch * sum((seen or own).slots(engine.context, 1024) for own in model.contexts)
-        out[f"{part} weights"] = parameter_count(model) * size
+        out[f"{part} weights"] = parameter_bytes(model, engine.dtype) / 2**30
         out[f"{part} cache"] = 2 * slots * model.num_key_value_heads * model.head_dim * size
     return out | {"sum, without temporaries": sum(out.values())}

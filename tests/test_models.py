@@ -70,7 +70,9 @@ class Pair:
         return worst
 
 
-@pytest.fixture(scope="module", params=["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe"])
+@pytest.fixture(
+    scope="module", params=["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss"]
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp(request.param)
     torch_model = getattr(tiny, request.param)(folder)

@@ -14,6 +14,7 @@ from tessy_jax.models.context import Context
 
 B, T, N, K, H = 2, 53, 6, 2, 5
 SCALE = 0.3
+SINKS = jnp.asarray([-2.0, 0.5, 3.0, 1.0, -0.5, 5.0])
 # Documents of each row; what is left at its end is padding.
 DOCUMENTS = ((20, 9, 24), (1, 31, 13))
 CONTEXTS = (models.Full(), models.Sliding(11), models.Blocks(7))
@@ -37,10 +38,10 @@ def _inputs() -> tuple[jax.Array, ...]:
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
 
 
-def _dense(q: Any, k: Any, v: Any, segments: Any, positions: Any, context: Context) -> Any:
+def _dense(q: Any, k: Any, v: Any, segments: Any, positions: Any, context: Context, sinks: Any = None) -> Any:
     visible = context.visible(positions[:, :, None], positions[:, None, :])
     visible &= segments[:, :, None] == segments[:, None, :]
-    return dense(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, SCALE)
+    return dense(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, SCALE, sinks)
 
 
 @pytest.mark.parametrize("context", CONTEXTS, ids=str)
@@ -62,6 +63,43 @@ def test_equals_dense_attention_and_its_gradients(context: Context, block: int) 
     assert float(jnp.abs(out - expected).max()) <= 2e-6
     for got, want in zip(grads, expected_grads, strict=True):
         assert float(jnp.linalg.norm(want)) > 1
+        assert float(jnp.abs(got - want).max()) <= 5e-6
+
+
+@pytest.mark.parametrize("attention", ["dense", "blocks"])
+def test_a_sink_takes_part_in_the_sum_alone(attention: str) -> None:
+    """Values and gradients of both ways, against a softmax with the sink as one more score, whose weight is dropped."""
+    segments, positions = _packed()
+    q, k, v, wanted = _inputs()
+    context = models.Sliding(11)
+    real = (positions >= 0)[..., None]
+
+    def plain(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+        visible = context.visible(positions[:, :, None], positions[:, None, :])
+        visible &= segments[:, :, None] == segments[:, None, :]
+        k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
+        scores = jnp.where(visible[:, None], jnp.einsum("bqnh,bsnh->bnqs", q, k) * SCALE, -jnp.inf)
+        column = jnp.broadcast_to(sinks[None, :, None, None], (*scores.shape[:-1], 1))
+        weights = jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
+        return jnp.einsum("bnqs,bsnh->bqnh", weights, v).reshape(B, T, N * H)
+
+    def tested(q: Any, k: Any, v: Any, sinks: Any) -> Any:
+        if attention == "dense":
+            return _dense(q, k, v, segments, positions, context, sinks)
+        return blockwise(q, k, v, segments, positions, context, SCALE, 8, sinks)
+
+    def through(call: Any) -> Any:
+        def loss(*inputs: Any) -> Any:
+            out = jnp.where(real, call(*inputs), 0)
+            return jnp.sum(out * wanted), out
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(q, k, v, SINKS)
+
+    (_, out), grads = through(tested)
+    (_, expected), expected_grads = through(plain)
+    assert float(jnp.abs(out - expected).max()) <= 2e-6
+    for got, want in zip(grads, expected_grads, strict=True):
+        assert float(jnp.abs(want).max()) > 0.1
         assert float(jnp.abs(got - want).max()) <= 5e-6
 
 

@@ -16,7 +16,7 @@ from tessy_jax import models
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.rope import Linear, Llama3, Rope, Unscaled
 
-FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe"]
+FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ OTHER = {
     "ropes": None,
     "activation": "gelu",
     "rms_norm_eps": 0.1,
-    "attention_bias": True,
+    "attention_bias": None,
     "mlp_bias": True,
     "tie_word_embeddings": None,
     "max_position_embeddings": 8,
@@ -53,7 +53,15 @@ OTHER = {
     "num_experts_per_tok": 2,
     "norm_topk_prob": False,
     "dense_layers": (0,),
+    "num_local_experts": 7,
+    "swiglu_alpha": 1.0,
+    "swiglu_limit": 0.5,
+    "experts_stored": "mxfp4",
 }
+
+#: Fields of `DecoderConfig` that a model has no use for: a classifier has no output matrix to tie, and GPT-OSS's
+#: experts have an activation of their own.
+UNUSED = [("qwen3_classifier", "tie_word_embeddings"), ("gpt_oss", "activation")]
 
 
 def other(config: DecoderConfig, field: str) -> Any:
@@ -61,8 +69,10 @@ def other(config: DecoderConfig, field: str) -> Any:
         return (models.Sliding(3), *config.contexts[1:])
     if field == "ropes":
         return (*config.ropes[:-1], dataclasses.replace(config.ropes[-1], theta=17.0))
-    if field == "tie_word_embeddings":
-        return not config.tie_word_embeddings
+    if field == "num_key_value_heads" and config.num_key_value_heads == 1:
+        return config.num_attention_heads
+    if field in ("attention_bias", "tie_word_embeddings"):
+        return not getattr(config, field)
     return OTHER[field]
 
 
@@ -92,8 +102,8 @@ def test_every_field_of_a_config_is_read(files: dict[str, dict[str, Any]], famil
     _, params = nnx.split(models.from_config(config, jax.random.key(0), std=0.3))
     base = output(config, params)
     for field in dataclasses.fields(config):
-        if family == "qwen3_classifier" and field.name == "tie_word_embeddings":
-            continue  # a classifier has no output matrix to tie
+        if (family, field.name) in UNUSED:
+            continue
         changed = dataclasses.replace(config, **{field.name: other(config, field.name)})
         if {name: spec.shape for name, spec in models.describe(changed).items()} == shapes:
             got = output(changed, params)
@@ -140,6 +150,22 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"mlp_only_layers": []},
         {"decoder_sparse_step": 2},
     ],
+    "gpt_oss": [
+        {"sliding_window": 8},
+        {"layer_types": ["full_attention"] * 3},
+        {"layer_types": None, "num_hidden_layers": 4},
+        {"num_local_experts": 5},
+        {"num_experts_per_tok": 2},
+        {"swiglu_alpha": 1.5},
+        {"swiglu_limit": 7.0},
+        {"attention_bias": False},
+        {"head_dim": None, "hidden_size": 28},
+        {"rope_parameters": {**YARN, "truncate": True}},
+        {"rope_parameters": {**YARN, "truncate": False, "factor": 5.0}},
+        {"rope_parameters": {"rope_type": "default"}},
+        {"architectures": ["GptOssForTokenClassification"]},
+        {"quantization_config": {"quant_method": "mxfp4"}, "hidden_size": 32, "intermediate_size": 32},
+    ],
     "gemma3": [
         {"sliding_window": 8},
         {"layer_types": ["full_attention"] * 5},
@@ -170,7 +196,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "llama",
         {"quantization_config": {"quant_method": "fp8"}},
-        "quantization_config: quantised checkpoints are not supported; use one in bfloat16, float16 or float32.",
+        "quantization_config.quant_method: is 'fp8', which is not implemented for llama; "
+        "implemented: checkpoints in bfloat16, float16 or float32.",
     ),
     (
         "llama",
@@ -206,6 +233,24 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("qwen3_moe", {"num_experts_per_tok": 9}, "num_experts_per_tok: is 9, but there are 6 experts."),
     (
+        "gpt_oss",
+        {"quantization_config": {"quant_method": "fp8"}},
+        "quantization_config.quant_method: is 'fp8', which is not implemented for gpt_oss; "
+        "implemented: mxfp4, checkpoints in bfloat16, float16 or float32.",
+    ),
+    (
+        "gpt_oss",
+        {"quantization_config": {"quant_method": "mxfp4"}},
+        "hidden_size: is 26; MXFP4 needs a multiple of 32.",
+    ),
+    ("gpt_oss", {"num_experts_per_tok": 9}, "num_experts_per_tok: is 9, but there are 6 experts."),
+    ("gpt_oss", {"hidden_act": "gelu"}, "hidden_act: is 'gelu', which is not implemented; implemented: silu."),
+    (
+        "gpt_oss",
+        {"rope_parameters": None},
+        "rope_scaling: is missing; every model of this family needs it, or rope_parameters.",
+    ),
+    (
         "gemma3",
         {"final_logit_softcapping": 30.0},
         "final_logit_softcapping: is 30.0, which is not implemented; only null or false is.",
@@ -228,9 +273,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "qwen3",
         {"architectures": ["MambaForCausalLM"]},
-        "architectures: 'MambaForCausalLM' is not supported; supported: Gemma3ForCausalLM, LlamaForCausalLM, "
-        "LlamaForTokenClassification, Qwen2ForCausalLM, Qwen2ForTokenClassification, Qwen3ForCausalLM, "
-        "Qwen3ForTokenClassification, Qwen3MoeForCausalLM, Qwen3MoeForTokenClassification.",
+        "architectures: 'MambaForCausalLM' is not supported; supported: Gemma3ForCausalLM, GptOssForCausalLM, "
+        "GptOssForTokenClassification, LlamaForCausalLM, LlamaForTokenClassification, Qwen2ForCausalLM, "
+        "Qwen2ForTokenClassification, Qwen3ForCausalLM, Qwen3ForTokenClassification, Qwen3MoeForCausalLM, "
+        "Qwen3MoeForTokenClassification.",
     ),
 ]
 

@@ -32,7 +32,7 @@ def rewrite(folder: Path, change: Any) -> Path:
     return file
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss"])
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 9_000], ids=["one-file", "index"])
 def test_round_trip(tmp_path: Path, family: str, max_shard_bytes: int) -> None:
     """transformers -> here -> transformers: the same bits, names, config and logits."""

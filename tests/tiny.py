@@ -5,9 +5,12 @@ tensor cannot fit by accident. Weights are larger than usual at initialisation, 
 Each function writes `folder` and returns the torch model in eval mode with eager attention.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.numpy
 import torch
 import transformers
 
@@ -112,6 +115,64 @@ def qwen3_moe(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
         "initializer_range": 0.3,
     }
     return _save(transformers.Qwen3MoeForCausalLM, transformers.Qwen3MoeConfig(**config | changes), folder, seed)
+
+
+def gpt_oss(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """GPT-OSS with 6 experts, 3 at a time, a window of 7 in two layers of three, and YaRN that is not rounded."""
+    config = {
+        "vocab_size": 93,
+        "hidden_size": 26,
+        "intermediate_size": 18,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "swiglu_limit": 1.5,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "max_position_embeddings": 4096,
+        "sliding_window": 7,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 1024,
+            "truncate": False,
+        },
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    return _save(transformers.GptOssForCausalLM, transformers.GptOssConfig(**config | changes), folder, seed)
+
+
+def gpt_oss_mxfp4(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """The same with experts of random bytes, of 64 and 128 values a row; the torch model has them unpacked."""
+    folder = Path(folder)
+    changes = {"hidden_size": 64, "intermediate_size": 128} | changes
+    config = gpt_oss(folder, seed=seed, **changes).config
+    random = np.random.default_rng(seed)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inside, outside = tensors.pop(name).shape
+        tensors[name + "_blocks"] = random.integers(0, 256, (experts, outside, inside // 32, 16), np.uint8)
+        tensors[name + "_scales"] = random.integers(121, 125, (experts, outside, inside // 32), np.uint8)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    left = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    settings = {"quant_method": "mxfp4", "modules_to_not_convert": left}
+    raw = config.to_dict() | {"quantization_config": settings, "architectures": ["GptOssForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(raw))
+    return unpacked(folder)
+
+
+def unpacked(folder: Path | str) -> Any:
+    """An MXFP4 checkpoint as a torch model in float32."""
+    return transformers.GptOssForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        quantization_config=transformers.Mxfp4Config(dequantize=True),
+        attn_implementation="eager",
+        experts_implementation="eager",
+    ).eval()
 
 
 def _qwen3_config(**changes: Any) -> Any:

@@ -72,7 +72,7 @@ class LoRA:
         layers: dict[str, tuple[Dim, ...]] = {
             name.removesuffix(".weight"): spec.dims
             for name, spec in describe(config).items()
-            if len(spec.dims) == 2 and not name.endswith("embed_tokens.weight")
+            if len(spec.dims) == 2 and name.endswith(".weight") and not name.endswith("embed_tokens.weight")
         }
         known = sorted({_last(layer) for layer in layers})
         for target in self.targets:
