@@ -74,16 +74,24 @@ def test_a_mesh_changes_nothing(tmp_path: Path, family: str, rules: Any) -> None
 
 
 @pytest.mark.parametrize("rules", [models.INFERENCE, models.TRAINING], ids=["inference", "training"])
-@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2, "expert": 2}, {"data": 4, "expert": 2}], ids=str)
-def test_experts_on_a_mesh(tmp_path: Path, axes: dict[str, int], rules: Any) -> None:
+@pytest.mark.parametrize(
+    ("family", "axes"),
+    [
+        ("qwen3_moe", {"fsdp": 2, "tensor": 2, "expert": 2}),
+        ("qwen3_moe", {"data": 4, "expert": 2}),
+        ("deepseek_v3", {"fsdp": 2, "tensor": 2, "expert": 2}),
+    ],
+    ids=str,
+)
+def test_experts_on_a_mesh(tmp_path: Path, family: str, axes: dict[str, int], rules: Any) -> None:
     """Experts and their width are split; logits and gradients are those of one device."""
-    tiny.qwen3_moe(tmp_path)
+    getattr(tiny, family)(tmp_path)
     mesh = mesh_of(**axes)
     alone, model = models.load(tmp_path), models.load(tmp_path, mesh=mesh, rules=rules)
     difference = np.abs(run(model, mesh, rules)[0] - run(alone, None, rules)[0]).max()
-    print(f"qwen3_moe on {axes}: max |difference| {difference:.1e}")
+    print(f"{family} on {axes}: max |difference| {difference:.1e}")
     assert difference <= 1e-4
-    experts = models.named_parameters(model)["model.layers.0.mlp.experts.up_proj.weight"]
+    experts = models.named_parameters(model)["model.layers.2.mlp.experts.up_proj.weight"]
     assert experts.sharding.spec[0] == "expert"
     one, split = gradient(alone), gradient(model)
     for name, value in one.items():
