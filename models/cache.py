@@ -31,14 +31,17 @@ from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
 
 
 class Memory(Protocol):
-    """What attention looks at: given a layer's new queries, keys and values, it shows the queries what they may see."""
+    """What attention looks at: given a layer's new queries, keys and values, it shows the queries what they may see.
+
+    Without values (None) the keys are the values: DeepSeek's latents, of which a layer remembers one array.
+    """
 
     def attend(
         self,
         layer: int,
         q: Float[Array, "B C N H"],
         k: Float[Array, "B C K H"],
-        v: Float[Array, "B C K H"],
+        v: Float[Array, "B C K H"] | None,
         positions: Int[Array, "B C"],
         scale: float,
         sinks: Float[Array, " N"] | None = None,
@@ -55,11 +58,12 @@ class LayerCache:
     Attributes:
         k, v: [B, K, S, H]; S = context.slots(length, slack). With heads before slots both products of attention read
             the cache as it lies (on CPU 2 to 3 times faster than [B, S, K, H], which was copied at every step).
+            v is None where the keys are the values.
         context: what a token of this layer sees (static).
     """
 
     k: Float[Array, "B K S H"]
-    v: Float[Array, "B K S H"]
+    v: Float[Array, "B K S H"] | None
     context: Context = field(metadata={"static": True})
 
 
@@ -83,7 +87,7 @@ class Cache:
         layer: int,
         q: Float[Array, "B C N H"],
         k: Float[Array, "B C K H"],
-        v: Float[Array, "B C K H"],
+        v: Float[Array, "B C K H"] | None,
         positions: Int[Array, "B C"],
         scale: float,
         sinks: Float[Array, " N"] | None = None,
@@ -99,20 +103,20 @@ class Cache:
                 "or call init_cache with slack >= chunk + deepest rollback."
             )
         where = jnp.where(positions >= 0, positions % slots, slots)  # one past the end: dropped
-        new = LayerCache(
-            self._write(old.k, k.astype(old.k.dtype), where),
-            self._write(old.v, v.astype(old.v.dtype), where),
-            old.context,
-        )
+        ring_k = self._write(old.k, k, where)
+        ring_v = None if old.v is None or v is None else self._write(old.v, v, where)
+        new = LayerCache(ring_k, ring_v, old.context)
         looking = positions[:, :, None]
         held = looking - (looking - jnp.arange(slots)) % slots
-        out = dense(q, new.k, new.v, old.context.visible(looking, held), scale, sinks)
+        seen = ring_k if ring_v is None else ring_v
+        out = dense(q, ring_k, seen, old.context.visible(looking, held), scale, sinks)
         layers = [*self.layers[:layer], new, *self.layers[layer + 1 :]]
         return out, dataclasses.replace(self, layers=layers)
 
     def _write(
         self, ring: Float[Array, "B K S H"], new: Float[Array, "B C K H"], where: Int[Array, "B C"]
     ) -> Float[Array, "B K S H"]:
+        new = new.astype(ring.dtype)
         if self.sharding is None:
             return _scatter(ring, new, where)
         # Each device writes its own rows and heads. Left to itself, the compiler gathers the new tokens on all of them.
@@ -150,13 +154,14 @@ class Packed:
         layer: int,
         q: Float[Array, "B C N H"],
         k: Float[Array, "B C K H"],
-        v: Float[Array, "B C K H"],
+        v: Float[Array, "B C K H"] | None,
         positions: Int[Array, "B C"],
         scale: float,
         sinks: Float[Array, " N"] | None = None,
     ) -> tuple[Float[Array, "B C N*H"], "Packed"]:
         """Look at the chunk's own keys and values, within a document."""
         context = self.contexts[layer]
+        v = k if v is None else v
         if self.attention == "blocks":
             return blockwise(q, k, v, self.segments, positions, context, scale, sinks=sinks), self
         same = self.segments[:, :, None] == self.segments[:, None, :]
@@ -195,12 +200,15 @@ def init_cache(
             f"{config.max_position_embeddings} (config.json): ask for less, or set the model's RoPE scaling and limit."
         )
 
-    heads = config.num_key_value_heads
-    rows_and_heads = (Dim(batch, "batch"), Dim(heads, "kv_heads"), Dim(1), Dim(config.head_dim))
-    sharding = None if mesh is None else sharding_for(mesh, rules, rows_and_heads, "cache")
+    remembered = config.remembered
+    sharding = None
+    if mesh is not None:
+        dims = (Dim(batch, "batch"), remembered.heads, Dim(1), Dim(remembered.size))
+        sharding = sharding_for(mesh, rules, dims, "cache")
 
     def zeros(context: Context) -> Array:
-        return jnp.zeros((batch, heads, context.slots(length, slack), config.head_dim), dtype, device=sharding)
+        shape = (batch, remembered.heads.size, context.slots(length, slack), remembered.size)
+        return jnp.zeros(shape, dtype, device=sharding)
 
     # Keys and values are two arrays, not one twice: a donated buffer must not be shared.
-    return Cache([LayerCache(zeros(c), zeros(c), c) for c in contexts], length, sharding)
+    return Cache([LayerCache(zeros(c), zeros(c) if remembered.values else None, c) for c in contexts], length, sharding)

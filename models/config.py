@@ -15,13 +15,33 @@ from jax.sharding import Mesh
 
 from tessy_jax.models.context import Context, Full, Sliding
 from tessy_jax.models.rope import Linear, Llama3, Rope, Scaling, Unscaled, Yarn
-from tessy_jax.models.sharding import Rules
+from tessy_jax.models.sharding import Dim, Rules
 
 _REQUIRED = object()
 
 
 class ConfigError(ValueError):
     """A config.json that cannot be read, or asks for what is not implemented."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a layer remembers of each token.
+
+    Attributes:
+        heads: how many keys, and how they are split.
+        size: elements of a key.
+        values: whether there are as many values, of the same size; False: the keys are the values.
+    """
+
+    heads: Dim
+    size: int
+    values: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Per token and layer."""
+        return self.heads.size * self.size * (2 if self.values else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +112,16 @@ class DecoderConfig:
         Dense blocks leave the mesh to the compiler; experts are laid out by hand.
         """
         raise NotImplementedError
+
+    @property
+    def remembered(self) -> Remembered:
+        """What the cache holds."""
+        return Remembered(Dim(self.num_key_value_heads, "kv_heads"), self.head_dim)
+
+    @property
+    def unused_tensors(self) -> tuple[str, ...]:
+        """How the names of tensors begin that checkpoints may hold and this package does not read."""
+        return ()
 
     @property
     def rotary_dim(self) -> int:

@@ -46,8 +46,12 @@ class Linear(nnx.Module):
         self.weight = parameter(outside, inside)
         self.bias = parameter(outside, fill=0.0) if bias else None
 
+    def matrix(self, dtype: DTypeLike) -> Float[Array, "O I"]:
+        """W, for activations of `dtype`, which here is its own."""
+        return self.weight[...]
+
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        y = jnp.einsum("...i,oi->...o", x, self.weight[...])
+        y = jnp.einsum("...i,oi->...o", x, self.matrix(x.dtype))
         return y if self.bias is None else y + self.bias[...]
 
 

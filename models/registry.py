@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.models.config import ConfigError, DecoderConfig
+from tessy_jax.models.deepseek_v3 import DeepseekV3Config
 from tessy_jax.models.gemma3 import Gemma3Config
 from tessy_jax.models.gpt_oss import GptOssConfig
 from tessy_jax.models.llama import LlamaConfig
@@ -15,6 +16,7 @@ from tessy_jax.models.qwen3_moe import Qwen3MoeConfig
 
 #: HF class name (config.json: architectures[0]) -> family. transformers has no Gemma3ForTokenClassification.
 ARCHITECTURES: dict[str, type[DecoderConfig]] = {
+    "DeepseekV3ForCausalLM": DeepseekV3Config,
     "Gemma3ForCausalLM": Gemma3Config,
     "GptOssForCausalLM": GptOssConfig,
     "GptOssForTokenClassification": GptOssConfig,

@@ -1,4 +1,4 @@
-"""Rotary position embedding in the half-split form (element i pairs with i + H/2), as all HF models here use.
+"""Rotary position embedding in the half-split form (element i pairs with i + H/2), as most HF models use.
 
 Angles come from positions at each call, in float32: no table whose size depends on the context.
 """
@@ -136,3 +136,11 @@ def rotate(x: Float[Array, "B C N H"], rotation: Rotation) -> Float[Array, "B C 
     cos, sin = rotation
     left, right = jnp.split(x, 2, axis=-1)
     return x * cos + jnp.concatenate([-right, left], axis=-1) * sin
+
+
+def deinterleave(x: Float[Array, "*L H"]) -> Float[Array, "*L H"]:
+    """Heads whose element 2i pairs with 2i + 1 (DeepSeek), in the order that `rotate` expects: even elements, odd ones.
+
+    Queries and keys both change order, so their products do not.
+    """
+    return jnp.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1)

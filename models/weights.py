@@ -207,7 +207,7 @@ def _match(
         stored = {
             name if name.split(".")[0] in ("lm_head", "score") else f"model.{name}": t for name, t in stored.items()
         }
-    ignored = {name for name in stored if _IGNORED.search(name)}
+    ignored = {name for name in stored if _IGNORED.search(name) or name.startswith(config.unused_tensors)}
     if config.tie_word_embeddings:
         ignored.add("lm_head.weight")  # some exporters write the tied matrix twice
     wanted = {name: list(spec.stored(name)) for name, spec in specs.items()}

@@ -253,5 +253,5 @@ def _memory(authors: Ensemble) -> dict[str, float]:
         model = read_config(folder)
         slots = engine.batch * sum((seen or own).slots(engine.context, 1024) for own in model.contexts)
         out[f"{part} weights"] = parameter_bytes(model, engine.dtype) / 2**30
-        out[f"{part} cache"] = 2 * slots * model.num_key_value_heads * model.head_dim * size
+        out[f"{part} cache"] = slots * model.remembered.elements * size
     return out | {"sum, without temporaries": sum(out.values())}

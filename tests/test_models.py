@@ -6,6 +6,7 @@ delays the text, the logits at a position must be those of transformers' forward
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -71,7 +72,8 @@ class Pair:
 
 
 @pytest.fixture(
-    scope="module", params=["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss"]
+    scope="module",
+    params=["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss", "deepseek_v3"],
 )
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp(request.param)
@@ -203,3 +205,24 @@ def test_rematerialised_blocks_give_the_same_gradient(pair: Pair) -> None:
     plain = jax.jit(jax.grad(lambda p: loss(p, models.call_block)))(params)
     remat = jax.jit(jax.grad(lambda p: loss(p, jax.checkpoint(models.call_block))))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, remat)
+
+
+def test_latent_attention_in_its_other_forms(tmp_path: Path) -> None:
+    """Queries straight from the hidden state, halves instead of neighbours, biases, no scaling; block by block."""
+    rope = {"rope_type": "default", "rope_theta": 100.0}
+    changes = {"q_lora_rank": None, "rope_interleave": False, "attention_bias": True, "rope_parameters": rope}
+    torch_model = tiny.deepseek_v3(tmp_path, **changes)
+    graphdef, params = nnx.split(models.load(tmp_path))
+    tokens = np.random.default_rng(1).integers(0, 86, (B, T))
+
+    @jax.jit
+    def logits(params: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        packed = models.Packed(jnp.zeros((B, T), int), model.config.contexts, "blocks")
+        return model.logits(model(jnp.asarray(tokens), jnp.broadcast_to(jnp.arange(T), (B, T)), packed)[0])
+
+    with torch.no_grad():
+        expected = torch_model(torch.tensor(tokens)).logits.numpy()
+    difference = np.abs(np.asarray(logits(params)) - expected).max()
+    print(f"max |difference| {difference:.1e}")
+    assert difference <= TOLERANCE

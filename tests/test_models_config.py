@@ -16,7 +16,7 @@ from tessy_jax import models
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.rope import Linear, Llama3, Rope, Unscaled
 
-FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss"]
+FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss", "deepseek_v3"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ OTHER = {
     "hidden_size": 32,
     "intermediate_size": 12,
     "num_attention_heads": 2,
-    "num_key_value_heads": 1,
+    "num_key_value_heads": None,
     "head_dim": 6,
     "contexts": None,
     "ropes": None,
@@ -52,16 +52,29 @@ OTHER = {
     "num_experts": 7,
     "num_experts_per_tok": 2,
     "norm_topk_prob": False,
-    "dense_layers": (0,),
     "num_local_experts": 7,
     "swiglu_alpha": 1.0,
     "swiglu_limit": 0.5,
     "experts_stored": "mxfp4",
+    "dense_layers": None,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 7,
+    "kv_lora_rank": 12,
+    "q_lora_rank": None,
+    "rope_interleave": False,
+    "n_routed_experts": 12,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "routed_scaling_factor": 2.5,
 }
 
-#: Fields of `DecoderConfig` that a model has no use for: a classifier has no output matrix to tie, and GPT-OSS's
-#: experts have an activation of their own.
-UNUSED = [("qwen3_classifier", "tie_word_embeddings"), ("gpt_oss", "activation")]
+#: Fields of all families that mean nothing in this one.
+WITHOUT_MEANING = {
+    ("qwen3_classifier", "tie_word_embeddings"),  # a classifier has no output matrix to tie
+    ("gpt_oss", "activation"),  # its experts have one of their own
+    ("deepseek_v3", "num_key_value_heads"),  # always the number of heads: `from_hf` refuses another
+}
 
 
 def other(config: DecoderConfig, field: str) -> Any:
@@ -69,10 +82,12 @@ def other(config: DecoderConfig, field: str) -> Any:
         return (models.Sliding(3), *config.contexts[1:])
     if field == "ropes":
         return (*config.ropes[:-1], dataclasses.replace(config.ropes[-1], theta=17.0))
-    if field == "num_key_value_heads" and config.num_key_value_heads == 1:
-        return config.num_attention_heads
     if field in ("attention_bias", "tie_word_embeddings"):
         return not getattr(config, field)
+    if field == "num_key_value_heads":
+        return 1 if config.num_key_value_heads > 1 else config.num_attention_heads
+    if field == "dense_layers":
+        return (0,) if isinstance(config.dense_layers, tuple) else 2
     return OTHER[field]
 
 
@@ -102,7 +117,7 @@ def test_every_field_of_a_config_is_read(files: dict[str, dict[str, Any]], famil
     _, params = nnx.split(models.from_config(config, jax.random.key(0), std=0.3))
     base = output(config, params)
     for field in dataclasses.fields(config):
-        if (family, field.name) in UNUSED:
+        if (family, field.name) in WITHOUT_MEANING:
             continue
         changed = dataclasses.replace(config, **{field.name: other(config, field.name)})
         if {name: spec.shape for name, spec in models.describe(changed).items()} == shapes:
@@ -165,6 +180,27 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"rope_parameters": {"rope_type": "default"}},
         {"architectures": ["GptOssForTokenClassification"]},
         {"quantization_config": {"quant_method": "mxfp4"}, "hidden_size": 32, "intermediate_size": 32},
+    ],
+    "deepseek_v3": [
+        {"q_lora_rank": None},
+        {"kv_lora_rank": 12},
+        {"qk_nope_head_dim": 8},
+        {"qk_rope_head_dim": 6},
+        {"v_head_dim": 8},
+        {"rope_interleave": False},
+        {"attention_bias": True},
+        {"first_k_dense_replace": 2},
+        {"moe_intermediate_size": 12},
+        {"n_routed_experts": 9, "num_local_experts": 9},
+        {"n_shared_experts": 1},
+        {"num_experts_per_tok": 2},
+        {"n_group": 2},
+        {"topk_group": 3},
+        {"norm_topk_prob": False},
+        {"routed_scaling_factor": 1.0},
+        {"hidden_act": "gelu"},
+        {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.8}},
+        {"tie_word_embeddings": True},
     ],
     "gemma3": [
         {"sliding_window": 8},
@@ -251,6 +287,29 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "rope_scaling: is missing; every model of this family needs it, or rope_parameters.",
     ),
     (
+        "deepseek_v3",
+        {"num_key_value_heads": 2},
+        "num_key_value_heads: differs from num_attention_heads; every head has its own here.",
+    ),
+    (
+        "deepseek_v3",
+        {"scoring_func": "softmax"},
+        "scoring_func: is 'softmax', which is not implemented; implemented: sigmoid.",
+    ),
+    (
+        "deepseek_v3",
+        {"topk_method": "greedy"},
+        "topk_method: is 'greedy', which is not implemented; implemented: noaux_tc.",
+    ),
+    ("deepseek_v3", {"moe_layer_freq": 2}, "moe_layer_freq: is 2; only 1 is implemented."),
+    (
+        "deepseek_v3",
+        {"n_group": 4},
+        "n_group: is 4: 6 experts make no groups of equal size, at least 2 each.",
+    ),
+    ("deepseek_v3", {"topk_group": 4}, "topk_group: is 4, but there are 3 groups."),
+    ("deepseek_v3", {"num_experts_per_tok": 5}, "num_experts_per_tok: is 5, but 2 groups have 4."),
+    (
         "gemma3",
         {"final_logit_softcapping": 30.0},
         "final_logit_softcapping: is 30.0, which is not implemented; only null or false is.",
@@ -273,10 +332,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "qwen3",
         {"architectures": ["MambaForCausalLM"]},
-        "architectures: 'MambaForCausalLM' is not supported; supported: Gemma3ForCausalLM, GptOssForCausalLM, "
-        "GptOssForTokenClassification, LlamaForCausalLM, LlamaForTokenClassification, Qwen2ForCausalLM, "
-        "Qwen2ForTokenClassification, Qwen3ForCausalLM, Qwen3ForTokenClassification, Qwen3MoeForCausalLM, "
-        "Qwen3MoeForTokenClassification.",
+        "architectures: 'MambaForCausalLM' is not supported; supported: DeepseekV3ForCausalLM, Gemma3ForCausalLM, "
+        "GptOssForCausalLM, GptOssForTokenClassification, LlamaForCausalLM, LlamaForTokenClassification, "
+        "Qwen2ForCausalLM, Qwen2ForTokenClassification, Qwen3ForCausalLM, Qwen3ForTokenClassification, "
+        "Qwen3MoeForCausalLM, Qwen3MoeForTokenClassification.",
     ),
 ]
 
@@ -360,6 +419,62 @@ def test_transformers_4_files() -> None:
     assert [i for i, c in enumerate(gemma.contexts) if c == models.Full()] == [5, 11, 17]
     assert gemma.ropes[4:6] == (Rope(1e4), Rope(1e6, Linear(8.0)))
     assert models.parameter_count(gemma) == 268_098_176
+
+
+#: As on the hub, without what this package does not read.
+R1 = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "attention_bias": False,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
+
+
+def test_deepseek_r1() -> None:
+    """671B parameters as published, 576 numbers per token and layer in the cache, and YaRN's scale of the scores."""
+    config = models.config_from_hf(R1)
+    assert models.parameter_count(config) == 671_026_419_200
+    attention = models.abstract(config).model.layers[0].self_attn
+    assert attention.scale == pytest.approx(0.135234, abs=1e-6)
+    cache = jax.eval_shape(lambda: models.init_cache(config, 3, 1000, 64, jnp.bfloat16))
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) == 61 * 3 * 1000 * 576 * 2
+    assert config.remembered.elements == 576
 
 
 def test_more_context_than_the_model_has_is_refused(files: dict[str, dict[str, Any]]) -> None:

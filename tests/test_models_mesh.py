@@ -74,8 +74,16 @@ def test_a_mesh_changes_nothing(tmp_path: Path, family: str, rules: Any) -> None
 
 
 @pytest.mark.parametrize("rules", [models.INFERENCE, models.TRAINING], ids=["inference", "training"])
-@pytest.mark.parametrize("axes", [{"fsdp": 2, "tensor": 2, "expert": 2}, {"data": 4, "expert": 2}], ids=str)
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize(
+    ("family", "axes"),
+    [
+        ("qwen3_moe", {"fsdp": 2, "tensor": 2, "expert": 2}),
+        ("qwen3_moe", {"data": 4, "expert": 2}),
+        ("gpt_oss", {"fsdp": 2, "tensor": 2, "expert": 2}),
+        ("deepseek_v3", {"fsdp": 2, "tensor": 2, "expert": 2}),
+    ],
+    ids=str,
+)
 def test_experts_on_a_mesh(tmp_path: Path, family: str, axes: dict[str, int], rules: Any) -> None:
     """Experts and their width are split; logits and gradients are those of one device."""
     getattr(tiny, family)(tmp_path, vocab_size=90)
@@ -84,7 +92,8 @@ def test_experts_on_a_mesh(tmp_path: Path, family: str, axes: dict[str, int], ru
     difference = np.abs(run(model, mesh, rules)[0] - run(alone, None, rules)[0]).max()
     print(f"{family} on {axes}: max |difference| {difference:.1e}")
     assert difference <= 1e-4
-    experts = {n: p for n, p in models.named_parameters(model).items() if ".experts." in n}
+    experts = {n: p for n, p in models.named_parameters(model).items() if ".mlp.experts." in n}
+    assert experts
     assert {p.sharding.spec[0] for p in experts.values()} == {"expert"}
     one, split = gradient(alone), gradient(model)
     for name, value in one.items():

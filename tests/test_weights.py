@@ -32,7 +32,9 @@ def rewrite(folder: Path, change: Any) -> Path:
     return file
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize(
+    "family", ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss", "deepseek_v3"]
+)
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 9_000], ids=["one-file", "index"])
 def test_round_trip(tmp_path: Path, family: str, max_shard_bytes: int) -> None:
     """transformers -> here -> transformers: the same bits, names, config and logits."""
@@ -94,6 +96,23 @@ def test_tied_duplicates_old_buffers_and_bare_names_are_understood(tmp_path: Pat
     rewrite(tmp_path, add)
     for name, value in models.named_parameters(models.load(tmp_path)).items():
         np.testing.assert_array_equal(value, expected[name])
+
+
+def test_layers_that_predict_further_tokens_are_not_read(tmp_path: Path) -> None:
+    """R1's checkpoint has a layer after the last; the config that is written says that it is gone."""
+    tiny.deepseek_v3(tmp_path / "in")
+
+    def add(tensors: dict[str, np.ndarray]) -> None:
+        tensors["model.layers.3.eh_proj.weight"] = np.ones((26, 52), np.float32)
+        tensors["model.layers.3.mlp.experts.0.up_proj.weight"] = np.ones((16, 26), np.float32)
+
+    rewrite(tmp_path / "in", add)
+    models.save_hf(models.load(tmp_path / "in"), tmp_path / "out", base=tmp_path / "in")
+    assert not any(name.startswith("model.layers.3.") for name in stored(tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_nextn_predict_layers"] == 0
+    rewrite(tmp_path / "in", lambda tensors: tensors.update({"model.layers.4.norm": np.ones(1, np.float32)}))
+    with pytest.raises(models.WeightsError, match=r"model\.layers\.4\.norm: is not a parameter of this DeepseekV3"):
+        models.load(tmp_path / "in")
 
 
 def fails(folder: Path, message: str) -> None:

@@ -175,6 +175,44 @@ def unpacked(folder: Path | str) -> Any:
     ).eval()
 
 
+def deepseek_v3(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
+    """DeepSeek-V3 with a dense layer and two of 6 experts in 3 groups, and YaRN with both mscales."""
+    config = {
+        "vocab_size": 86,
+        "hidden_size": 26,
+        "intermediate_size": 42,
+        "moe_intermediate_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 6,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 3,
+        "n_group": 3,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.7,
+        "q_lora_rank": 19,
+        "kv_lora_rank": 11,
+        "qk_nope_head_dim": 10,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 9,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 1024,
+            "mscale": 0.7,
+            "mscale_all_dim": 0.9,
+        },
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    return _save(transformers.DeepseekV3ForCausalLM, transformers.DeepseekV3Config(**config | changes), folder, seed)
+
+
 def _qwen3_config(**changes: Any) -> Any:
     config = {
         "vocab_size": 89,
@@ -200,5 +238,8 @@ def _save(kind: Any, config: Any, folder: Path | str, seed: int) -> Any:
         for name, weight in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 weight += 0.3 * torch.randn_like(weight)
+        for name, buffer in model.named_buffers():
+            if name.endswith("bias"):  # DeepSeek's e_score_correction_bias
+                buffer += 0.3 * torch.randn_like(buffer)
     model.save_pretrained(folder)
     return model
