@@ -135,14 +135,19 @@ class DecoderConfig:
 
 
 class Fields:
-    """Checked access to a config.json: errors name the file and the field."""
+    """Checked access to a config.json: errors name the file and the field.
 
-    def __init__(self, raw: Mapping[str, Any], where: str):
+    `quantizations` are the `quant_method`s that the family reads.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], where: str, quantizations: tuple[str, ...] = ()):
         self.raw, self.where = raw, where
-        if raw.get("quantization_config"):
+        method = (raw.get("quantization_config") or {}).get("quant_method")
+        if raw.get("quantization_config") and method not in quantizations:
+            known = ", ".join((*quantizations, "bfloat16", "float16"))
             raise self.error(
-                "quantization_config",
-                "quantised checkpoints are not supported; use one in bfloat16, float16 or float32",
+                "quantization_config.quant_method",
+                f"is {method!r}, which is not supported here; use a checkpoint in {known} or float32",
             )
 
     def error(self, field: str, problem: str) -> ConfigError:

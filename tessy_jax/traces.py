@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,7 +24,8 @@ from tessy_jax.data.rundir import RunDir, RunDirError
 from tessy_jax.data.sources import files
 from tessy_jax.mesh import make_mesh
 from tessy_jax.models import ConfigError as ModelError
-from tessy_jax.models import ShardingError, WeightsError, parameter_count, read_config
+from tessy_jax.models import ShardingError, WeightsError, read_config
+from tessy_jax.models import describe as parameters_of
 from tessy_jax.models.context import Context
 from tessy_jax.report.panel import Progress, ProgressView
 from tessy_jax.report.show import show
@@ -252,6 +254,7 @@ def _memory(authors: Ensemble) -> dict[str, float]:
     for part, folder, seen in parts:
         model = read_config(folder)
         slots = engine.batch * sum((seen or own).slots(engine.context, 1024) for own in model.contexts)
-        out[f"{part} weights"] = parameter_count(model) * size
+        specs = parameters_of(model).values()
+        out[f"{part} weights"] = sum(math.prod(s.shape) * s.dtype_in(engine.dtype).itemsize for s in specs) / 2**30
         out[f"{part} cache"] = slots * model.remembered.elements * size
     return out | {"sum, without temporaries": sum(out.values())}
