@@ -17,10 +17,11 @@ from jaxtyping import Array, Float, Float32, Int
 from tessy_jax.models.cache import Memory
 from tessy_jax.models.config import DecoderConfig, Fields, Remembered, rope_scaling_to_hf
 from tessy_jax.models.context import Full
-from tessy_jax.models.layers import ACTIVATIONS, GatedMLP, Linear, PreNormBlock, RMSNorm, parameter
+from tessy_jax.models.layers import ACTIVATIONS, GatedMLP, PreNormBlock, RMSNorm, parameter
 from tessy_jax.models.moe import GatedExperts
 from tessy_jax.models.rope import Rotation, Yarn, deinterleave, rotate, yarn_mscale
 from tessy_jax.models.sharding import Dim, Rules
+from tessy_jax.models.storage import BlockFp8, Storage
 
 #: Of the norms of latents: HF's constructor default, whatever rms_norm_eps says.
 LATENT_EPS = 1e-6
@@ -42,6 +43,7 @@ class DeepseekV3Config(DecoderConfig):
         norm_topk_prob: whether the weights of the chosen experts are made to sum to one …
         routed_scaling_factor: … before they are multiplied by this.
         dense_layers: HF: first_k_dense_replace.
+        storage: of all matrices but the embeddings, the output and the router's (HF: quantization_config).
     """
 
     qk_nope_head_dim: int
@@ -58,13 +60,14 @@ class DeepseekV3Config(DecoderConfig):
     norm_topk_prob: bool
     routed_scaling_factor: float
     dense_layers: int
+    storage: Storage
 
     family = "DeepseekV3"
     model_type = "deepseek_v3"
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
-        fields = Fields(raw, where)
+        fields = Fields(raw, where, quantised=("fp8",))
         common = fields.common()
         if common["num_key_value_heads"] != common["num_attention_heads"]:
             raise fields.error("num_key_value_heads", "differs from num_attention_heads; every head has its own here")
@@ -87,6 +90,7 @@ class DeepseekV3Config(DecoderConfig):
             q_lora_rank=None if raw.get("q_lora_rank", 1536) is None else fields.size("q_lora_rank", 1536),
             rope_interleave=bool(fields.get("rope_interleave", True)),
             dense_layers=min(fields.get("first_k_dense_replace", 3), layers),
+            storage=BlockFp8.from_hf(fields),
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -94,6 +98,7 @@ class DeepseekV3Config(DecoderConfig):
         same += ["moe_intermediate_size", "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "n_group"]
         same += ["topk_group", "norm_topk_prob", "routed_scaling_factor"]
         return super().to_hf() | {
+            **self.storage.to_hf(),
             **{name: getattr(self, name) for name in same},
             "qk_rope_head_dim": self.head_dim,
             "first_k_dense_replace": self.dense_layers,
@@ -118,8 +123,11 @@ class DeepseekV3Config(DecoderConfig):
 
     def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> PreNormBlock:
         embed, ff = Dim(self.hidden_size, "embed"), Dim(self.intermediate_size, "ff")
-        dense = layer < self.dense_layers
-        mlp = GatedMLP(embed, ff, self.activation, bias=False) if dense else SparseMLP(self, mesh, rules)
+        mlp: nnx.Module
+        if layer < self.dense_layers:
+            mlp = GatedMLP(embed, ff, self.activation, bias=False, linear=self.storage.linear)
+        else:
+            mlp = SparseMLP(self, mesh, rules)
         return PreNormBlock(LatentAttention(self, layer), mlp, lambda: self.norm(self.hidden_size))
 
 
@@ -161,22 +169,22 @@ class LatentAttention(nnx.Module):
     def __init__(self, config: DeepseekV3Config, layer: int):
         embed, bias = Dim(config.hidden_size, "embed"), config.attention_bias
         nope, value, rank = config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank
-        size = nope + config.head_dim
+        size, linear = nope + config.head_dim, config.storage.linear
 
         def heads(size: int) -> Dim:
             return Dim(config.num_attention_heads * size, "heads", unit=size)
 
         if config.q_lora_rank is None:
-            self.q_proj = Linear(embed, heads(size), bias=False)
+            self.q_proj = linear(embed, heads(size), bias=False)
         else:
             queries = Dim(config.q_lora_rank)
-            self.q_a_proj = Linear(embed, queries, bias=bias)
+            self.q_a_proj = linear(embed, queries, bias=bias)
             self.q_a_layernorm = RMSNorm(queries.size, LATENT_EPS)
-            self.q_b_proj = Linear(queries, heads(size), bias=False)
-        self.kv_a_proj_with_mqa = Linear(embed, Dim(rank + config.head_dim), bias=bias)
+            self.q_b_proj = linear(queries, heads(size), bias=False)
+        self.kv_a_proj_with_mqa = linear(embed, Dim(rank + config.head_dim), bias=bias)
         self.kv_a_layernorm = RMSNorm(rank, LATENT_EPS)
-        self.kv_b_proj = Linear(Dim(rank), heads(nope + value), bias=False)
-        self.o_proj = Linear(heads(value), embed, bias=bias)
+        self.kv_b_proj = linear(Dim(rank), heads(nope + value), bias=False)
+        self.o_proj = linear(heads(value), embed, bias=bias)
 
         self.layer, self.config, self.scale = layer, config, size**-0.5
         scaling = config.ropes[layer].scaling
@@ -247,8 +255,10 @@ class SparseMLP(nnx.Module):
         embed, ff = Dim(config.hidden_size, "embed"), Dim(config.moe_intermediate_size, "ff")
         shared = Dim(ff.size * config.n_shared_experts, "ff")
         self.gate = Router(config)
-        self.experts = GatedExperts(embed, ff, config.n_routed_experts, config.activation, mesh, rules)
-        self.shared_experts = GatedMLP(embed, shared, config.activation, bias=False)
+        self.experts = GatedExperts(
+            embed, ff, config.n_routed_experts, config.activation, mesh, rules, config.storage.stacked
+        )
+        self.shared_experts = GatedMLP(embed, shared, config.activation, bias=False, linear=config.storage.linear)
 
     def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:
         with jax.named_scope("mlp"):

@@ -106,12 +106,12 @@ def _normalised(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
 
 
 class GatedMLP(nnx.Module):
-    """down(act(gate(x)) * up(x))."""
+    """down(act(gate(x)) * up(x)). `linear` makes the three layers."""
 
-    def __init__(self, embed: Dim, ff: Dim, activation: str, *, bias: bool):
-        self.gate_proj = Linear(embed, ff, bias=bias)
-        self.up_proj = Linear(embed, ff, bias=bias)
-        self.down_proj = Linear(ff, embed, bias=bias)
+    def __init__(self, embed: Dim, ff: Dim, activation: str, *, bias: bool, linear: Callable[..., nnx.Module] = Linear):
+        self.gate_proj = linear(embed, ff, bias=bias)
+        self.up_proj = linear(embed, ff, bias=bias)
+        self.down_proj = linear(ff, embed, bias=bias)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from tessy_jax.models.layers import ACTIVATIONS, parameter
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
@@ -101,15 +101,38 @@ class Experts(nnx.Module):
         return split([p[...] for p in flat], x, chosen, weights)
 
 
-class GatedExperts(Experts):
-    """Experts that are gated MLPs without biases: down(act(gate(x)) * up(x))."""
+class StackedLinear(nnx.Module):
+    """One matrix per expert, stored in checkpoints as `experts.{e}.….weight`."""
 
-    def __init__(self, embed: Dim, ff: Dim, count: int, activation: str, mesh: Mesh | None, rules: Rules):
+    def __init__(self, experts: Dim, inside: Dim, outside: Dim):
+        self.weight = parameter(experts, outside, inside, by_expert=True)
+
+    def matrix(self, dtype: DTypeLike) -> Float[Array, "E O I"]:
+        """The matrices, for rows of `dtype`, which here is their own."""
+        return self.weight[...]
+
+    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
+        return grouped(rows, self.matrix(rows.dtype), sizes)
+
+
+class GatedExperts(Experts):
+    """Experts that are gated MLPs without biases: down(act(gate(x)) * up(x)). `linear` makes their matrices."""
+
+    def __init__(
+        self,
+        embed: Dim,
+        ff: Dim,
+        count: int,
+        activation: str,
+        mesh: Mesh | None,
+        rules: Rules,
+        linear: Callable[[Dim, Dim, Dim], StackedLinear] = StackedLinear,
+    ):
         super().__init__(mesh, rules)
         experts = Dim(count, "experts")
-        self.gate_proj = StackedLinear(experts, embed, ff)
-        self.up_proj = StackedLinear(experts, embed, ff)
-        self.down_proj = StackedLinear(experts, ff, embed)
+        self.gate_proj = linear(experts, embed, ff)
+        self.up_proj = linear(experts, embed, ff)
+        self.down_proj = linear(experts, ff, embed)
         self.activation = activation
 
     def apply(
@@ -117,13 +140,3 @@ class GatedExperts(Experts):
     ) -> Float[Array, "M D"]:
         gate, up = self.gate_proj(rows, sizes), self.up_proj(rows, sizes)
         return self.down_proj(ACTIVATIONS[self.activation](gate) * up, sizes)
-
-
-class StackedLinear(nnx.Module):
-    """One matrix per expert, stored in checkpoints as `experts.{e}.….weight`."""
-
-    def __init__(self, experts: Dim, inside: Dim, outside: Dim):
-        self.weight = parameter(experts, outside, inside, by_expert=True)
-
-    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
-        return grouped(rows, self.weight[...], sizes)

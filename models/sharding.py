@@ -26,11 +26,13 @@ class Dim:
     """One dimension of an array: its size, its logical axis (None: never split), and the size of what must stay whole.
 
     The output dimension of a query projection is `Dim(N * H, "heads", unit=H)`: it may be split between heads only.
+    `of` is what errors call these units; None: the axis.
     """
 
     size: int
     axis: str | None = None
     unit: int = 1
+    of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def sharding_for(mesh: Mesh, rules: Rules, dims: tuple[Dim, ...], name: str) -> 
             axes = ()
         elif units % ways:
             raise ShardingError(
-                f"{name}: dimension {index} ({units} {dim.axis}) does not divide over mesh axis "
+                f"{name}: dimension {index} ({units} {dim.of or dim.axis}) does not divide over mesh axis "
                 f"{'*'.join(axes)!r} of size {ways}. Use a size of {_divisors(units)}."
             )
         if used & set(axes):

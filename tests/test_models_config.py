@@ -15,6 +15,7 @@ from flax import nnx
 from tessy_jax import models
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.rope import Linear, Llama3, Rope, Unscaled
+from tessy_jax.models.storage import BlockFp8
 
 FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss", "deepseek_v3"]
 
@@ -67,6 +68,7 @@ OTHER = {
     "n_group": 2,
     "topk_group": 1,
     "routed_scaling_factor": 2.5,
+    "storage": BlockFp8(8, 4),
 }
 
 #: Fields of all families that mean nothing in this one.
@@ -126,6 +128,7 @@ def test_every_field_of_a_config_is_read(files: dict[str, dict[str, Any]], famil
 
 
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 1024}
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 
 #: Changes of a config.json that must change the config, or be refused.
 CHANGES: dict[str, list[dict[str, Any]]] = {
@@ -201,6 +204,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"hidden_act": "gelu"},
         {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.8}},
         {"tie_word_embeddings": True},
+        {"quantization_config": FP8},
     ],
     "gemma3": [
         {"sliding_window": 8},
@@ -300,6 +304,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "deepseek_v3",
         {"topk_method": "greedy"},
         "topk_method: is 'greedy', which is not implemented; implemented: noaux_tc.",
+    ),
+    (
+        "deepseek_v3",
+        {"quantization_config": {"quant_method": "awq"}},
+        "quantization_config.quant_method: is 'awq', which is not implemented for deepseek_v3; "
+        "implemented: fp8, checkpoints in bfloat16, float16 or float32.",
+    ),
+    (
+        "deepseek_v3",
+        {"quantization_config": FP8 | {"weight_block_size": None}},
+        "quantization_config.weight_block_size: is None; it must be two sizes.",
+    ),
+    (
+        "deepseek_v3",
+        {"quantization_config": FP8 | {"fmt": "e5m2"}},
+        "quantization_config.fmt: is 'e5m2'; only 'e4m3' is implemented.",
+    ),
+    (
+        "deepseek_v3",
+        {"quantization_config": FP8 | {"activation_scheme": "static"}},
+        "quantization_config.activation_scheme: is 'static'; only 'dynamic' is implemented.",
     ),
     ("deepseek_v3", {"moe_layer_freq": 2}, "moe_layer_freq: is 2; only 1 is implemented."),
     (
