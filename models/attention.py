@@ -30,8 +30,12 @@ def dense(
     visible: Bool[Array, "B C S"],
     scale: float,
     sinks: Float[Array, " N"] | None = None,
+    k_scale: Float32[Array, "B K S 1"] | None = None,
+    v_scale: Float32[Array, "B K S 1"] | None = None,
 ) -> Float[Array, "B C N*H"]:
     """All [C, S] scores at once. A token that sees nothing gets a finite, meaningless mean.
+
+    Keys and values of int8 come with a factor for each (None: 1), which goes to the scores and to the weights.
 
     Query heads are grouped by the key/value head they share and stacked with the chunk, so that the cache is read as it
     lies by two plain batched products: not repeated, not transposed, not converted.
@@ -41,15 +45,19 @@ def dense(
     group = heads // kv_heads
     q = q.reshape(batch, chunk, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, group * chunk, head_dim)
-    scores = jnp.einsum("bksh,bkqh->bksq", k, q, preferred_element_type=jnp.float32) * scale
+    scores = jnp.einsum("bksh,bkqh->bksq", k.astype(q.dtype), q, preferred_element_type=jnp.float32) * scale
+    if k_scale is not None:
+        scores *= k_scale
     scores = scores.swapaxes(2, 3).reshape(batch, kv_heads, group, chunk, slots)
     scores = jnp.where(visible[:, None, None], scores, _HIDDEN)
     weights = jax.nn.softmax(scores, axis=-1)
     if sinks is not None:
         log_total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
         weights *= jax.nn.sigmoid(log_total - sinks.astype(jnp.float32).reshape(kv_heads, group, 1, 1))
+    if v_scale is not None:
+        weights *= v_scale[:, :, None, None, :, 0]
     weights = weights.astype(q.dtype).reshape(batch, kv_heads, group * chunk, slots)
-    out = jnp.einsum("bkqs,bksh->bkqh", weights, v).reshape(batch, kv_heads, group, chunk, head_dim)
+    out = jnp.einsum("bkqs,bksh->bkqh", weights, v.astype(q.dtype)).reshape(batch, kv_heads, group, chunk, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, chunk, heads * head_dim)
 
 

@@ -24,6 +24,7 @@ class ParamSpec:
     fill: float | None
     dtype: DTypeLike | None
     by_expert: bool
+    made: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +41,8 @@ class ParamSpec:
 
     def stored(self, name: str) -> dict[str, int | None]:
         """Names of its tensors in a checkpoint, and the index along the first dimension that each holds (None: all)."""
+        if self.made is not None:
+            name = f"{name.rpartition('.')[0]}.weight"
         if not self.by_expert:
             return {name: None}
         before, after = name.split(".experts.")
@@ -126,7 +129,7 @@ def from_config(
 
 def _random(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, std: float) -> Array:
     if jnp.issubdtype(dtype, jnp.integer):
-        return jax.random.bits(key, shape, dtype)
+        return jax.lax.bitcast_convert_type(jax.random.bits(key, shape, jnp.uint8), dtype)
     return (std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
 
 
@@ -136,4 +139,4 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _spec(param: nnx.Param) -> ParamSpec:
     metadata = param.get_metadata()
-    return ParamSpec(metadata["dims"], metadata["fill"], metadata["own_dtype"], metadata["by_expert"])
+    return ParamSpec(metadata["dims"], metadata["fill"], metadata["own_dtype"], metadata["by_expert"], metadata["made"])

@@ -22,7 +22,7 @@ from typing import Literal, Protocol, Self
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Float32, Int
 
 from tessy_jax.models.attention import blockwise, dense
 from tessy_jax.models.config import ConfigError, DecoderConfig
@@ -59,11 +59,14 @@ class LayerCache:
         k, v: [B, K, S, H]; S = context.slots(length, slack). With heads before slots both products of attention read
             the cache as it lies (on CPU 2 to 3 times faster than [B, S, K, H], which was copied at every step).
             v is None where the keys are the values.
+        k_scale, v_scale: what int8 keys and values are to be multiplied by; None: k and v are not int8.
         context: what a token of this layer sees (static).
     """
 
     k: Float[Array, "B K S H"]
     v: Float[Array, "B K S H"] | None
+    k_scale: Float32[Array, "B K S 1"] | None
+    v_scale: Float32[Array, "B K S 1"] | None
     context: Context = field(metadata={"static": True})
 
 
@@ -103,15 +106,32 @@ class Cache:
                 "or call init_cache with slack >= chunk + deepest rollback."
             )
         where = jnp.where(positions >= 0, positions % slots, slots)  # one past the end: dropped
-        ring_k = self._write(old.k, k, where)
-        ring_v = None if old.v is None or v is None else self._write(old.v, v, where)
-        new = LayerCache(ring_k, ring_v, old.context)
+        keys = values = self._remember(old.k, old.k_scale, k, where)
+        new = LayerCache(keys[0], None, keys[1], None, old.context)
+        if old.v is not None and v is not None:
+            values = self._remember(old.v, old.v_scale, v, where)
+            new = LayerCache(keys[0], values[0], keys[1], values[1], old.context)
         looking = positions[:, :, None]
         held = looking - (looking - jnp.arange(slots)) % slots
-        seen = ring_k if ring_v is None else ring_v
-        out = dense(q, ring_k, seen, old.context.visible(looking, held), scale, sinks)
+        visible = old.context.visible(looking, held)
+        out = dense(q, keys[0], values[0], visible, scale, sinks, keys[1], values[1])
         layers = [*self.layers[:layer], new, *self.layers[layer + 1 :]]
         return out, dataclasses.replace(self, layers=layers)
+
+    def _remember(
+        self,
+        ring: Float[Array, "B K S H"],
+        scales: Float32[Array, "B K S 1"] | None,
+        new: Float[Array, "B C K H"],
+        where: Int[Array, "B C"],
+    ) -> tuple[Float[Array, "B K S H"], Float32[Array, "B K S 1"] | None]:
+        """The ring and the scales with the new vectors in them, each with a scale of its own where the ring is int8."""
+        if scales is None:
+            return self._write(ring, new, where), None
+        new = new.astype(jnp.float32)
+        top = jnp.max(jnp.abs(new), axis=-1, keepdims=True) / 127
+        scale = jnp.where(top > 0, top, 1)
+        return self._write(ring, jnp.round(new / scale), where), self._write(scales, scale, where)
 
     def _write(
         self, ring: Float[Array, "B K S H"], new: Float[Array, "B C K H"], where: Int[Array, "B C"]
@@ -184,7 +204,7 @@ def init_cache(
 
     Args:
         slack: deepest rollback + largest chunk, in tokens. Layers with a window or blocks keep that many extra slots.
-        dtype: of keys and values; normally that of the parameters.
+        dtype: of keys and values; normally that of the parameters. int8: each with a scale of its own, half the bytes.
         context: replaces the context of every layer (`Blocks(128)` for a boundary predictor); None: the model's own.
         mesh, rules: rows are split over "batch", heads over "kv_heads"; None: one device.
 
@@ -206,9 +226,18 @@ def init_cache(
         dims = (Dim(batch, "batch"), remembered.heads, Dim(1), Dim(remembered.size))
         sharding = sharding_for(mesh, rules, dims, "cache")
 
-    def zeros(context: Context) -> Array:
-        shape = (batch, remembered.heads.size, context.slots(length, slack), remembered.size)
-        return jnp.zeros(shape, dtype, device=sharding)
+    def layer(context: Context) -> LayerCache:
+        def zeros(size: int, dtype: DTypeLike) -> Array:
+            shape = (batch, remembered.heads.size, context.slots(length, slack), size)
+            return jnp.zeros(shape, dtype, device=sharding)
 
-    # Keys and values are two arrays, not one twice: a donated buffer must not be shared.
-    return Cache([LayerCache(zeros(c), zeros(c) if remembered.values else None, c) for c in contexts], length, sharding)
+        def ring(there: bool) -> tuple[Array | None, Array | None]:
+            scaled = there and jnp.dtype(dtype) == jnp.int8
+            return zeros(remembered.size, dtype) if there else None, zeros(1, jnp.float32) if scaled else None
+
+        # Keys and values are two arrays, not one twice: a donated buffer must not be shared.
+        (k, k_scale), (v, v_scale) = ring(True), ring(remembered.values)
+        assert k is not None
+        return LayerCache(k, v, k_scale, v_scale, context)
+
+    return Cache([layer(context) for context in contexts], length, sharding)

@@ -52,6 +52,7 @@ class DecoderConfig:
         contexts: what each layer's tokens see (HF: layer_types, sliding_window).
         ropes: each layer's rotary embedding.
         activation: key of `layers.ACTIVATIONS` (HF: hidden_act or hidden_activation).
+        int8: whether the matrices of the blocks were made int8 while loading (int8.py).
         labels: names of a token classifier's labels (HF: id2label); empty for a language model.
     """
 
@@ -68,6 +69,7 @@ class DecoderConfig:
     attention_bias: bool
     tie_word_embeddings: bool
     max_position_embeddings: int
+    int8: bool = False
     labels: tuple[str, ...] = ()
 
     family: ClassVar[str]

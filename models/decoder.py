@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from tessy_jax.models.cache import Memory
 from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.int8 import in_int8
 from tessy_jax.models.layers import Embedding, Linear
 from tessy_jax.models.rope import Rotation
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
@@ -35,6 +36,9 @@ class Decoder(nnx.Module):
         self.config, self.mesh, self.rules = config, mesh, rules
         self.embed_tokens = Embedding(Dim(config.vocab_size, "vocab"), Dim(config.hidden_size, "embed"))
         self.layers = nnx.List([config.block(i, mesh, rules) for i in range(config.num_hidden_layers)])
+        if config.int8:
+            for block in self.layers:
+                in_int8(block)
         self.norm = config.norm(config.hidden_size)
 
     def __call__(

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 from tessy_jax.models import mxfp4
 from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
 from tessy_jax.models.context import Sliding
-from tessy_jax.models.layers import Attention, LateRMSNorm, Linear, PreNormBlock, parameter
-from tessy_jax.models.moe import Experts
+from tessy_jax.models.layers import Attention, LateRMSNorm, PreNormBlock, parameter
+from tessy_jax.models.moe import Experts, Router
 from tessy_jax.models.sharding import Dim, Rules
 
 
@@ -104,7 +104,7 @@ class RoutedMLP(nnx.Module):
     """The experts with the highest logits, weighted by a softmax over those alone."""
 
     def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
-        self.router = Linear(Dim(config.hidden_size, "embed"), Dim(config.num_local_experts), bias=True)
+        self.router = Router(Dim(config.hidden_size, "embed"), Dim(config.num_local_experts), bias=True)
         self.experts = STORED[config.experts_stored](config, mesh, rules)
         self.chosen = config.num_experts_per_tok
 

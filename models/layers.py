@@ -5,6 +5,7 @@ build.py puts the arrays in. So one description gives shapes, shardings, names, 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +25,28 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def parameter(
-    *dims: Dim, fill: float | None = None, dtype: DTypeLike | None = None, by_expert: bool = False
+    *dims: Dim,
+    fill: float | None = None,
+    dtype: DTypeLike | None = None,
+    by_expert: bool = False,
+    made: Any = None,
 ) -> nnx.Param:
     """A parameter without a value yet.
 
     Args:
         fill: the constant a random model starts from; None: normally distributed.
         dtype: its own, whatever that of the model; None: the model's.
+        made: what makes it while loading, from the tensor `….weight` beside it: an object like `int8.Values`.
         by_expert: checkpoints hold the first dimension as tensors of their own, `experts.{e}.…` for our `experts.…`.
     """
     shape = tuple(d.size for d in dims)
     return nnx.Param(
-        jax.ShapeDtypeStruct(shape, dtype or jnp.float32), dims=dims, fill=fill, own_dtype=dtype, by_expert=by_expert
+        jax.ShapeDtypeStruct(shape, dtype or jnp.float32),
+        dims=dims,
+        fill=fill,
+        own_dtype=dtype,
+        by_expert=by_expert,
+        made=made,
     )
 
 

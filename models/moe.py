@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from tessy_jax.models.layers import ACTIVATIONS, parameter
+from tessy_jax.models.layers import ACTIVATIONS, Linear, parameter
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
 
 #: rows [M, D] sorted by expert, rows of each expert [E], expert of each row [M] -> [M, D]
@@ -45,6 +45,10 @@ def mix(
     out = apply(x[order // count], sizes, jnp.minimum(local[order], experts - 1))
     out = out[jnp.argsort(order)] * weights.reshape(-1, 1).astype(out.dtype)
     return jnp.where(here[:, None], out, 0).reshape(*chosen.shape, -1).sum(axis=1)
+
+
+class Router(Linear):
+    """Scores of the experts. A class of its own, as it is never quantised: small differences decide."""
 
 
 class Experts(nnx.Module):

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from tessy_jax.models.config import Fields
 from tessy_jax.models.context import Context, Full, Sliding
-from tessy_jax.models.layers import Linear, PreNormBlock
-from tessy_jax.models.moe import GatedExperts
+from tessy_jax.models.layers import PreNormBlock
+from tessy_jax.models.moe import GatedExperts, Router
 from tessy_jax.models.qwen3 import Qwen3Config
 from tessy_jax.models.sharding import Dim, Rules
 
@@ -77,7 +77,7 @@ class SparseMLP(nnx.Module):
 
     def __init__(self, config: Qwen3MoeConfig, mesh: Mesh | None, rules: Rules):
         embed, ff = Dim(config.hidden_size, "embed"), Dim(config.moe_intermediate_size, "ff")
-        self.gate = Linear(embed, Dim(config.num_experts), bias=False)
+        self.gate = Router(embed, Dim(config.num_experts), bias=False)
         self.experts = GatedExperts(embed, ff, config.num_experts, config.activation, mesh, rules)
         self.chosen, self.normalise = config.num_experts_per_tok, config.norm_topk_prob
 

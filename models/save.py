@@ -54,6 +54,8 @@ def save_hf(
         for name, spec in specs.items()
         for stored, index in spec.stored(name).items()
     }
+    if model.config.int8:
+        raise WeightsError(f"{folder}: cannot store int8 weights made while loading; load the model without int8.")
     unknown = sorted({str(t.dtype) for t in tensors.values() if t.dtype not in _CODES})
     if unknown:
         raise WeightsError(f"{folder}: cannot store dtype {unknown[0]}; supported: {', '.join(map(str, _CODES))}.")

@@ -42,13 +42,24 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """What a parameter is read from: one tensor, or one for each index of its first dimension (`stacked`)."""
+    """What a parameter is read from: one tensor, or one for each index of its first dimension (`stacked`).
+
+    `made` makes it from whole rows of the tensor; None: it is the tensor.
+    """
 
     parts: list[Tensor]
     stacked: bool
+    made: Any = None
 
     def read(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         """A part of the parameter in memory of its own; no other bytes of the files are touched."""
+        if self.made is None:
+            return self._tensor(index, dtype)
+        before = len(self.parts[0].array.shape) - 1 + self.stacked
+        rows = self._tensor((*index[:before], slice(None)), np.float32)
+        return self.made(rows)[(..., *index[before:])].astype(dtype, copy=False)
+
+    def _tensor(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         if not self.stacked:
             # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
             return np.array(self.parts[0].array[index], dtype=dtype, copy=True)
@@ -57,13 +68,19 @@ class Source:
 
 
 def load(
-    folder: str | Path, *, mesh: Mesh | None = None, rules: Rules = INFERENCE, dtype: DTypeLike = jnp.float32
+    folder: str | Path,
+    *,
+    mesh: Mesh | None = None,
+    rules: Rules = INFERENCE,
+    dtype: DTypeLike = jnp.float32,
+    int8: bool = False,
 ) -> Model:
     """Load a Hugging Face checkpoint folder: config.json with model.safetensors or its sharded form.
 
     Args:
         mesh, rules: where the parameters go; None: the default device.
         dtype: of the parameters and so of the activations. Stored bfloat16, float16 and float32 are converted by shard.
+        int8: make the matrices of the blocks int8 while loading (int8.py), where the checkpoint does not quantise them.
 
     Raises:
         ConfigError: config.json is missing, or asks for what is not implemented.
@@ -71,7 +88,7 @@ def load(
         ShardingError: a parameter does not divide over the mesh.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = replace(read_config(folder), int8=int8)
     sources = _match(config, open_tensors(folder), folder)
     return assemble(config, mesh, rules, lambda name, spec, sharding: _read(sources[name], spec, sharding, dtype))
 
@@ -213,6 +230,8 @@ def _match(
     wanted = {name: list(spec.stored(name)) for name, spec in specs.items()}
     for name, spec in specs.items():
         shape = spec.shape[1:] if spec.by_expert else spec.shape
+        if spec.made is not None:
+            shape = (*shape[:1], spec.made.inside)
         for part in wanted[name]:
             if part not in stored:
                 raise WeightsError(
@@ -226,7 +245,9 @@ def _match(
             f"{stored[left[0]].file}: {left[0]}: is not a parameter of this {config.architecture} "
             f"({len(left)} such tensors). Check architectures, num_hidden_layers and the bias fields in config.json."
         )
-    return {name: Source([stored[part] for part in wanted[name]], spec.by_expert) for name, spec in specs.items()}
+    return {
+        name: Source([stored[part] for part in wanted[name]], spec.by_expert, spec.made) for name, spec in specs.items()
+    }
 
 
 def _check(name: str, found: Tensor, shape: tuple[int, ...], spec: ParamSpec) -> None:
@@ -236,7 +257,7 @@ def _check(name: str, found: Tensor, shape: tuple[int, ...], spec: ParamSpec) ->
             "The weights and config.json belong to different models."
         )
     floats = {np.dtype(dtype) for dtype in FLOATS.values()}
-    allowed = floats if spec.dtype is None or np.dtype(spec.dtype) in floats else {np.dtype(spec.dtype)}
+    allowed = floats if spec.made or spec.dtype is None or np.dtype(spec.dtype) in floats else {np.dtype(spec.dtype)}
     if found.array.dtype not in allowed:
         raise WeightsError(
             f"{found.file}: {name}: has dtype {found.array.dtype}; here it must be "

@@ -1,0 +1,115 @@
+"""Int8 weights are what rounding the rows says, on one device and on a mesh; int8 caches are near the exact ones."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import torch
+from flax import nnx
+from test_models_mesh import mesh_of, run
+
+from tessy_jax import models
+
+KEPT = ("embed_tokens", "lm_head", "norm", "bias", "mlp.gate.weight", "router", "score")
+"""What is never in 8 bits."""
+
+
+def rounded(rows: np.ndarray) -> np.ndarray:
+    """Rows as int8 times a scale, computed anew."""
+    rows = rows.astype(np.float32)
+    out = np.empty_like(rows)
+    for i in np.ndindex(rows.shape[:-1]):
+        scale = np.float32(max(abs(float(x)) for x in rows[i])) / np.float32(127)
+        out[i] = np.round(rows[i] / scale) * scale
+    return out
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3_moe"])
+def test_logits_are_those_of_rounded_weights(tmp_path: Path, family: str) -> None:
+    torch_model = getattr(tiny, family)(tmp_path, vocab_size=90)
+    model = models.load(tmp_path, int8=True)
+    matrices = {n: p for n, p in models.named_parameters(model).items() if p.dtype == jnp.int8}
+    assert matrices
+    for name in matrices:
+        assert name.endswith("proj.weight")
+        assert not any(part in name for part in KEPT)
+    with torch.no_grad():
+        for name, weight in torch_model.named_parameters():
+            if not any(part in name for part in KEPT):
+                weight.copy_(torch.from_numpy(rounded(weight.numpy())))
+    got, _ = run(model, None, models.INFERENCE)
+    tokens = np.random.default_rng(0).integers(0, 90, got.shape[:2])
+    with torch.no_grad():
+        expected = torch_model(torch.tensor(tokens)).logits.numpy()
+    difference = np.abs(got - expected).max()
+    print(f"{family}: max |difference| {difference:.1e}")
+    assert difference <= 1e-4
+    exact, _ = run(models.load(tmp_path), None, models.INFERENCE)
+    assert np.abs(exact - expected).max() > 1e-2  # the rounding did something
+
+
+def test_a_mesh_changes_nothing(tmp_path: Path) -> None:
+    tiny.qwen3_moe(tmp_path, vocab_size=90)
+    mesh = mesh_of(fsdp=2, tensor=2, expert=2)
+    one, _ = run(models.load(tmp_path, int8=True), None, models.INFERENCE)
+    model = models.load(tmp_path, int8=True, mesh=mesh)
+    assert np.abs(run(model, mesh, models.INFERENCE)[0] - one).max() <= 1e-4
+    down = models.named_parameters(model)["model.layers.0.mlp.experts.down_proj.weight"]
+    assert down.addressable_shards[0].data.shape == (3, 22, 9)  # its rows were made whole, and then cut
+
+
+def test_they_are_not_stored(tmp_path: Path) -> None:
+    tiny.qwen3(tmp_path / "in")
+    with pytest.raises(models.WeightsError) as error:
+        models.save_hf(models.load(tmp_path / "in", int8=True), tmp_path / "out")
+    assert str(error.value) == (
+        f"{tmp_path / 'out'}: cannot store int8 weights made while loading; load the model without int8."
+    )
+
+
+def test_a_random_model_is_of_the_usual_size(tmp_path: Path) -> None:
+    tiny.qwen3(tmp_path)
+    config = dataclasses.replace(models.read_config(tmp_path), int8=True)
+    parameters = models.named_parameters(models.from_config(config, jax.random.key(0)))
+    name = "model.layers.0.mlp.up_proj"
+    std = float(np.std(np.asarray(parameters[f"{name}.weight"]) * np.asarray(parameters[f"{name}.scale"])[:, None]))
+    assert std == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "deepseek_v3"])
+def test_a_cache_in_8_bits(tmp_path: Path, family: str) -> None:
+    """Logits are near those of a float32 cache, also past the window, and what was rolled back leaves no trace."""
+    getattr(tiny, family)(tmp_path, vocab_size=90, initializer_range=0.1)
+    model = models.load(tmp_path)
+    graphdef, params = nnx.split(model)
+    tokens = np.random.default_rng(0).integers(0, 90, (2, 24))
+
+    @jax.jit
+    def step(params: Any, tokens: Any, positions: Any, cache: Any) -> Any:
+        model = nnx.merge(graphdef, params)
+        hidden, cache = model(tokens, positions, cache)
+        return model.logits(hidden), cache
+
+    def write(dtype: Any, detour: bool) -> np.ndarray:
+        cache, out = models.init_cache(model.config, 2, 24, 9, dtype), []
+        for start in range(0, 24, 4):
+            positions = jnp.broadcast_to(jnp.arange(start, start + 4), (2, 4))
+            if detour:
+                _, cache = step(params, (tokens[:, start : start + 4] + 1) % 90, positions, cache)
+            logits, cache = step(params, tokens[:, start : start + 4], positions, cache)
+            out.append(np.asarray(logits))
+        sizes = {(x.dtype.name, x.shape[-1] == 1) for x in jax.tree.leaves(cache)}
+        assert sizes == ({("int8", False), ("float32", True)} if dtype == jnp.int8 else {("float32", False)})
+        return np.concatenate(out, axis=1)
+
+    exact, rough = write(jnp.float32, False), write(jnp.int8, False)
+    p, q = jax.nn.log_softmax(exact), jax.nn.log_softmax(rough)
+    divergence = float(jnp.mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1)))
+    print(f"{family}: mean divergence {divergence:.1e} nats")
+    assert 0 < divergence < 1e-3
+    np.testing.assert_array_equal(write(jnp.int8, True), rough)
