@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo predictors test lint clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -18,6 +18,19 @@ demo: $(VENV)/demo.stamp  ## Write traces with two small models, into runs/demo;
 	$(BIN)/python -m tessy_jax.demo
 	$(BIN)/python -m tessy_jax.synthesize configs/demo.yaml --output $(RUN)
 	$(BIN)/python -m tessy_jax.sft configs/sft_demo.yaml data.train=$(RUN) --output $(SFT)
+
+# Text of one model, style in it, a probe, and whether it is the shipped one. $(1): which role's configurations.
+define probe
+	$(BIN)/python -m tessy_jax.sample configs/sample_demo$(1).yaml
+	$(BIN)/python -m tessy_jax.annotate configs/annotate_demo$(1).yaml
+	$(BIN)/python -m tessy_jax.train_probe configs/probe_demo$(1).yaml
+	$(BIN)/python -m tessy_jax.train_probe --compare runs/probe_demo$(1) configs/predictors/$(2)
+endef
+
+predictors: $(VENV)/demo.stamp  ## Train the demo's boundary predictors anew, into runs/, and compare them with the shipped ones.
+	$(BIN)/python -m tessy_jax.demo
+	$(call probe,,smollm2-135m-instruct)
+	$(call probe,_teacher,gemma3-270m)
 
 test: $(VENV)/test.stamp  ## Run the tests (they use the demo's models).
 	$(BIN)/python -m tessy_jax.demo $(TESSY_DEMO_WEIGHTS)

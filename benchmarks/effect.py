@@ -23,6 +23,11 @@ import yaml
 from matplotlib.figure import Figure
 
 DEMO = Path("configs/demo.yaml")
+# Not the demo's probes: they are of one model each, and here the teacher also writes in the student's place.
+WORD_LIST = {
+    role: {"kind": "unigram", "table": "configs/style_words.json", "threshold": threshold}
+    for role, threshold in (("student", 0.4), ("teacher", 0.6))
+}
 CONDITIONS = ("TESSY", "Teacher-Only")
 Config = dict[str, Any]
 
@@ -41,7 +46,7 @@ def main() -> None:
 
     out = options.output
     out.mkdir(parents=True, exist_ok=True)
-    demo = yaml.safe_load(DEMO.read_text())
+    demo = yaml.safe_load(DEMO.read_text()) | {"predictors": WORD_LIST}
     problems = Path(demo["input"]).read_text().splitlines()
     train, held_out = out / "train.jsonl", out / "held_out.jsonl"
     train.write_text("\n".join(problems[: -options.held_out]) + "\n")

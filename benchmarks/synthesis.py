@@ -191,12 +191,16 @@ def cooperation(
 
 def _author(run: list[Dispatch], role: Role, batch: int, name: str) -> dict[str, Any]:
     """What one author did. Slots: the share of the slots of its decode steps that held a row which was writing."""
-    work = {key: sum(getattr(d.steps, key)[role] for d in run) for key in ("turns", "decodes", "chunks", "sampled")}
+    work = {
+        key: sum(getattr(d.steps, key)[role] for d in run)
+        for key in ("turns", "decodes", "chunks", "sampled", "judged")
+    }
     return {
         "author": name,
         "turns": work["turns"],
         "decode steps": work["decodes"],
         "catch-up chunks": work["chunks"],
+        "predictor passes": work["judged"],
         "tokens generated": work["sampled"],
         "kept": _sum(run, "kept")[role],
         "rolled back": _sum(run, "dropped")[role],

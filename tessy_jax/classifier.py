@@ -19,8 +19,11 @@ from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.train import step
 from tessy_jax.train.labels import LABELS
 from tessy_jax.train.lora import Full
+from tessy_jax.train.loss import token_class
+from tessy_jax.train.memory import step_memory
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.optimizer import AdamW
+from tessy_jax.train.packing import Plan
 from tessy_jax.train.predictor_config import TrainPredictorConfig
 
 
@@ -82,6 +85,12 @@ class Classifier:
     def optimizer(self, steps: int) -> AdamW:
         """For a run of so many steps."""
         return adamw(self.config.optimizer, steps)
+
+    def memory(self, mesh: Mesh | None, plan: Plan) -> dict[str, float]:
+        """GiB of one device in a step of the plan; see `step_memory`."""
+        pieces = self.config.accumulate
+        shape = (pieces, plan.rows // pieces, plan.length)
+        return step_memory(self.model, mesh, self.optimizer(plan.steps), self.compute, Full(), token_class, shape)
 
     def load(self, mesh: Mesh | None, optimizer: AdamW) -> step.TrainState:
         """The state before the first step, on the mesh.

@@ -38,6 +38,7 @@ from tessy_jax.train.export import export
 from tessy_jax.train.folder import run_directory
 from tessy_jax.train.inspect import inspect
 from tessy_jax.train.material import Material
+from tessy_jax.train.memory import memory_lines
 from tessy_jax.train.metrics import MetricsFile, Reporter, Sink, TensorBoard
 from tessy_jax.train.mfu import peak_of
 from tessy_jax.train.packing import Plan
@@ -239,8 +240,7 @@ def _look(student: Student, mesh: Mesh | None, options: argparse.Namespace) -> i
                     if row is not None:
                         out.print(f"reject: {row['file']}:{row['line']}: {row['reason']}")
             out.rule("memory of a device in a step, GiB")
-            for what, gib in student.memory(mesh, material.train.plan.steps).items():
-                out.print(f"{what:<28}{gib:8.2f}")
+            out.print(memory_lines(student.memory(mesh, material.train.plan.steps)))
     return DONE
 
 

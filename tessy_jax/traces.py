@@ -192,7 +192,7 @@ def _store(run: RunDir, dispatch: Dispatch, flying: Flying, progress: Progress) 
         progress.kept[name] += dispatch.kept[role]
     progress.rolled_back += sum(dispatch.dropped)
     progress.switches += dispatch.spans
-    work = {name: getattr(dispatch.steps, name) for name in ("chunks", "decodes", "sampled", "turns")}
+    work = {name: getattr(dispatch.steps, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}
     run.metrics(progress.metrics() | work | {"phase_seconds": dispatch.seconds})
 
 

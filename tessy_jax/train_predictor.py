@@ -41,6 +41,7 @@ from tessy_jax.train.classify import Lessons, Patience, PredictorReporter, StopO
 from tessy_jax.train.export import export
 from tessy_jax.train.folder import run_directory
 from tessy_jax.train.loss import token_class
+from tessy_jax.train.memory import memory_lines
 from tessy_jax.train.metrics import MetricsFile, Sink, TensorBoard
 from tessy_jax.train.mfu import peak_of
 from tessy_jax.train.predictor_config import TrainPredictorConfig
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", nargs="?", type=Path, default=DEFAULT, help=f"a YAML file; default: {DEFAULT}")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. optimizer.lr=2e-5")
     parser.add_argument("--output", help="run directory; the same as output=…")
-    parser.add_argument("--dry-run", action="store_true", help="show data and plan, then stop")
+    parser.add_argument("--dry-run", action="store_true", help="show data, plan and memory, then stop")
     parser.add_argument("--overwrite", action="store_true", help="start anew where an earlier run wrote")
     return parser
 
@@ -98,6 +99,8 @@ def _run(config: TrainPredictorConfig, options: argparse.Namespace, console: Con
         out.print(lessons.summary())
         for reject in lessons.every.rejects:
             out.print(f"reject: {reject.file}:{reject.line}: {reject.reason}")
+        out.rule("memory of a device in a step, GiB")
+        out.print(memory_lines(classifier.memory(mesh, lessons.train.plan)))
         return DONE
     path = config.output
     with (

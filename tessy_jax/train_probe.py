@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.command import DONE, REJECTS, overrides, run, tell
+from tessy_jax.command import DONE, ERROR, REJECTS, overrides, run, tell
 from tessy_jax.config import ConfigError, describe, load_as
 from tessy_jax.cooperate.predictors import Unigram
 from tessy_jax.cooperate.probe import Probe, ProbeParams
@@ -24,6 +24,7 @@ from tessy_jax.data.inputs import InputError, Reject
 from tessy_jax.data.manifest import hash_folder
 from tessy_jax.mesh import make_mesh
 from tessy_jax.report.predictor import write_report
+from tessy_jax.report.reproduced import compare
 from tessy_jax.report.scores import best_threshold, evaluate, f1
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.classify import judged_tokens
@@ -50,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(argv)
 
     def train(console: Console) -> int:
+        if options.compare:
+            verdict = compare(*options.compare)
+            tell(console, verdict.words)
+            return DONE if verdict.reproduced else ERROR
         config = load_as(TrainProbeConfig, options.config, overrides(options, DEFAULT, ("output",)))
         words = ["python", "-m", "tessy_jax.train_probe", *(sys.argv[1:] if argv is None else argv)]
         return _run(config, shlex.join(words), options, console)
@@ -68,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. fit.l2=0.01")
     parser.add_argument("--output", help="folder of the probe; the same as output=…")
     parser.add_argument("--dry-run", action="store_true", help="show data and sizes, then stop")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("PROBE", "SHIPPED"),
+        help="say whether one probe reproduces what was measured of another; trains nothing",
+    )
     return parser
 
 

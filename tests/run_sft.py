@@ -130,9 +130,9 @@ def order(run: Path) -> list[tuple[int, str]]:
     return [(row["step"], row["data"]) for row in metrics(run) if "data" in row]
 
 
-def start(config: Path, *arguments: object) -> subprocess.Popen[str]:
-    """The command in a process of its own; its messages come through `stderr`."""
-    command = [sys.executable, "-m", "tessy_jax.sft", str(config), *map(str, arguments)]
+def start(config: Path, *arguments: object, name: str = "sft") -> subprocess.Popen[str]:
+    """A training command in a process of its own; its messages come through `stderr`."""
+    command = [sys.executable, "-m", f"tessy_jax.{name}", str(config), *map(str, arguments)]
     keep_all = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=keep_all)
 
@@ -143,14 +143,16 @@ def steps(run: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def kill_often(config: Path, run: Path, kills: int, rng: random.Random, *arguments: object) -> list[int]:
-    """Runs the command into `run`, killed `kills` times, each a few steps and a random moment after its beginning.
+def kill_often(
+    config: Path, run: Path, kills: int, rng: random.Random, *arguments: object, name: str = "sft"
+) -> list[int]:
+    """Runs a training command into `run`, killed `kills` times, each a few steps and a random moment after it began.
 
     Then runs it to its end. Returns the newest checkpoint after each kill; fewer where the run ended before one.
     """
     seen = []
     for _ in range(kills):
-        process = start(config, "--output", run, *arguments)
+        process = start(config, "--output", run, *arguments, name=name)
         before, more = steps(run), rng.randrange(1, 18)
         while process.poll() is None and not before < steps(run) >= before + more:
             before = min(before, steps(run))  # a run that goes on drops the lines after its checkpoint
@@ -162,7 +164,7 @@ def kill_often(config: Path, run: Path, kills: int, rng: random.Random, *argumen
             break
         seen.append(max((int(p.name) for p in (run / "checkpoints").glob("*") if p.name.isdecimal()), default=0))
     else:
-        process = start(config, "--output", run, *arguments)
+        process = start(config, "--output", run, *arguments, name=name)
         _, messages = process.communicate()
     if process.returncode:
         raise RuntimeError(f"the last run ended with {process.returncode}: {messages}")

@@ -55,6 +55,8 @@ def test_a_row_taken_up_again_knows_what_was_predicted(
     dispatches = stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]]))
     states: dict[str, RowState] = {}
     for dispatch in itertools.islice(dispatches, 4):
+        assert sum(dispatch.steps.decodes) > 0
+        assert dispatch.steps.judged == (0, 0), "the passes that sample are all there are"
         states |= {s.id: s for s in dispatch.active if s.span_style}
     dispatches.close()
     assert states, "no row was left in the middle of a span"

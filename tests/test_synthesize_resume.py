@@ -105,7 +105,7 @@ def test_first_interrupt_finishes_the_dispatch(tmp_path, monkeypatch, capsys):
 
     def one_dispatch_with_one_slot(self, jobs):
         job, none = next(jobs), (0, 0)
-        yield Dispatch([], [], [job.state], Steps(none, none, none, none), none, none, 0, {})
+        yield Dispatch([], [], [job.state], Steps(none, none, none, none, none), none, none, 0, {})
 
     with monkeypatch.context() as patches:
         patches.setattr(Engine, "run", one_dispatch_with_one_slot)

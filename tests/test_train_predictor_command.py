@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import random
 import shutil
 import tempfile
 from functools import cache
@@ -15,12 +16,15 @@ import torch
 import transformers
 import yaml
 from run_predictor import write_predictor
+from run_sft import difference, kill_often
+from run_sft import metrics as numbers
 from safetensors.numpy import load_file
 
 from tessy_jax import models
+from tessy_jax.classifier import Classifier
 from tessy_jax.config import load_as
 from tessy_jax.cooperate.predictors import Checkpoint
-from tessy_jax.train.classify import Patience
+from tessy_jax.train.classify import Lessons, Patience
 from tessy_jax.train.predictor_config import TrainPredictorConfig
 from tessy_jax.train_predictor import main
 
@@ -116,6 +120,17 @@ def test_stopped_runs_go_on(tmp_path: Path, monkeypatch: Any) -> None:
     assert reports[0]["scores"] == reports[1]["scores"]
 
 
+def test_killed_processes(tmp_path: Path) -> None:
+    """Killed (SIGKILL) at random steps, in processes of their own: bit-equal weights, the same numbers and report."""
+    run = tmp_path / "run"
+    seen = kill_often(config(), run, 2, random.Random(3), name="train_predictor")
+    assert len(seen) == 2
+    assert numbers(run) == numbers(whole())
+    assert difference(run, whole()) == 0
+    reports = [json.loads((path / "report.json").read_text()) for path in (run, whole())]
+    assert reports[0]["scores"] == reports[1]["scores"]
+
+
 def test_patience(tmp_path: Path) -> None:
     patience = Patience(2)
     for step, f1, over in [(0, 0.9, False), (5, 0.3, False), (10, 0.5, False), (15, 0.5, False), (20, 0.4, True)]:
@@ -145,6 +160,8 @@ def test_dry_run_and_wrong_input(tmp_path: Path, capsys: Any) -> None:
     shown = capsys.readouterr().out
     assert "96 segments of 24 prompts; labels: style" in shown
     assert "76 segments to train on and 20 held out (5 prompts); 40 steps of" in shown
+    table = shown.partition("memory of a device in a step, GiB")[2].splitlines()[1:]
+    assert [line[:28].strip() for line in table] == ["weights, moments, batch", "temporaries", "sum"]
     assert main([str(config()), "data.train=/nowhere", "--output", str(run)]) == 2
     assert "data.train: there is no file or folder '/nowhere'" in capsys.readouterr().err
     bad = tmp_path / "bad.jsonl"
@@ -154,6 +171,18 @@ def test_dry_run_and_wrong_input(tmp_path: Path, capsys: Any) -> None:
     assert not run.exists()
     assert main([str(config()), "optimizer.lr=1e-4", "--output", str(whole())]) == 1
     assert "optimizer.lr: 0.005 there, 0.0001 now" in capsys.readouterr().err
+
+
+def test_memory_holds_weights_and_moments() -> None:
+    classifier = Classifier.open(load_as(TrainPredictorConfig, config()))
+    plan = Lessons.open(classifier.config, classifier.tokenizer).train.plan
+    found = classifier.memory(None, plan)
+    kept = 3 * 4 * models.parameter_count(classifier.model)
+    batch = plan.rows * plan.length * (4 * 4 + 1 + 4)
+    assert kept + batch <= found["weights, moments, batch"] * 2**30 < 1.1 * (kept + batch)
+    activations = plan.rows // 2 * plan.length * classifier.model.hidden_size * 4
+    assert found["temporaries"] * 2**30 > activations
+    assert found["sum"] == found["weights, moments, batch"] + found["temporaries"]
 
 
 def test_preset_is_the_papers() -> None:

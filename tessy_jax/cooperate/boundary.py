@@ -157,16 +157,16 @@ class PaperBoundary:
 
     def judge(
         self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
-    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
         """Keeps the words of the thinking `rows` up to the first that is not of the role's kind; see `turn.Boundary`.
 
         A span is over, and the role switches, when a word is rejected.
         """
 
         def one(carry: tuple) -> tuple:
-            state, cache, open_, rejected, finish = carry
+            state, cache, open_, rejected, finish, passes = carry
             reading = visit(self.mesh, self.reader.row, self.reader.shape, open_, *self._arguments(state, rejected))
-            state, cache, why = self.evidence.read(params, state, cache, open_, rejected, reading.delivery)
+            state, cache, why, more_passes = self.evidence.read(params, state, cache, open_, rejected, reading.delivery)
             failed = why != Finish.NONE
             valid = reading.ends > 0
             starts = jnp.concatenate([state.kept[:, None], reading.ends[:, :-1]], axis=1)
@@ -182,14 +182,14 @@ class PaperBoundary:
             finish = jnp.where(ended, reading.after, jnp.where(failed, why, finish))
             # A rejected word's tokens are taken back by the next pass.
             open_ = more | (rejected & ~failed & self.evidence.ahead(state))
-            return state, cache, open_, rejected, finish
+            return state, cache, open_, rejected, finish, passes + more_passes
 
         thinking = rows & (state.phase == Phase.THINK) & writes(state, self.role)
         no = jnp.zeros_like(rows)
-        start = (state, cache, thinking, no, jnp.zeros_like(state.kept))
-        state, cache, _, rejected, finish = jax.lax.while_loop(lambda c: jnp.any(c[2]), one, start)
+        start = (state, cache, thinking, no, jnp.zeros_like(state.kept), jnp.zeros((), jnp.int32))
+        state, cache, _, rejected, finish, passes = jax.lax.while_loop(lambda c: jnp.any(c[2]), one, start)
         rejected &= finish < Finish.OVERFLOW
-        return state, cache, rejected, rejected, finish
+        return state, cache, rejected, rejected, finish, passes
 
     def _arguments(self, state: State, rejected: Bool[Array, " B"]) -> tuple[Array, ...]:
         """The columns of `Reader.row`."""

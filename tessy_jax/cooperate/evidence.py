@@ -32,8 +32,10 @@ class Evidence(Protocol):
         open_: Bool[Array, " B"],
         rejected: Bool[Array, " B"],
         delivery: Delivery,
-    ) -> tuple[State, Any, Int[Array, " B"]]:
-        """Takes in what the host brought for the `open_` rows; also returns why not (a `Finish`), or NONE."""
+    ) -> tuple[State, Any, Int[Array, " B"], Int[Array, ""]]:
+        """Takes in what the host brought for the `open_` rows; also returns why not (a `Finish`), or NONE, and the
+        predictor's passes over the batch.
+        """
         ...
 
     def of_kind(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Bool[Array, "B W"]:
@@ -68,24 +70,24 @@ class OwnTokens:
         open_: Bool[Array, " B"],
         rejected: Bool[Array, " B"],
         delivery: Delivery,
-    ) -> tuple[State, Any, Int[Array, " B"]]:
+    ) -> tuple[State, Any, Int[Array, " B"], Int[Array, ""]]:
         stream, why = deliver(state.judges[self.role], open_, delivery)
         stream = forget(stream, open_, self.depth)
         read_now = open_ & (delivery.count > 0) & ~rejected
-        start = (state.style[self.role], cache)
-        stream, (style, cache) = catch_up(stream, read_now, stream.n, self.chunk, self._read(params), start)
+        start = (state.style[self.role], cache, jnp.zeros((), jnp.int32))
+        stream, (style, cache, passes) = catch_up(stream, read_now, stream.n, self.chunk, self._read(params), start)
         state = state.replace(
             judges=replace_at(state.judges, self.role, stream), style=replace_at(state.style, self.role, style)
         )
-        return state, cache, why
+        return state, cache, why, passes
 
     def _read(self, params: Any) -> Any:
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
-            style, cache = carry
+            style, cache, passes = carry
             p, cache = self.predictor.style(params, tokens, positions, cache)
             rows = jnp.arange(style.shape[0])[:, None]
             at = jnp.where(positions >= 0, positions + self.predictor.shift, style.shape[1])
-            return style.at[rows, at].set(p, mode="drop"), cache
+            return style.at[rows, at].set(p, mode="drop"), cache, passes + 1
 
         return read
 
@@ -122,8 +124,8 @@ class HiddenStates:
         open_: Bool[Array, " B"],
         rejected: Bool[Array, " B"],
         delivery: Delivery,
-    ) -> tuple[State, Any, Int[Array, " B"]]:
-        return state, cache, jnp.zeros_like(state.kept)
+    ) -> tuple[State, Any, Int[Array, " B"], Int[Array, ""]]:
+        return state, cache, jnp.zeros_like(state.kept), jnp.zeros((), jnp.int32)
 
     def of_kind(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Bool[Array, "B W"]:
         stream = state.writers[self.role]

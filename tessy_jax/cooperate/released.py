@@ -119,7 +119,7 @@ class ReleasedBoundary:
 
     def judge(
         self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
-    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
         """Cuts the turns of the thinking `rows`; see `turn.Boundary`. Every turn ends its span."""
         rows = rows & (state.phase == Phase.THINK) & writes(state, self.role)
         width = self.reader.width
@@ -150,4 +150,4 @@ class ReleasedBoundary:
         finish = jnp.where(tokens.count < 0, Finish.FAILED, finish)
         finish = jnp.where(rows, finish, Finish.NONE)
         state = state.replace(kept=pick(rows, kept, state.kept))
-        return state, cache, rows, rows & switch & (finish == Finish.NONE), finish
+        return state, cache, rows, rows & switch & (finish == Finish.NONE), finish, jnp.ones((), jnp.int32)

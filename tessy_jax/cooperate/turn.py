@@ -26,26 +26,29 @@ class Boundary(Protocol):
 
     def judge(
         self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
-    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"]]:
+    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
         """Judges what the thinking ones of `rows` have sampled.
 
         Returns the state with `kept` moved on, the predictor's cache, the rows whose span is over, those of them whose
-        role switches, and why thinking ended (NONE where it goes on).
+        role switches, why thinking ended (NONE where it goes on), and the predictor's passes over the batch.
         """
         ...
 
 
 class Steps(struct.PyTreeNode):
-    """Work since the host last looked, by role: catch-up chunks, decode steps, tokens sampled, turns."""
+    """Work since the host last looked, by role: catch-up chunks, decode steps, tokens sampled, turns, and passes of
+    predictors.
+    """
 
     chunks: Int[Leaf, " 2"]
     decodes: Int[Leaf, " 2"]
     sampled: Int[Leaf, " 2"]
     turns: Int[Leaf, " 2"]
+    judged: Int[Leaf, " 2"]
 
     @classmethod
     def zero(cls) -> "Steps":
-        return cls(*(jnp.zeros(2, jnp.int32) for _ in range(4)))
+        return cls(*(jnp.zeros(2, jnp.int32) for _ in range(5)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,10 +99,10 @@ class Turn:
             sampled = jnp.sum(state.writers[self.role].n - before)
         rows = writes(state, self.role)
         with jax.named_scope("judge"):
-            state, judge_cache, over, switch, finish = self.boundary.judge(judge_params, state, judge_cache, rows)
-        state = self._settle(state, rows, over, switch, finish)
+            state, judge_cache, *verdict, judged = self.boundary.judge(judge_params, state, judge_cache, rows)
+        state = self._settle(state, rows, *verdict)
         count = jnp.arange(2) == self.role
-        done = Steps(count * chunks, count * decodes, count * sampled, count.astype(jnp.int32))
+        done = Steps(count * chunks, count * decodes, count * sampled, count.astype(jnp.int32), count * judged)
         steps = jax.tree.map(jnp.add, steps, done)
         return state, (cache, judge_cache), steps
 
