@@ -1,14 +1,12 @@
 """The student to train, from a configuration: its chat first (cheap, and can be wrong), then what trains it."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import DTypeLike
 
 from tessy_jax import models
 from tessy_jax.config import ConfigError
@@ -16,8 +14,7 @@ from tessy_jax.data.manifest import hash_folder
 from tessy_jax.hub import model_folder
 from tessy_jax.models.weights import open_tensors
 from tessy_jax.text.chat import Chat, Thinking
-from tessy_jax.train import step
-from tessy_jax.train.batches import Batch
+from tessy_jax.train import batches, step
 from tessy_jax.train.config import OptimizerConfig, SftConfig
 from tessy_jax.train.lora import Full, LoRA, Tuning
 from tessy_jax.train.mfu import Arithmetic
@@ -81,13 +78,12 @@ class Student:
     @property
     def tuning(self) -> Tuning:
         """What of the model is trained."""
-        lora = self.config.lora
-        return Full() if lora is None else LoRA(lora.rank, lora.alpha, lora.targets)
+        return tuning(self.config)
 
     @property
     def compute(self) -> step.Compute:
         """How a step is computed."""
-        return step.Compute(**self.config.compute.model_dump(exclude={"compilation_cache"}))
+        return compute(self.config)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -119,13 +115,8 @@ class Student:
     def memory(self, mesh: Mesh | None, steps: int) -> dict[str, float]:
         """GiB of one device in a training step, from the compiler: it is compiled here, and not run."""
         optimizer, batch = self.optimizer(steps), self.config.batch
-        weights = {name: _abstract(spec.shape) for name, spec in models.describe(self.model).items()}
-        trained, frozen = jax.eval_shape(self.tuning.split, weights, jax.random.key(0))
-        moments = jax.eval_shape(optimizer.transform().init, trained)
-        state = step.TrainState(_abstract((), jnp.int32), trained, moments, frozen)
-        shape = (batch.accumulate, batch.rows // batch.accumulate, self.config.data.length)
-        types = {"parts": jnp.int8, "weights": jnp.float32}
-        rows = Batch(**{field.name: _abstract(shape, types.get(field.name, jnp.int32)) for field in fields(Batch)})
+        state = step.abstract(self.model, optimizer, self.tuning)
+        rows = batches.abstract(batch.accumulate, batch.rows // batch.accumulate, self.config.data.length)
         train: Any = step.make_step(self.model, mesh, optimizer, self.compute, self.tuning)
         found = train.lower(state, rows).compile().memory_analysis()
         kept, more = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
@@ -133,15 +124,21 @@ class Student:
         return {name: size / 2**30 for name, size in (sizes | {"sum": sum(sizes.values())}).items()}
 
 
+def tuning(config: SftConfig) -> Tuning:
+    """What of the model is trained."""
+    lora = config.lora
+    return Full() if lora is None else LoRA(lora.rank, lora.alpha, lora.targets)
+
+
+def compute(config: SftConfig) -> step.Compute:
+    """How a step is computed."""
+    return step.Compute(**config.compute.model_dump(exclude={"compilation_cache"}))
+
+
 def adamw(config: OptimizerConfig, steps: int) -> AdamW:
     """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
     values = config.model_dump(exclude={"lr", "warmup"})
     return AdamW(peak=config.lr, steps=steps, warmup=math.ceil(config.warmup * steps), **values)
-
-
-def _abstract(shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
-    """Stands for an array, to compile with."""
-    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _check_sources(config: SftConfig) -> None:
