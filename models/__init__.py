@@ -22,6 +22,7 @@ from tessy_jax.models.build import (
     from_config,
     named_parameters,
     parameter_count,
+    shapes,
     with_parameters,
 )
 from tessy_jax.models.cache import Cache, Packed, init_cache
@@ -63,6 +64,7 @@ __all__ = [
     "parameter_count",
     "read_config",
     "save_hf",
+    "shapes",
     "sharding_for",
     "with_parameters",
 ]
