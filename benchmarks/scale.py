@@ -31,7 +31,10 @@ def table(plans: list[dict[str, Any]]) -> str:
     for kind in kinds:
         row(f"{kind}, GiB", lambda p, k=kind: f"{p['kinds'][k] / GIB:.2f}" if k in p["kinds"] else None)
     row("**sum of a chip, GiB**", lambda p: f"**{p['total'] / GIB:.2f}** of {p['capacity'] / GIB:.2f}")
-    row("fits", lambda p: "yes" if p["fits"] else "**no**" + "".join(f"; {n}: {r}" for n, r in p["too_large"].items()))
+    row(
+        "fits",
+        lambda p: "yes" if p["fits"] else "**no**" + "".join(f"; {r['name']}: {r['reason']}" for r in p["too_large"]),
+    )
     for key in dict.fromkeys(key for plan in plans for key in plan["limits"]):
         row(f"largest {key} (estimate)", lambda p, k=key: str(p["limits"].get(k) or "none"))
     for role in ("student", "teacher"):

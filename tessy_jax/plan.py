@@ -5,6 +5,7 @@ Compiles the real programs from shapes, on this machine's CPU; reads and allocat
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     jax.config.update("jax_platforms", "cpu")  # before a backend starts: compiling needs no accelerator
 
     def compile_all(_: Console) -> int:
+        logging.getLogger("tessy_jax.planning").setLevel(logging.INFO)  # large programs take minutes each
         changes = overrides(options, DEMO, ())
         plan = _plan(options.config, changes, Topology.parse(options.topology))
         show(plan, Console(highlight=False, markup=False, soft_wrap=True))

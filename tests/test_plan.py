@@ -10,7 +10,7 @@ from run_command import pair
 
 from tessy_jax import models, plan
 from tessy_jax.config import ConfigError, load_config
-from tessy_jax.planning.compiled import _seconds
+from tessy_jax.planning.compiled import _refusal, _seconds
 from tessy_jax.planning.limits import largest
 from tessy_jax.planning.pair import plan_pair
 from tessy_jax.planning.shapes import SHIPPED, read_shapes
@@ -132,6 +132,16 @@ def test_the_compilers_time_without_what_it_does_not_know():
     assert _seconds(0.25) == (0.25, 0)
     seconds, unknown = _seconds(-35.98)
     assert (seconds, unknown) == (pytest.approx(0.02), 36)
+
+
+def test_what_the_compiler_says_of_a_program_that_is_too_large():
+    first = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (39.00G) exceeds"
+    )
+    assert _refusal("prefill", first).temporaries == 39 * 2**30
+    second = "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 34.5G of 31.25G hbm.\n\n"
+    second += "Total hbm usage >= 34.5G:\n    reserved 530.00M\n    program  9.50G\n    arguments 24.5G"
+    assert _refusal("prefill", second).temporaries == int(9.5 * 2**30)
 
 
 def test_largest():

@@ -1,6 +1,7 @@
 """Programs, compiled and not run: what the compiler says of them. All numbers are of one chip."""
 
 import dataclasses
+import logging
 import math
 import re
 import time
@@ -10,6 +11,8 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tessy_jax.planning.topology import PlanError
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +42,26 @@ class Program:
     unestimated: int
 
 
-class TooLarge(PlanError):
-    """The compiler cannot place a program in a chip's memory.
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """A program that the compiler cannot place in a chip's memory.
 
     Attributes:
-        program: its name. reason: the compiler's words.
+        name: what it does. reason: the compiler's words.
+        temporaries: bytes that it would need beyond its arguments, by these words; 0 if they do not say.
     """
 
-    def __init__(self, program: str, reason: str):
-        super().__init__(f"{program}: {reason}")
-        self.program, self.reason = program, reason
+    name: str
+    reason: str
+    temporaries: int
+
+
+class TooLarge(PlanError):
+    """The compiler cannot place a program in a chip's memory; `refusal` says which and why."""
+
+    def __init__(self, refusal: Refusal):
+        super().__init__(f"{refusal.name}: {refusal.reason}")
+        self.refusal = refusal
 
 
 def compile_program(name: str, function: Any, *args: Any, **static: Any) -> tuple[Program, str]:
@@ -57,6 +70,7 @@ def compile_program(name: str, function: Any, *args: Any, **static: Any) -> tupl
     Raises:
       TooLarge: it does not fit a chip's memory.
     """
+    log.info("compiling: %s", name)
     start = time.perf_counter()
     lowered = function.lower(*args, **static)
     try:
@@ -64,7 +78,7 @@ def compile_program(name: str, function: Any, *args: Any, **static: Any) -> tupl
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise TooLarge(name, _summary(str(error))) from None
+        raise TooLarge(_refusal(name, str(error))) from None
     took = time.perf_counter() - start
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     seconds, unestimated = _seconds(cost.get("optimal_seconds"))
@@ -93,9 +107,13 @@ def _seconds(value: float | None) -> tuple[float | None, int]:
     return value + unknown, unknown
 
 
-def _summary(message: str) -> str:
-    found = re.search(r"(?:Ran out of memory|Attempting to allocate|exceeds).*", message)
-    return " ".join((found[0] if found else message).split())[:300]
+def _refusal(name: str, message: str) -> Refusal:
+    """XLA's message, such as "… required for HLO temporaries (39.00G) exceeds …" or "… program 9.1G, arguments …"."""
+    found = re.search(r"Ran out of memory.*", message)
+    size = re.search(r"(?:HLO temporaries \(|\bprogram\s+)([\d.]+)([KMG])", message)
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    needed = int(float(size[1]) * units[size[2]]) if size else 0
+    return Refusal(name, " ".join((found[0] if found else message).split())[:300], needed)
 
 
 # -- shapes on a mesh --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The plan of a synthesis: the programs that the engine would run, from shapes."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -98,26 +99,26 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
     mesh = topology.mesh(config.mesh)
     shapes = Shapes.of(config, mesh)
     check_budgets(config.cooperation, shapes.settings, max(turn.tokens for turn in shapes.turns))
-    plan = Plan(name, topology, mesh.size, asked(config.mesh), shapes.resident(shapes.settings), (), {})
+    plan = Plan(name, topology, mesh.size, asked(config.mesh), shapes.resident(shapes.settings), (), ())
     if not plan.fits:  # the compiler would only say the same
         return dataclasses.replace(plan, limits=_limits(shapes, plan))
-    programs, too_large, steps = [], {}, []
-    for title, compiled in _programs(shapes):
+    programs, too_large, steps = [], [], []
+    for compiled in _programs(shapes):
         try:
             programs.append(compiled()[0])
         except TooLarge as error:
-            too_large[title] = error.reason
+            too_large.append(error.refusal)
     for role in Role:
         try:
             steps.append(_step(shapes, role))
         except TooLarge as error:
-            too_large[f"decode step, {NAMES[role]}"] = error.reason
-    plan = dataclasses.replace(plan, programs=tuple(programs), too_large=too_large, steps=tuple(steps))
+            too_large.append(error.refusal)
+    plan = dataclasses.replace(plan, programs=tuple(programs), too_large=tuple(too_large), steps=tuple(steps))
     return dataclasses.replace(plan, limits=_limits(shapes, plan))
 
 
-def _programs(shapes: Shapes) -> Iterator[tuple[str, Any]]:
-    """The engine's programs, by name, each a call that compiles it."""
+def _programs(shapes: Shapes) -> Iterator[Any]:
+    """The engine's programs, each as a call that compiles it."""
     loop, memory, sizes = Loop(shapes.turns), shapes.memory(shapes.settings), shapes.settings
     longest = sizes.prompt_buckets[-1]
     width = prefill_rows(sizes, longest, shapes.mesh)[1]
@@ -133,7 +134,7 @@ def _programs(shapes: Shapes) -> Iterator[tuple[str, Any]]:
         title = f"prefill, {NAMES[role]}, {width} x {longest}"
         calls.append((title, loop.prefill, (shapes.params, memory, slots), static))
     for title, function, args, static in calls:
-        yield title, lambda t=title, f=function, a=args, s=static: compile_program(t, f, *a, **s)
+        yield functools.partial(compile_program, title, function, *args, **static)
 
 
 def _step(shapes: Shapes, role: Role) -> Step:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tessy_jax.planning.compiled import Program
+from tessy_jax.planning.compiled import Program, Refusal
 from tessy_jax.planning.topology import Topology
 
 GIB = 2**30
@@ -43,7 +43,7 @@ class Plan:
 
     Attributes:
         resident: bytes that stay in memory all the time, by kind.
-        programs: those that compiled. too_large: what the compiler says of the others, by name.
+        programs: those that compiled. too_large: the others.
         steps: decode steps of a synthesis; none for training.
         limits: estimates of what fits, by key of the configuration: the value, or None where nothing does.
         notes: what else is worth knowing, one line each.
@@ -55,7 +55,7 @@ class Plan:
     mesh: str
     resident: dict[str, int]
     programs: tuple[Program, ...]
-    too_large: dict[str, str]
+    too_large: tuple[Refusal, ...]
     steps: tuple[Step, ...] = ()
     limits: dict[str, int | None] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -63,7 +63,8 @@ class Plan:
     @property
     def temporaries(self) -> int:
         """Of the program that needs most; programs do not run at the same time."""
-        return max((program.temporaries for program in self.programs), default=0)
+        needed = [program.temporaries for program in self.programs]
+        return max(needed + [refusal.temporaries for refusal in self.too_large], default=0)
 
     @property
     def code(self) -> int:

@@ -27,8 +27,8 @@ def show(plan: Plan, out: Console) -> None:
 def verdict(plan: Plan) -> Iterator[str]:
     """Whether it fits, by how much, and what helps."""
     capacity = plan.capacity
-    for name, reason in plan.too_large.items():
-        yield f"too large: {name}: {reason}"
+    for refusal in plan.too_large:
+        yield f"too large: {refusal.name}: {refusal.reason}"
     if capacity is None:
         yield "whether this fits is not known: nothing is known of this machine's memory per device"
         return
@@ -39,6 +39,8 @@ def verdict(plan: Plan) -> Iterator[str]:
         yield f"it does not fit: {plan.total / GIB:.2f} GiB a chip are {-spare:.2f} GiB more than a chip has"
     else:
         yield "it does not fit: the compiler cannot place every program"
+    if not plan.fits and not plan.programs and not plan.too_large:
+        yield "nothing was compiled: what stays in memory is too much already; the estimates leave temporaries out"
     for key, value in plan.limits.items():
         found = "no value fits" if value is None else f"up to {value} fits"
         yield f"estimate: {key}: {found}, all else as it is"
@@ -50,7 +52,7 @@ def _remedies(plan: Plan) -> Iterator[str]:
     weights = sum(size for kind, size in plan.resident.items() if kind.startswith(("weights", "moments")))
     caches = sum(size for kind, size in plan.resident.items() if kind.startswith("cache"))
     if plan.too_large or plan.temporaries > max(weights, caches):
-        if plan.steps or any(name.startswith("prefill") for name in plan.too_large):
+        if plan.steps or any(refusal.name.startswith("prefill") for refusal in plan.too_large):
             yield "what helps: smaller engine.prompt_buckets (prefill's temporaries are batch x bucket x context)"
         else:
             yield "what helps: a higher batch.accumulate, compute.remat=full, a shorter data.length"

@@ -37,14 +37,14 @@ def plan_sft(name: str, config: SftConfig, topology: Topology) -> Plan:
         "moments": chip_bytes(state.optimizer),
         "batch": chip_bytes((state.step, rows)),
     }
-    plan = Plan(name, topology, mesh.size, asked(config.mesh), resident, (), {})
+    plan = Plan(name, topology, mesh.size, asked(config.mesh), resident, (), ())
     if not plan.fits:
         return plan
     train = step.make_step(model, mesh, optimizer, compute(config), trained)
     try:
         program, _ = compile_program("train step", train, state, rows)
     except TooLarge as error:
-        return dataclasses.replace(plan, too_large={"train step": error.reason})
+        return dataclasses.replace(plan, too_large=(error.refusal,))
     plan = dataclasses.replace(plan, programs=(program,), notes=_notes(model, config, plan))
     return dataclasses.replace(plan, limits=_limits(config, plan, model))
 
