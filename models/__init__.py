@@ -23,6 +23,7 @@ from tessy_jax.models.build import (
     named_parameters,
     parameter_bytes,
     parameter_count,
+    shapes,
     with_parameters,
 )
 from tessy_jax.models.cache import Cache, Packed, init_cache
@@ -65,6 +66,7 @@ __all__ = [
     "parameter_count",
     "read_config",
     "save_hf",
+    "shapes",
     "sharding_for",
     "with_parameters",
 ]

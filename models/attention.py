@@ -23,6 +23,11 @@ BLOCKS = {"cpu": 64}
 ACCELERATOR_BLOCK = 512
 
 
+def block_on(platform: str) -> int:
+    """Tokens per block that suit a platform ("cpu", "gpu", "tpu")."""
+    return BLOCKS.get(platform, ACCELERATOR_BLOCK)
+
+
 def dense(
     q: Float[Array, "B C N H"],
     k: Float[Array, "B K S H"],
@@ -79,9 +84,9 @@ def blockwise(
     within a document. A token at a negative position is padding: it is not seen, and its output is zero.
 
     Args:
-        block: tokens per block; None: what suits the platform.
+        block: tokens per block; None: what suits this machine.
     """
-    block = block or BLOCKS.get(jax.default_backend(), ACCELERATOR_BLOCK)
+    block = block or block_on(jax.default_backend())
     batch, tokens, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     block = min(block, tokens)

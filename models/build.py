@@ -102,6 +102,15 @@ def with_parameters(
     return assemble(config, mesh, rules, lambda name, spec, sharding: params[name])
 
 
+def shapes(config: DecoderConfig, dtype: DTypeLike, mesh: Mesh | None = None, rules: Rules = INFERENCE) -> Model:
+    """The model as it would be loaded, with `jax.ShapeDtypeStruct`s that know their sharding: to compile with."""
+
+    def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Any:
+        return jax.ShapeDtypeStruct(spec.shape, spec.dtype_in(dtype), sharding=sharding)
+
+    return assemble(config, mesh, rules, make)
+
+
 def from_config(
     config: DecoderConfig,
     key: Array,

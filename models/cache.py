@@ -163,11 +163,13 @@ class Packed:
         segments: [B, C] document number of each token; tokens see their own document only. Positions restart in each.
         contexts: one per layer (static): `config.contexts`.
         attention: "dense" holds all [C, C] scores of a layer; "blocks" never does, forward or backward (static).
+        block: tokens per block of "blocks" (static); None: what suits this machine.
     """
 
     segments: Int[Array, "B C"]
     contexts: tuple[Context, ...] = field(metadata={"static": True})
     attention: Literal["dense", "blocks"] = field(default="dense", metadata={"static": True})
+    block: int | None = field(default=None, metadata={"static": True})
 
     def attend(
         self,
@@ -183,7 +185,7 @@ class Packed:
         context = self.contexts[layer]
         v = k if v is None else v
         if self.attention == "blocks":
-            return blockwise(q, k, v, self.segments, positions, context, scale, sinks=sinks), self
+            return blockwise(q, k, v, self.segments, positions, context, scale, self.block, sinks), self
         same = self.segments[:, :, None] == self.segments[:, None, :]
         visible = same & context.visible(positions[:, :, None], positions[:, None, :])
         return dense(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, scale, sinks), self

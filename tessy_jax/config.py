@@ -228,7 +228,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
 
 def load_as(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
     """`load_config` for any configuration class."""
-    merged: Any = OmegaConf.create(_read_yaml(path))
+    merged: Any = OmegaConf.create(read_yaml(path))
     sources: dict[str, str] = {}
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -307,7 +307,8 @@ def _show(default: object) -> str:
     return "null" if default is None else repr(default) if isinstance(default, str) else str(default)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a configuration file as they stand there. ConfigError if it cannot be read."""
     try:
         values = OmegaConf.to_container(OmegaConf.load(path.expanduser()))
     except FileNotFoundError:

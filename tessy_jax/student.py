@@ -86,13 +86,12 @@ class Student:
     @property
     def tuning(self) -> Tuning:
         """What of the model is trained."""
-        lora = self.config.lora
-        return Full() if lora is None else LoRA(lora.rank, lora.alpha, lora.targets)
+        return tuning(self.config)
 
     @property
     def compute(self) -> step.Compute:
         """How a step is computed."""
-        return step.Compute(**self.config.compute.model_dump(exclude={"compilation_cache"}))
+        return compute(self.config)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -126,6 +125,17 @@ class Student:
         batch = self.config.batch
         shape = (batch.accumulate, batch.rows // batch.accumulate, self.config.data.length)
         return step_memory(self.model, mesh, self.optimizer(steps), self.compute, self.tuning, next_token, shape)
+
+
+def tuning(config: SftConfig) -> Tuning:
+    """What of the model is trained."""
+    lora = config.lora
+    return Full() if lora is None else LoRA(lora.rank, lora.alpha, lora.targets)
+
+
+def compute(config: SftConfig) -> step.Compute:
+    """How a step is computed."""
+    return step.Compute(**config.compute.model_dump(exclude={"compilation_cache"}))
 
 
 def adamw(config: OptimizerConfig, steps: int) -> AdamW:

@@ -1,7 +1,7 @@
 """What one optimizer step sees, and the stream of such batches."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Generic, Protocol, TypeVar
 
 import grain
@@ -45,6 +45,13 @@ class Batch:
     positions: Int[Leaf, "A B T"]
     parts: Int8[Leaf, "A B T"]
     weights: Float[Leaf, "A B T"]
+
+
+def abstract(pieces: int, rows: int, length: int) -> Batch:
+    """A batch as shapes, to compile with."""
+    types = {"parts": np.int8, "weights": np.float32}
+    shape = (pieces, rows, length)
+    return Batch(**{f.name: jax.ShapeDtypeStruct(shape, types.get(f.name, np.int32)) for f in fields(Batch)})
 
 
 class Documents(Protocol):

@@ -1,19 +1,15 @@
 """What a training step needs of a device's memory, before one is run."""
 
-from dataclasses import fields
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import DTypeLike
 
 from tessy_jax import models
-from tessy_jax.train.batches import Batch
+from tessy_jax.train import batches
 from tessy_jax.train.lora import Tuning
 from tessy_jax.train.loss import Objective
 from tessy_jax.train.optimizer import AdamW
-from tessy_jax.train.step import Compute, TrainState, make_step
+from tessy_jax.train.step import Compute, abstract, make_step
 
 
 def step_memory(
@@ -30,12 +26,8 @@ def step_memory(
     Args:
         shape: of a batch: micro-batches, rows, tokens of a row.
     """
-    weights = {name: _abstract(spec.shape) for name, spec in models.describe(model).items()}
-    trained, frozen = jax.eval_shape(tuning.split, weights, jax.random.key(0))
-    moments = jax.eval_shape(optimizer.transform().init, trained)
-    state = TrainState(_abstract((), jnp.int32), trained, moments, frozen)
-    types = {"parts": jnp.int8, "weights": jnp.float32}
-    rows = Batch(**{field.name: _abstract(shape, types.get(field.name, jnp.int32)) for field in fields(Batch)})
+    state = abstract(model, optimizer, tuning)
+    rows = batches.abstract(*shape)
     train: Any = make_step(model, mesh, optimizer, compute, tuning, objective=objective)
     found = train.lower(state, rows).compile().memory_analysis()
     kept, more = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
@@ -46,8 +38,3 @@ def step_memory(
 def memory_lines(gib: dict[str, float]) -> str:
     """The sizes, for people."""
     return "\n".join(f"{what:<28}{size:8.2f}" for what, size in gib.items())
-
-
-def _abstract(shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
-    """Stands for an array, to compile with."""
-    return jax.ShapeDtypeStruct(shape, dtype)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from tessy_jax import models
+from tessy_jax.models.attention import block_on
 from tessy_jax.models.decoder import BlockCall
 from tessy_jax.models.sharding import Dim
 from tessy_jax.train.batches import Batch
@@ -125,6 +126,15 @@ def init(
     moments = jax.jit(optimizer.transform().init, out_shardings=shardings and shardings.optimizer)(trained)
     state = TrainState(jnp.zeros((), jnp.int32), trained, moments, frozen)
     return state if shardings is None else jax.device_put(state, shardings)
+
+
+def abstract(config: models.DecoderConfig, optimizer: AdamW, tuning: Tuning | None = None) -> TrainState:
+    """The state as shapes, to compile with."""
+    weights = {name: jax.ShapeDtypeStruct(spec.shape, jnp.float32) for name, spec in models.describe(config).items()}
+    trained, frozen = jax.eval_shape((tuning or Full()).split, weights, jax.random.key(0))
+    moments = jax.eval_shape(optimizer.transform().init, trained)
+    count: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(count, trained, moments, frozen)
 
 
 def state_shardings(
@@ -242,10 +252,12 @@ def _forward(
     """(float32 params, micro-batch [B, T], scale) -> (scale * sum of weights * nll, sums)."""
     dtype = jnp.dtype(compute.dtype)
     rows = () if mesh is None else _row_axes(mesh, rules)
+    # By where it will run: a step may be compiled for devices that are not there.
+    block = None if mesh is None else block_on(mesh.devices.flat[0].platform)
 
     def forward(params: Params, micro: Any, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
         model = models.with_parameters(config, {n: p.astype(dtype) for n, p in params.items()}, mesh, rules)
-        memory = models.Packed(micro.segments, config.contexts, compute.attention)
+        memory = models.Packed(micro.segments, config.contexts, compute.attention, block)
         hidden, _ = model(micro.tokens, micro.positions, memory, REMAT[compute.remat])
         weights = micro.weights * scale
         loss, nll, correct = objective(model, hidden, micro.targets, weights, compute.loss_chunk, mesh, rows)

@@ -28,6 +28,18 @@ def build_engine(
     mesh: Mesh | None = None,
 ) -> Engine:
     """An engine for the student and the teacher, in this order, and their predictors."""
+    turns = build_turns(voices, predictors, cooperation, settings, mesh)
+    return Engine(turns, tuple(voices), tuple(predictors), settings, cooperation, seed, mesh)
+
+
+def build_turns(
+    voices: Sequence[Voice],
+    predictors: Sequence[Predictor | Probe],
+    cooperation: Budgets,
+    settings: Settings,
+    mesh: Mesh | None = None,
+) -> tuple[Turn, Turn]:
+    """What an engine runs: the student's and the teacher's turn. It reads no parameter: shapes will do."""
     tokens = _tokens_per_turn(cooperation)
 
     def turn(role: Role) -> Turn:
@@ -50,8 +62,7 @@ def build_engine(
             mesh=mesh,
         )
 
-    turns = (turn(Role.STUDENT), turn(Role.TEACHER))
-    return Engine(turns, tuple(voices), tuple(predictors), settings, cooperation, seed, mesh)
+    return turn(Role.STUDENT), turn(Role.TEACHER)
 
 
 def _tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:

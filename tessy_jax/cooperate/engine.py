@@ -5,7 +5,7 @@ side.
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 
 MARGIN = 64
 """Tokens a row may run past its budgets: an undecided word (48 bytes) and the end-of-thinking marker."""
+
+
+PREFILL_TOKENS = 2048
+"""Tokens per pass of prefill: enough to be bound by arithmetic, while its scores (tokens x heads x context) stay small.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,66 @@ class Dispatch:
     seconds: dict[str, float]
 
 
+def prefill_rows(settings: Settings, chunk: int, mesh: Mesh | None) -> tuple[int, int]:
+    """Rows that a call of prefill reads when few are new, and when many are: at most `PREFILL_TOKENS` in all, where
+    the mesh lets it be so little.
+    """
+    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    many = min(settings.batch, max(1, PREFILL_TOKENS // (chunk * ways)) * ways)
+    return min(many, max(ways, settings.batch // 8)), many
+
+
+def check_budgets(budgets: Budgets, settings: Settings, tokens: int) -> list[int]:
+    """Tokens that the context leaves for the student's and the teacher's prompt; `tokens`: of a turn, at most.
+
+    Raises:
+      ConfigError: there are none for the student's.
+    """
+    margin = MARGIN + tokens
+    needed = (budgets.max_think_tokens + budgets.max_answer_tokens + margin, budgets.max_think_tokens + margin)
+    if settings.context <= needed[0]:
+        raise ConfigError(
+            f"engine.context {settings.context} holds no prompt: the token budgets need {needed[0]} tokens; "
+            "raise engine.context or lower max_think_tokens or max_answer_tokens"
+        )
+    return [settings.context - tokens for tokens in needed]
+
+
+def rows_of(voices: Sequence[Voice], predictors: Sequence[Predictor | Probe], settings: Settings, seed: int) -> Rows:
+    """The rows of an engine with these sizes."""
+    return Rows(
+        voices=tuple(voices),
+        judges=tuple(None if isinstance(p, Probe) else Retokenizer(p.tokenizer) for p in predictors),
+        context=settings.context,
+        text_bytes=8 * settings.context,
+        log=2 * settings.turns_per_dispatch + 2,
+        seed=seed,
+    )
+
+
+def params_of(voices: Sequence[Voice], predictors: Sequence[Predictor | Probe]) -> Params:
+    """All that an engine's programs only read."""
+    return Params(
+        writers=tuple(v.params for v in voices),
+        tables=tuple(v.table for v in voices),
+        judges=tuple(p.params for p in predictors),
+    )
+
+
+def caches_of(
+    voices: Sequence[Voice], predictors: Sequence[Predictor | Probe], settings: Settings, mesh: Mesh | None
+) -> tuple[tuple[Any, Any], ...]:
+    """By role, the empty caches of the writer and of its predictor."""
+    slack = settings.depth + max(settings.chunk, *settings.prompt_buckets)
+    return tuple(
+        (
+            voice.init_cache(settings.batch, settings.context, slack, jnp.dtype(settings.dtype), mesh),
+            predictor.init_cache(settings.batch, settings.context, slack, mesh),
+        )
+        for voice, predictor in zip(voices, predictors, strict=True)
+    )
+
+
 @dataclasses.dataclass
 class _Slot:
     job: Job
@@ -100,38 +165,12 @@ class Engine:
     ):
         self.settings, self.mesh, self.voices = settings, mesh, voices
         self.loop = Loop(turns)
-        margin = MARGIN + max(turn.tokens for turn in turns)
-        needed = (budgets.max_think_tokens + budgets.max_answer_tokens + margin, budgets.max_think_tokens + margin)
-        self._rooms = [settings.context - tokens for tokens in needed]
-        if self._rooms[0] < 1:
-            raise ConfigError(
-                f"engine.context {settings.context} holds no prompt: the token budgets need {needed[0]} tokens; "
-                "raise engine.context or lower max_think_tokens or max_answer_tokens"
-            )
-        self.rows = Rows(
-            voices=voices,
-            judges=tuple(None if isinstance(p, Probe) else Retokenizer(p.tokenizer) for p in predictors),
-            context=settings.context,
-            text_bytes=8 * settings.context,
-            log=2 * settings.turns_per_dispatch + 2,
-            seed=seed,
-        )
-        self.params = Params(
-            writers=tuple(v.params for v in voices),
-            tables=tuple(v.table for v in voices),
-            judges=tuple(p.params for p in predictors),
-        )
-        slack = settings.depth + max(settings.chunk, *settings.prompt_buckets)
+        self._rooms = check_budgets(budgets, settings, max(turn.tokens for turn in turns))
+        self.rows = rows_of(voices, predictors, settings, seed)
+        self.params = params_of(voices, predictors)
         self.local = settings.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
-        caches = tuple(
-            (
-                voice.init_cache(settings.batch, settings.context, slack, jnp.dtype(settings.dtype), mesh),
-                predictor.init_cache(settings.batch, settings.context, slack, mesh),
-            )
-            for voice, predictor in zip(voices, predictors, strict=True)
-        )
-        self.memory = Memory(self._put(self.host), caches)
+        self.memory = Memory(self._put(self.host), caches_of(voices, predictors, settings, mesh))
         self.slots: list[_Slot | None] = [None] * self.local
 
     # -- arrays to and fro ---------------------------------------------------------------------------------------------
@@ -228,13 +267,11 @@ class Engine:
         return rejected, waiting
 
     def _prefill(self, slots: np.ndarray, longest: int) -> None:
-        """Reads the new rows' prompts: all slots in one call when many are new, else a few at a time."""
+        """Reads the new rows' prompts: many in one call when many are new, else a few at a time."""
         buckets = self.settings.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
-        few = max(
-            1 if self.mesh is None else self.mesh.shape["data"] * self.mesh.shape["fsdp"], self.settings.batch // 8
-        )
-        width = few if len(slots) <= 2 * few else self.settings.batch
+        few, many = prefill_rows(self.settings, chunk, self.mesh)
+        width = few if len(slots) <= 2 * few else many
         for start in range(0, len(slots), width):
             some = slots[start : start + width]
             padded = jnp.asarray(np.pad(some, (0, width - len(some)), constant_values=self.settings.batch))

@@ -6,6 +6,7 @@ an exception inside a callback has no defined outcome (design §4).
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,29 +65,33 @@ def visit(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " B"],
     nothing = jax.tree.unflatten(tree, failure)
     failed = nothing if isinstance(nothing, Delivery) else nothing.delivery
     failed.count[...] = FAILED
+    # One array of int32 for everything: on TPUs a callback in a shard_map cannot return arrays of several ranks.
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
 
-    def batch(rows: Array, *args: Array) -> list[np.ndarray]:
+    def batch(rows: Array, *args: Array) -> np.ndarray:
         asked, *columns = (np.asarray(a) for a in (rows, *args))
-        out = [np.zeros((len(asked), *leaf.shape), leaf.dtype) for leaf in leaves]
+        out = np.zeros((len(asked), sum(sizes)), np.int32)
         for b in np.flatnonzero(asked):
             try:
                 values = tree.flatten_up_to(row(*(column[b] for column in columns)))
             except Exception:
                 log.exception("a row could not be read on the host; it goes to the rejects")
                 values = failure
-            for column, value in zip(out, values, strict=True):
-                if column.ndim > 1:
-                    column[b, : len(value)] = value
-                else:
-                    column[b] = value
+            for start, value in zip(starts, map(np.atleast_1d, values), strict=True):
+                out[b, start : start + len(value)] = value
         return out
 
-    def local(rows: Array, *args: Array) -> list[Array]:
-        shapes = [jax.ShapeDtypeStruct((rows.shape[0], *leaf.shape), leaf.dtype) for leaf in leaves]
-        return jax.pure_callback(batch, shapes, rows, *args)
+    def local(rows: Array, *args: Array) -> Array:
+        return jax.pure_callback(batch, jax.ShapeDtypeStruct((rows.shape[0], sum(sizes)), jnp.int32), rows, *args)
 
     call = local if mesh is None else jax.shard_map(local, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
-    return jax.tree.unflatten(tree, call(rows, *args))
+    packed = call(rows, *args)
+    parts = [
+        packed[:, start : start + size].reshape(-1, *leaf.shape).astype(leaf.dtype)
+        for start, size, leaf in zip(starts, sizes, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, parts)
 
 
 class Scribe:

@@ -95,7 +95,7 @@ class Turn:
             state, cache, chunks = self._catch_up(params, state, cache)
         with jax.named_scope("generate"):
             before = state.writers[self.role].n
-            state, cache, decodes = self._generate(params, judge_params, writer, state, cache)
+            state, cache, decodes = self.generate(params, judge_params, writer, state, cache)
             sampled = jnp.sum(state.writers[self.role].n - before)
         rows = writes(state, self.role)
         with jax.named_scope("judge"):
@@ -155,11 +155,11 @@ class Turn:
 
     # -- generating ----------------------------------------------------------------------------------------------------
 
-    def _generate(
+    def generate(
         self, params: Any, judge_params: Any, writer: Writer, state: State, cache: Any
     ) -> tuple[State, Any, Array]:
         """Up to `tokens` tokens per row, one forward pass each; a row stops at a structural event or its answer's
-        budget.
+        budget. One `while_loop`, whose body is a decode step. Also returns how many there were.
         """
         rows = writes(state, self.role)
         answering = state.phase == Phase.ANSWER

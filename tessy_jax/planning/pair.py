@@ -1,0 +1,175 @@
+"""The plan of a synthesis: the programs that the engine would run, from shapes."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from tessy_jax.config import SynthesisConfig
+from tessy_jax.cooperate.build import build_turns
+from tessy_jax.cooperate.engine import Settings, caches_of, check_budgets, params_of, prefill_rows, rows_of
+from tessy_jax.cooperate.host import ROWS
+from tessy_jax.cooperate.loop import Loop, Memory, Params
+from tessy_jax.cooperate.predictors import Predictor
+from tessy_jax.cooperate.probe import Probe
+from tessy_jax.cooperate.state import Role
+from tessy_jax.cooperate.turn import Turn
+from tessy_jax.mesh import asked, check_rows
+from tessy_jax.planning import standins
+from tessy_jax.planning.compiled import TooLarge, chip_bytes, compile_program, made, placed
+from tessy_jax.planning.limits import largest
+from tessy_jax.planning.report import Plan, Step
+from tessy_jax.planning.topology import Topology
+from tessy_jax.planning.traffic import traffic
+from tessy_jax.writer import settings
+
+NAMES = tuple(role.name.lower() for role in Role)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """Everything that an engine of a configuration is made of, as shapes on a mesh."""
+
+    config: SynthesisConfig
+    mesh: Mesh
+    voices: tuple[standins.ShapeVoice, ...]
+    predictors: tuple[Predictor | Probe, ...]
+    settings: Settings
+
+    @classmethod
+    def of(cls, config: SynthesisConfig, mesh: Mesh) -> "Shapes":
+        """Raises what `read_shapes` does, and ShardingError: a model does not divide over the mesh."""
+        dtype = jnp.dtype(config.engine.dtype)
+        voices = tuple(standins.voice(getattr(config, name), f"{name}.model", dtype, mesh) for name in NAMES)
+        predictors = tuple(
+            standins.predictor(getattr(config.predictors, name), f"predictors.{name}", voice, dtype, mesh)
+            for name, voice in zip(NAMES, voices, strict=True)
+        )
+        return cls(config, mesh, voices, predictors, settings(config.engine))
+
+    @cached_property
+    def turns(self) -> tuple[Turn, ...]:
+        return build_turns(self.voices, self.predictors, self.config.cooperation, self.settings, self.mesh)
+
+    @cached_property
+    def params(self) -> Params:
+        return placed(params_of(self.voices, self.predictors), self.mesh)
+
+    def memory(self, sizes: Settings) -> Memory:
+        """What an engine of these sizes writes to."""
+        rows = rows_of(self.voices, self.predictors, sizes, self.config.seed)
+        caches = made(lambda mesh: caches_of(self.voices, self.predictors, sizes, mesh), self.mesh)
+        return Memory(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
+
+    def resident(self, sizes: Settings) -> dict[str, int]:
+        """Bytes of a chip that stay in use, by kind."""
+        memory, kinds = self.memory(sizes), {}
+        for name, writer, judge in zip(NAMES, self.params.writers, self.params.judges, strict=True):
+            kinds[f"weights, {name}"] = chip_bytes(writer)
+            kinds[f"weights, {name}'s predictor"] = chip_bytes(judge)
+        for name, (writer, judge) in zip(NAMES, memory.caches, strict=True):
+            kinds[f"cache, {name}"] = chip_bytes(writer)
+            kinds[f"cache, {name}'s predictor"] = chip_bytes(judge)
+        kinds["vocabularies"] = chip_bytes(self.params.tables)
+        kinds["rows"] = chip_bytes(memory.state)
+        return {kind: size for kind, size in kinds.items() if size}
+
+    def weights(self, role: Role) -> int:
+        """Bytes of a chip's weights that a decode step of `role` must read."""
+        config, params = self.voices[role].config, nnx.to_flat_state(self.params.writers[role])
+        return sum(
+            chip_bytes(leaf) for path, leaf in params if config.tie_word_embeddings or "embed_tokens" not in path
+        )
+
+
+def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
+    """Compiles the programs of the configuration `name` for a topology.
+
+    Raises:
+      ConfigError: the mesh is not the topology's, a size does not divide, or a model is not known.
+      models.ConfigError, ShardingError, PlanError: see `Shapes.of` and `Topology.mesh`.
+    """
+    check_rows(config.mesh, config.engine.batch, "engine.batch")
+    mesh = topology.mesh(config.mesh)
+    shapes = Shapes.of(config, mesh)
+    check_budgets(config.cooperation, shapes.settings, max(turn.tokens for turn in shapes.turns))
+    plan = Plan(name, topology, mesh.size, asked(config.mesh), shapes.resident(shapes.settings), (), ())
+    if not plan.fits:  # the compiler would only say the same
+        return dataclasses.replace(plan, limits=_limits(shapes, plan))
+    programs, too_large, steps = [], [], []
+    for compiled in _programs(shapes):
+        try:
+            programs.append(compiled()[0])
+        except TooLarge as error:
+            too_large.append(error.refusal)
+    for role in Role:
+        try:
+            steps.append(_step(shapes, role))
+        except TooLarge as error:
+            too_large.append(error.refusal)
+    plan = dataclasses.replace(plan, programs=tuple(programs), too_large=tuple(too_large), steps=tuple(steps))
+    return dataclasses.replace(plan, limits=_limits(shapes, plan))
+
+
+def _programs(shapes: Shapes) -> Iterator[Any]:
+    """The engine's programs, each as a call that compiles it."""
+    loop, memory, sizes = Loop(shapes.turns), shapes.memory(shapes.settings), shapes.settings
+    longest = sizes.prompt_buckets[-1]
+    width = prefill_rows(sizes, longest, shapes.mesh)[1]
+    number = placed(jax.ShapeDtypeStruct((), jnp.int32), shapes.mesh)
+    slots = placed(jax.ShapeDtypeStruct((width,), jnp.int32), shapes.mesh)
+    new = placed(jax.ShapeDtypeStruct((sizes.batch,), jnp.bool_), shapes.mesh, ROWS)
+    calls: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
+        ("dispatch", loop.dispatch, (shapes.params, memory, number, number), {}),
+        ("admit", loop.admit, (memory, new, memory.state), {}),
+    ]
+    for role in Role:
+        static = {"role": role, "chunk": longest}
+        title = f"prefill, {NAMES[role]}, {width} x {longest}"
+        calls.append((title, loop.prefill, (shapes.params, memory, slots), static))
+    for title, function, args, static in calls:
+        yield functools.partial(compile_program, title, function, *args, **static)
+
+
+def _step(shapes: Shapes, role: Role) -> Step:
+    """A decode step of `role`: the loop in which the engine takes them, which costs what its body does."""
+    memory, params = shapes.memory(shapes.settings), shapes.params
+    cache = memory.caches[role][0]
+    program, text = compile_program(
+        f"decode step, {NAMES[role]}",
+        jax.jit(shapes.turns[role].generate, donate_argnums=(3, 4)),
+        *(params.writers[role], params.judges[role], params.tables[role], memory.state, cache),
+    )
+    return Step(
+        role=NAMES[role],
+        program=program,
+        tokens=shapes.settings.batch,
+        main=traffic(text),
+        weights=shapes.weights(role),
+        cache=chip_bytes(cache),
+    )
+
+
+def _limits(shapes: Shapes, plan: Plan) -> dict[str, int | None]:
+    """The largest batch and context that fit, one at a time. Temporaries are taken to grow with batch x context."""
+    sizes, capacity = shapes.settings, plan.capacity
+    if capacity is None:
+        return {}
+
+    def fits(changed: Settings) -> bool:
+        growth = changed.batch * changed.context / (sizes.batch * sizes.context)
+        return sum(shapes.resident(changed).values()) + plan.code + plan.temporaries * growth <= capacity
+
+    rows = shapes.config.mesh.data * shapes.config.mesh.fsdp
+    longest = min(voice.config.max_position_embeddings for voice in shapes.voices)
+    grain = 1024
+    return {
+        "engine.batch": largest(lambda n: fits(dataclasses.replace(sizes, batch=n)), rows),
+        "engine.context": largest(lambda n: fits(dataclasses.replace(sizes, context=n)), min(grain, longest), longest),
+    }

@@ -1,0 +1,108 @@
+"""What a plan says, as numbers. Bytes are of one chip."""
+
+import dataclasses
+from typing import Any
+
+from tessy_jax.planning.compiled import Program, Refusal
+from tessy_jax.planning.topology import Topology
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One decode step of a role, all rows writing.
+
+    Attributes:
+        program: the role's loop over decode steps; what its compiler says of a step.
+        tokens: rows of the batch, hence tokens per step, over all chips.
+        main: bytes to and from main memory, by part of the model; see `planning.traffic`.
+        weights, cache: bytes that a step must read at least: the writing model's weights (without an embedding table
+            of which it looks up a few rows) and all slots of its cache, once.
+    """
+
+    role: str
+    program: Program
+    tokens: int
+    main: dict[str, int]
+    weights: int
+    cache: int
+
+    @property
+    def least(self) -> int:
+        return self.weights + self.cache
+
+    @property
+    def moved(self) -> int:
+        return sum(self.main.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a configuration needs of each chip of a topology.
+
+    Attributes:
+        resident: bytes that stay in memory all the time, by kind.
+        programs: those that compiled. too_large: the others.
+        steps: decode steps of a synthesis; none for training.
+        limits: estimates of what fits, by key of the configuration: the value, or None where nothing does.
+        notes: what else is worth knowing, one line each.
+    """
+
+    config: str
+    topology: Topology
+    chips: int
+    mesh: str
+    resident: dict[str, int]
+    programs: tuple[Program, ...]
+    too_large: tuple[Refusal, ...]
+    steps: tuple[Step, ...] = ()
+    limits: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def temporaries(self) -> int:
+        """Of the program that needs most; programs do not run at the same time."""
+        needed = [program.temporaries for program in self.programs]
+        return max(needed + [refusal.temporaries for refusal in self.too_large], default=0)
+
+    @property
+    def code(self) -> int:
+        """Of all programs: they stay loaded."""
+        return sum(program.code for program in self.programs)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """All memory of a chip, by kind."""
+        return self.resident | {"temporaries": self.temporaries, "programs": self.code}
+
+    @property
+    def total(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def capacity(self) -> int | None:
+        """Of a chip; None where nobody knows."""
+        chip = self.topology.chip
+        return None if chip is None else int(chip.memory * GIB)
+
+    @property
+    def fits(self) -> bool:
+        return not self.too_large and (self.capacity is None or self.total <= self.capacity)
+
+    def seconds(self, step: Step) -> float | None:
+        """Of a decode step: the compiler's estimate, but no less than the chip's limits allow; None if unknown."""
+        chip = self.topology.chip
+        if chip is None:
+            return None
+        least = max(step.moved / (chip.bandwidth * 1e9), step.program.operations / (chip.peak * 1e12))
+        return max(least, step.program.seconds or 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, in bytes and seconds."""
+        values = dataclasses.asdict(self)
+        for step, written in zip(self.steps, values["steps"], strict=True):
+            seconds = self.seconds(step)
+            written |= {"moved": step.moved, "least": step.least, "estimated_seconds": seconds}
+        derived = {name: getattr(self, name) for name in ("kinds", "total", "capacity", "fits")}
+        return values | derived

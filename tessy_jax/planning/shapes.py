@@ -1,0 +1,42 @@
+"""What a model of a configuration looks like, without its weights: from its folder, from the facts shipped in
+`configs/shapes`, or from the hub's config.json alone.
+"""
+
+from pathlib import Path
+
+from tessy_jax import models
+from tessy_jax.config import ConfigError
+
+SHIPPED = Path(__file__).parent.parent.parent / "configs" / "shapes"
+"""`<owner>/<name>/config.json` of models that are often named; in a checkout of this repository."""
+
+
+def read_shapes(name: str, key: str) -> models.DecoderConfig:
+    """The architecture of the model that the configuration names at `key`. Never reads or downloads weights.
+
+    Raises:
+      ConfigError: there is neither a folder nor a shipped or downloadable config.json.
+      models.ConfigError: its config.json is of an unknown kind.
+    """
+    folder = Path(name).expanduser()
+    for there in (folder, SHIPPED / name):
+        if there.is_dir():
+            return models.read_config(there)
+    if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise ConfigError(f"{key}: there is no folder '{name}', and it is no hub id (owner/name) either")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return models.read_config(Path(hf_hub_download(name, "config.json")).parent)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        known = ", ".join(sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in _shipped()))
+        raise ConfigError(
+            f"{key}: there is no folder '{name}', no shapes are shipped for it, and the hub did not give its "
+            f"config.json: {reason}. Make a folder with its config.json, or use one of: {known}"
+        ) from None
+
+
+def _shipped() -> list[Path]:
+    return list(SHIPPED.glob("*/*/config.json"))

@@ -1,0 +1,86 @@
+"""What the loop is built from, as shapes: parameters without values, and text that is never read.
+
+A program that is only compiled never visits the host, so its callbacks may hold any tokenizer. Here that is one of
+bytes; sizes that do go into the program (vocabulary, marker) are the model's.
+"""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import DTypeLike
+
+from tessy_jax import models
+from tessy_jax.config import CheckpointPredictor, PredictorConfig, ProbePredictor, RoleConfig
+from tessy_jax.cooperate.predictors import Checkpoint, Predictor, Unigram
+from tessy_jax.cooperate.probe import Probe, ProbeParams, read_facts
+from tessy_jax.cooperate.sampling import Sampling
+from tessy_jax.cooperate.state import Writer
+from tessy_jax.cooperate.voice import Voice
+from tessy_jax.planning.shapes import read_shapes
+from tessy_jax.text.chat import Chat, Thinking
+from tessy_jax.text.tokenizer import BYTE_OF, STATES, ContentTokenizer
+
+LONGEST_TOKEN = 128
+"""Bytes of the longest token: 128 in the vocabularies of Qwen3, GPT-OSS, DeepSeek and Llama 3."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShapeVoice(Voice):
+    """A voice whose parameters and tables are shapes."""
+
+    @cached_property
+    def table(self) -> Writer:
+        size = self.config.vocab_size
+        shapes: tuple[tuple[tuple[int, ...], type], ...] = (
+            ((2 * STATES, size), jnp.uint8),
+            ((size, LONGEST_TOKEN), jnp.uint8),
+            ((size,), jnp.int32),
+            ((size,), jnp.int32),
+        )
+        return Writer(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes))
+
+
+def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> ShapeVoice:
+    """The voice of a role whose model the configuration names at `key`. Raises what `read_shapes` does."""
+    model = models.shapes(read_shapes(config.model, key), dtype, mesh)
+    thinking = Thinking(**config.thinking.model_dump())
+    chat = Chat(Path(), _bytes_and(thinking.marker), reference=None, template="", thinking=thinking)
+    return ShapeVoice(*nnx.split(model), model.config, chat, Sampling(**config.sampling.model_dump()))
+
+
+def predictor(config: PredictorConfig, key: str, writer: Voice, dtype: DTypeLike, mesh: Mesh) -> Predictor | Probe:
+    """The predictor of the role that `writer` has. A probe's folder is read if it is there: its layer is in it."""
+    vocabulary = writer.config.vocab_size
+    if isinstance(config, CheckpointPredictor):
+        model = models.shapes(read_shapes(config.model, f"{key}.model"), dtype, mesh)
+        graph, params = nnx.split(model)
+        tokenizer = writer.chat.tokenizer
+        return Checkpoint(tokenizer, graph, params, model.config, config.threshold, config.shift, config.block)
+    if isinstance(config, ProbePredictor):
+        folder = Path(config.model).expanduser()
+        layer = read_facts(folder)["layer"] if folder.is_dir() else writer.config.num_hidden_layers - 1
+        sizes: Any = ((writer.config.hidden_size,), (), (vocabulary,))
+        learned = ProbeParams(*(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes))
+        return Probe(writer.chat.tokenizer, learned, layer, config.threshold or 0.5)
+    table: Any = jax.ShapeDtypeStruct((vocabulary,), jnp.float32)
+    return Unigram(writer.chat.tokenizer, table, config.threshold)
+
+
+def _bytes_and(marker: str) -> ContentTokenizer:
+    """A vocabulary of the 256 bytes and the end of thinking."""
+    token = {"id": len(BYTE_OF), "content": marker, "special": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    split = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    spec = {
+        "model": {"type": "BPE", "vocab": dict(BYTE_OF), "merges": []},
+        "pre_tokenizer": split,
+        "decoder": split,
+        "added_tokens": [token | flags],
+    }
+    return ContentTokenizer(spec, (marker,), "stand-in")
