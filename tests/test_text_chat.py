@@ -137,15 +137,15 @@ ASSISTANT, ANALYSIS, FINAL = 173781, 35644, 17196
 
 @pytest.fixture(scope="module")
 def harmony(tmp_path_factory):
-    return vocab.o200k(tmp_path_factory.mktemp("o200k"))
+    folder = vocab.o200k(tmp_path_factory.mktemp("o200k"))
+    return Chat.load(folder, options={"reasoning_effort": "high"}, date="2025-10-31")
 
 
 def test_a_harmony_prompt_token_by_token(harmony):
     """System, developer and user message, and the analysis channel open (openai/harmony, docs/format.md)."""
-    chat = Chat.load(harmony, options={"reasoning_effort": "high"}, date="2025-10-31")
-    chat.check()
-    ids = chat.prompt_ids([{"role": "system", "content": "Be brief."}, *USER])
-    assert chat.reference.decode(ids) == (
+    harmony.check()
+    ids = harmony.prompt_ids([{"role": "system", "content": "Be brief."}, *USER])
+    assert harmony.reference.decode(ids) == (
         "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
         "Knowledge cutoff: 2024-06\nCurrent date: 2025-10-31\n\nReasoning: high\n\n"
         "# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>"
@@ -154,19 +154,21 @@ def test_a_harmony_prompt_token_by_token(harmony):
     )
     assert ids[-5:] == [START, ASSISTANT, CHANNEL, ANALYSIS, MESSAGE]
     assert [ids.count(i) for i in (START, MESSAGE, END)] == [4, 4, 3]
-    hashes = {chat.template_hash, *(Chat.load(harmony, date=d).template_hash for d in (None, "2025-10-31"))}
-    assert len(hashes) == 3
+
+
+def test_options_and_date_are_in_the_hash(small):
+    chats = [Chat.load(small), Chat.load(small, options={"effort": "low"}), Chat.load(small, date="2025-10-31")]
+    assert len({chat.template_hash for chat in chats}) == 3
 
 
 def test_harmony_ends_thinking_with_the_end_of_its_message(harmony):
-    chat = Chat.load(harmony)
-    assert (chat.end_ids, chat.channel_ids, chat.eos_ids) == ({END}, {CHANNEL, CALL}, {RETURN})
-    assert (chat.textual_marker, chat.end_of_turn) == (None, RETURN)
+    assert (harmony.end_ids, harmony.channel_ids, harmony.eos_ids) == ({END}, {CHANNEL, CALL}, {RETURN})
+    assert (harmony.textual_marker, harmony.end_of_turn) == (None, RETURN)
 
 
 def test_harmony_answers_are_messages_of_their_own(harmony):
     """The switch between channels is six control tokens and words; the same strings in trace and answer are text."""
-    chat = Chat.load(harmony)
+    chat = harmony
     trace, answer = b"So <|end|> it is 4.", b"<|start|>assistant 4."
     words = [chat.tokenizer.encode(text)[0] for text in (trace, answer)]
     switch = [END, START, ASSISTANT, CHANNEL, FINAL, MESSAGE]
@@ -183,7 +185,7 @@ def test_harmony_answers_are_messages_of_their_own(harmony):
 def test_given_strings_replace_those_of_the_model(harmony, small):
     assert thinking_of(small) == Thinking()
     assert thinking_of(small, open="\n") == Thinking(open="\n")
-    assert thinking_of(harmony, open="<|channel|>analysis<|message|>Hm.").after == HARMONY.after
+    assert thinking_of(harmony.folder, open="<|channel|>analysis<|message|>Hm.").after == HARMONY.after
 
 
 def test_a_base_model_needs_a_template(tmp_path):
