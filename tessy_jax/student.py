@@ -52,7 +52,7 @@ class Student:
         model = models.read_config(folder)
         if model.labels:
             raise ConfigError(f"model: {folder} is a token classifier; give a language model")
-        packed = [name for name, spec in models.describe(model).items() if spec.dtype_in("float32") == "uint8"]
+        packed = [name for name, spec in models.describe(model).items() if spec.dtype_in("float32").itemsize == 1]
         if packed:
             raise ConfigError(
                 f"model: {folder} is quantised ({packed[0]} and {len(packed) - 1} more), and packed weights cannot be"
