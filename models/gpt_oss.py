@@ -56,7 +56,11 @@ class GptOssConfig(DecoderConfig):
                 if common[name] % mxfp4.GROUP:
                     raise fields.error(name, f"is {common[name]}; MXFP4 needs a multiple of {mxfp4.GROUP}")
         return cls(
-            **common | {"attention_bias": bool(fields.get("attention_bias", True))},
+            **common
+            | {
+                "attention_bias": bool(fields.get("attention_bias", True)),
+                "rms_norm_eps": float(fields.get("rms_norm_eps", 1e-5)),
+            },
             head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
             contexts=fields.contexts(fields.get("layer_types", types), fields.size("sliding_window", 128)),
             ropes=(fields.rope(theta=150_000.0),) * layers,

@@ -56,15 +56,19 @@ OutputPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
 class PromptConfig(Config):
     template: str | None = Field(default=None, description="Jinja chat template; null: the checkpoint's own.")
     system: str | None = Field(default=None, description="System message put before the problem; null: none.")
+    options: dict[str, Any] = Field(default={}, description="Variables of the template, {reasoning_effort: high}.")
+    date: str | None = Field(default=None, description="The date that templates write (GPT-OSS); null: today's.")
 
 
 class ThinkingConfig(Config):
-    """How thinking is written in the model's text; only the student's form appears in records."""
+    """How thinking is written in the model's text; only the student's form appears in records. What is null is as the
+    model's control tokens say: GPT-OSS's harmony, or else Qwen3's <think>.
+    """
 
-    open: str = Field(default="<think>\n", description="Text that opens the thinking.")
-    before: str = Field(default="\n", description="Text between the last thought and the marker.")
-    marker: str = Field(default="</think>", min_length=1, description="Text of the end-of-thinking marker.")
-    after: str = Field(default="\n\n", description="Text between the marker and the answer.")
+    open: str | None = Field(default=None, description="Text that opens the thinking; null: as the model does.")
+    before: str | None = Field(default=None, description="Text between the last thought and the marker; null: same.")
+    marker: str | None = Field(default=None, min_length=1, description="Text that ends the thinking; null: same.")
+    after: str | None = Field(default=None, description="Text between the marker and the answer; null: same.")
 
 
 class SamplingConfig(Config):

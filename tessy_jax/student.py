@@ -13,7 +13,8 @@ from tessy_jax.config import ConfigError
 from tessy_jax.data.manifest import hash_folder
 from tessy_jax.hub import model_folder
 from tessy_jax.models.weights import open_tensors
-from tessy_jax.text.chat import Chat, Thinking
+from tessy_jax.text.chat import Chat
+from tessy_jax.text.thinking import thinking_of
 from tessy_jax.train import step
 from tessy_jax.train.config import OptimizerConfig, SftConfig
 from tessy_jax.train.lora import Full, LoRA, Tuning
@@ -44,12 +45,13 @@ class Student:
         """
         _check_sources(config)
         folder = model_folder(config.model, "model")
-        chat = Chat.load(folder, template=config.prompt.template, thinking=Thinking(**config.thinking.model_dump()))
+        thinking = thinking_of(folder, **config.thinking.model_dump(exclude_none=True))
+        chat = Chat.load(folder, thinking=thinking, **config.prompt.model_dump(exclude={"system"}))
         chat.check()
         model = models.read_config(folder)
         if model.labels:
             raise ConfigError(f"model: {folder} is a token classifier; give a language model")
-        packed = [name for name, spec in models.describe(model).items() if spec.dtype_in("float32") == "uint8"]
+        packed = [name for name, spec in models.describe(model).items() if spec.dtype_in("float32").itemsize == 1]
         if packed:
             raise ConfigError(
                 f"model: {folder} is quantised ({packed[0]} and {len(packed) - 1} more), and packed weights cannot be"

@@ -15,7 +15,8 @@ from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.manifest import hash_folder
 from tessy_jax.hub import model_folder
 from tessy_jax.models.weights import open_tensors
-from tessy_jax.text.chat import Chat, Thinking
+from tessy_jax.text.chat import Chat
+from tessy_jax.text.thinking import thinking_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Writer:
             WeightsError, models.ConfigError: the checkpoint is incomplete, damaged or of an unknown kind.
         """
         folder = model_folder(config.model, key)
-        thinking = Thinking(**config.thinking.model_dump())
-        loaded = chat.load(folder, template=config.prompt.template, thinking=thinking)
+        thinking = thinking_of(folder, **config.thinking.model_dump(exclude_none=True))
+        loaded = chat.load(folder, thinking=thinking, **config.prompt.model_dump(exclude={"system"}))
         loaded.check()
         models.read_config(folder)
         open_tensors(folder)

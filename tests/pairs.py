@@ -1,6 +1,7 @@
 """Pairs of tiny random models for the cooperative tests, as our engine and as the oracle sees them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import vocab
 from jax.sharding import Mesh
 from oracle import Author, Oracle
 from oracle_released import ReleasedOracle
-from tiny import gemma3, llama, qwen3, qwen3_classifier
+from tiny import gemma3, gpt_oss, llama, qwen3, qwen3_classifier
 
 from tessy_jax import models
 from tessy_jax.config import Budgets, LoopConfig, PaperCooperation, ReleasedCodeCooperation
@@ -186,16 +187,40 @@ def one_vocabulary(root: Path, **changes: object) -> Pair:
     return _pair(root, (Chat.load(folders[0]), Chat.load(folders[1])), (folders[2], folders[3]), qwen3, llama, changes)
 
 
+def real_vocabularies(root: Path, **changes: object) -> Pair:
+    """A Qwen3 student and a GPT-OSS teacher with their own vocabularies, whole and padded as in the real models. The
+    teacher often ends its message, opens another channel or ends its turn.
+    """
+    folders = vocab.qwen3(root / "s"), vocab.o200k(root / "t")
+    chats = Chat.load(folders[0]), Chat.load(folders[1], options={"reasoning_effort": "high"}, date="2025-10-31")
+    judges = vocab.small_plain(root / "bs"), vocab.small_chatml(root / "bt")
+    student = functools.partial(qwen3, tie_word_embeddings=False)
+    pair = _pair(root, chats, judges, student, gpt_oss, changes, rows=(151_936, 201_088))
+    teacher = pair.torch_models[1]
+    with torch.no_grad():
+        for token in (*chats[1].end_ids, *chats[1].channel_ids, *chats[1].eos_ids):
+            teacher.lm_head.weight[token] *= 2
+    teacher.save_pretrained(root / "t")
+    return pair
+
+
 def _pair(
-    root: Path, chats: tuple[Chat, Chat], judges: tuple[Path, Path], student: object, teacher: object, changes: dict
+    root: Path,
+    chats: tuple[Chat, Chat],
+    judges: tuple[Path, Path],
+    student: object,
+    teacher: object,
+    changes: dict,
+    rows: tuple[int, int] | None = None,
 ) -> Pair:
+    rows = rows or (_rows(chats[0].tokenizer), _rows(chats[1].tokenizer))
     judge_tokenizers = tuple(ContentTokenizer.load(j) for j in judges)
     values = {
         "chats": chats,
         "folders": (root / "s", root / "t"),
         "torch_models": (
-            student(root / "s", seed=1, vocab_size=_rows(chats[0].tokenizer)),
-            teacher(root / "t", seed=2, vocab_size=_rows(chats[1].tokenizer)),
+            student(root / "s", seed=1, vocab_size=rows[0]),
+            teacher(root / "t", seed=2, vocab_size=rows[1]),
         ),
         "judges": judges,
         "torch_judges": tuple(

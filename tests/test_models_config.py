@@ -502,6 +502,47 @@ def test_deepseek_r1() -> None:
     assert config.remembered.elements == 576
 
 
+def test_gpt_oss_as_released() -> None:
+    """config.json of openai/gpt-oss-20b (excerpt); the count is that of the model card, the ramp that of its code."""
+    raw = {
+        "architectures": ["GptOssForCausalLM"],
+        "vocab_size": 201088,
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "num_local_experts": 32,
+        "num_experts_per_tok": 4,
+        "attention_bias": True,
+        "hidden_act": "silu",
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "truncate": False,
+        },
+        "rope_theta": 150000,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+    }
+    floats = models.config_from_hf(raw)
+    packed = models.config_from_hf(raw | {"quantization_config": {"quant_method": "mxfp4"}})
+    assert models.parameter_count(floats) == 20_914_757_184
+    assert 12.8 < models.parameter_bytes(packed, "bfloat16") / 2**30 < 12.9  # 41.8 GB in bfloat16
+    assert floats.contexts[:2] == (models.Sliding(128), models.Full())
+    rope = floats.ropes[0]
+    assert rope.scaling.amplitude == pytest.approx(1.34657, abs=1e-5)
+    kept = Rope(150000.0).frequencies(64) / rope.frequencies(64)
+    assert np.flatnonzero(kept > 1.0001)[0] == 9  # above 8.09
+    assert np.flatnonzero(kept > 31.9999)[0] == 18  # above 17.40
+
+
 def test_more_context_than_the_model_has_is_refused(files: dict[str, dict[str, Any]]) -> None:
     config = models.config_from_hf(files["qwen3"])
     with pytest.raises(models.ConfigError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from run_sft import call, metrics, order, student, whole
 from safetensors.numpy import load_file, save_file
-from tiny import qwen3_classifier
+from tiny import gpt_oss_mxfp4, qwen3_classifier
 
 from tessy_jax.sft import main
 from tessy_jax.train import trainer
@@ -69,6 +69,13 @@ def test_wrong_students(fail, tmp_path):
     qwen3_classifier(classifier, num_hidden_layers=1, vocab_size=600)
     wanted = f"model: {classifier} is a token classifier; give a language model"
     assert fail(f"model={classifier}") == (USAGE, wanted)
+    packed = shutil.copytree(source, tmp_path / "packed")
+    gpt_oss_mxfp4(packed, num_hidden_layers=1, vocab_size=600)
+    wanted = (
+        f"model: {packed} is quantised (model.layers.0.mlp.experts.down_proj_blocks and 3 more), and packed weights "
+        "cannot be trained; give a checkpoint in bfloat16, float16 or float32"
+    )
+    assert fail(f"model={packed}") == (USAGE, wanted)
 
 
 def test_data_that_gives_nothing(fail, tmp_path):

@@ -7,10 +7,10 @@ import sys
 import pytest
 import vocab
 
-from tessy_jax.text.chat import PROBES, Chat, Thinking
+from tessy_jax.text.chat import PROBES, Chat
+from tessy_jax.text.thinking import HARMONY, Thinking, thinking_of
 from tessy_jax.text.tokenizer import TextError
 
-HARMONY = Thinking("<|channel|>analysis<|message|>", "", "<|end|>", "<|start|>assistant<|channel|>final<|message|>")
 USER = [{"role": "user", "content": "Hi"}]
 
 
@@ -32,10 +32,14 @@ def rewrite(folder, name, **change):
 
 @pytest.mark.parametrize("name", ["small_chatml", "sentencepiece", "qwen3", "o200k"])
 def test_prompts_equal_the_checkpoints_own(tmp_path, name):
-    chat = Chat.load(getattr(vocab, name)(tmp_path), thinking=HARMONY if name == "o200k" else None)
+    options, date = ({"reasoning_effort": "low"}, "2025-10-31") if name == "o200k" else (None, None)
+    chat = Chat.load(getattr(vocab, name)(tmp_path), options=options, date=date)
     chat.check()
+    assert chat.thinking == (HARMONY if name == "o200k" else Thinking())
     for messages in PROBES:
-        theirs = chat.reference.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        theirs = chat.reference.apply_chat_template(
+            list(messages), chat_template=chat.template, add_generation_prompt=True, return_dict=False, **chat.options
+        )
         ours = chat.prompt_ids(messages)
         assert ours[: len(theirs)] == theirs
         assert chat.reference.decode(ours[len(theirs) :]) == chat.thinking.open
@@ -127,10 +131,61 @@ def test_eos_comes_from_all_files(small):
     assert chat.eos_ids == {3, 4, 5, chat.tokenizer.control["<|endoftext|>"], chat.tokenizer.control["<|im_end|>"]}
 
 
-def test_harmony_ends_thinking_with_its_own_token(tmp_path):
-    chat = Chat.load(vocab.o200k(tmp_path), thinking=HARMONY)
-    assert (chat.end_ids, chat.channel_ids, chat.eos_ids) == ({200007}, {200005, 200012}, {200002, 200007})
-    assert chat.prompt_ids(USER)[-5:] == [200006, 173781, 200005, 35644, 200008]
+START, END, MESSAGE, CHANNEL, RETURN, CALL = 200006, 200007, 200008, 200005, 200002, 200012
+ASSISTANT, ANALYSIS, FINAL = 173781, 35644, 17196
+
+
+@pytest.fixture(scope="module")
+def harmony(tmp_path_factory):
+    folder = vocab.o200k(tmp_path_factory.mktemp("o200k"))
+    return Chat.load(folder, options={"reasoning_effort": "high"}, date="2025-10-31")
+
+
+def test_a_harmony_prompt_token_by_token(harmony):
+    """System, developer and user message, and the analysis channel open (openai/harmony, docs/format.md)."""
+    harmony.check()
+    ids = harmony.prompt_ids([{"role": "system", "content": "Be brief."}, *USER])
+    assert harmony.reference.decode(ids) == (
+        "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
+        "Knowledge cutoff: 2024-06\nCurrent date: 2025-10-31\n\nReasoning: high\n\n"
+        "# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>"
+        "<|start|>developer<|message|># Instructions\n\nBe brief.<|end|>"
+        "<|start|>user<|message|>Hi<|end|><|start|>assistant<|channel|>analysis<|message|>"
+    )
+    assert ids[-5:] == [START, ASSISTANT, CHANNEL, ANALYSIS, MESSAGE]
+    assert [ids.count(i) for i in (START, MESSAGE, END)] == [4, 4, 3]
+
+
+def test_options_and_date_are_in_the_hash(small):
+    chats = [Chat.load(small), Chat.load(small, options={"effort": "low"}), Chat.load(small, date="2025-10-31")]
+    assert len({chat.template_hash for chat in chats}) == 3
+
+
+def test_harmony_ends_thinking_with_the_end_of_its_message(harmony):
+    assert (harmony.end_ids, harmony.channel_ids, harmony.eos_ids) == ({END}, {CHANNEL, CALL}, {RETURN})
+    assert (harmony.textual_marker, harmony.end_of_turn) == (None, RETURN)
+
+
+def test_harmony_answers_are_messages_of_their_own(harmony):
+    """The switch between channels is six control tokens and words; the same strings in trace and answer are text."""
+    chat = harmony
+    trace, answer = b"So <|end|> it is 4.", b"<|start|>assistant 4."
+    words = [chat.tokenizer.encode(text)[0] for text in (trace, answer)]
+    switch = [END, START, ASSISTANT, CHANNEL, FINAL, MESSAGE]
+    assert chat.closed_ids(trace, answer) == [*words[0], *switch, *words[1]]
+    assert chat.close_text == b"<|end|><|start|>assistant<|channel|>final<|message|>"
+    ids, ends = chat.written_ids(trace, chat.thinking.after.encode() + answer)
+    assert ids == chat.closed_ids(trace, answer)
+    ended = [len(trace) + n for n in (7, 16, 25, 36, 41, 52)]
+    assert ends[len(words[0]) : len(words[0]) + 6] == ended
+    assert ends[-1] == len(trace) + 52 + len(answer)
+    assert chat.bare_prompt_ids(USER)[-5:] == [START, ASSISTANT, CHANNEL, FINAL, MESSAGE]
+
+
+def test_given_strings_replace_those_of_the_model(harmony, small):
+    assert thinking_of(small) == Thinking()
+    assert thinking_of(small, open="\n") == Thinking(open="\n")
+    assert thinking_of(harmony.folder, open="<|channel|>analysis<|message|>Hm.").after == HARMONY.after
 
 
 def test_a_base_model_needs_a_template(tmp_path):

@@ -39,10 +39,18 @@ CHATML = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 HARMONY = (
-    "{{- '<|start|>system<|message|>You are ChatGPT.\\n\\nReasoning: high<|end|>' }}"
+    "{{- '<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\\n' }}"
+    "{{- 'Knowledge cutoff: 2024-06\\nCurrent date: ' + strftime_now('%Y-%m-%d') + '\\n\\n' }}"
+    "{{- 'Reasoning: ' + reasoning_effort | default('medium') + '\\n\\n' }}"
+    "{{- '# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>' }}"
     "{%- for message in messages %}"
+    "{%- if message.role == 'system' %}"
+    "{{- '<|start|>developer<|message|># Instructions\\n\\n' + message.content + '<|end|>' }}"
+    "{%- else %}"
     "{{- '<|start|>' + message.role + ('<|channel|>final' if message.role == 'assistant' else '') }}"
-    "{{- '<|message|>' + message.content + '<|end|>' }}"
+    "{%- set ends = message.role == 'assistant' and loop.last and not add_generation_prompt %}"
+    "{{- '<|message|>' + message.content + ('<|return|>' if ends else '<|end|>') }}"
+    "{%- endif %}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"
 )
@@ -77,8 +85,8 @@ def qwen3(folder: str | Path) -> Path:
 
 
 def o200k(folder: str | Path) -> Path:
-    """GPT-OSS's vocabulary: 199,998 tokens, `ignore_merges`, and the control tokens of harmony, with a short
-    template.
+    """GPT-OSS's vocabulary: 199,998 tokens, `ignore_merges`, and the control tokens of harmony, with a
+    template for conversations without tools.
     """
     return _copy("o200k", _write_o200k, folder)
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.text.cuts import next_cut
+from tessy_jax.text.thinking import Thinking, thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 
 Messages = Sequence[Mapping[str, Any]]
@@ -37,20 +38,6 @@ PROBES: tuple[Messages, ...] = (
 """Conversations for which `Chat.check` compares prompts with the checkpoint's own tokenizer."""
 
 
-@dataclass(frozen=True)
-class Thinking:
-    """How a model writes its thinking: `open`, the trace, `before`, `marker`, `after`, the answer.
-
-    If `marker` is a control token of the vocabulary, the end of thinking is that token; otherwise it is found in the
-    text.
-    """
-
-    open: str = "<think>\n"
-    before: str = "\n"
-    marker: str = "</think>"
-    after: str = "\n\n"
-
-
 def with_system(system: str | None, messages: Messages) -> Messages:
     """`messages` with a system message first, unless they bring one of their own."""
     if system is None or (messages and messages[0]["role"] == "system"):
@@ -61,31 +48,50 @@ def with_system(system: str | None, messages: Messages) -> Messages:
 class Chat:
     """The text side of one checkpoint: its content tokenizer, its prompts and its control tokens."""
 
-    def __init__(self, folder: Path, tokenizer: ContentTokenizer, reference: Any, template: str, thinking: Thinking):
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: ContentTokenizer,
+        reference: Any,
+        template: str,
+        thinking: Thinking,
+        options: Mapping[str, Any],
+    ):
         """Use `load`. `reference` is the checkpoint's `transformers` tokenizer."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.reference = reference
         self.template = template
         self.thinking = thinking
+        self.options = options
         # As in the reference, the longest of several that match wins.
         names = sorted(tokenizer.control, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, names)) or "(?!)")
 
     @classmethod
-    def load(cls, folder: str | Path, *, template: str | None = None, thinking: Thinking | None = None) -> Chat:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        template: str | None = None,
+        thinking: Thinking | None = None,
+        options: Mapping[str, Any] | None = None,
+        date: str | None = None,
+    ) -> Chat:
         """Reads the tokenizer and template of a checkpoint folder; no network.
 
         Args:
             folder: with tokenizer.json and tokenizer_config.json.
             template: a Jinja chat template to use instead of the checkpoint's (base models have none).
-            thinking: how thinking is written; Qwen3's way by default.
+            thinking: how thinking is written; `thinking_of(folder)` by default.
+            options: variables of the template, such as GPT-OSS's `reasoning_effort`.
+            date: what a template that writes the date writes; None: today, so prompts change from day to day.
 
         Raises `TextError` when a file or the template is missing, or a textual marker could be cut in two.
         """
         from transformers import AutoTokenizer
 
-        thinking = thinking or Thinking()
+        thinking = thinking or thinking_of(folder)
         tokenizer = ContentTokenizer.load(folder, structural=(thinking.marker,))
         reference = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         if template is None:
@@ -95,7 +101,9 @@ class Chat:
                     " (base models have none)."
                 )
             template = reference.get_chat_template()
-        chat = cls(Path(folder), tokenizer, reference, template, thinking)
+        if date is not None:  # a macro takes the place of the function that templates of transformers call
+            template = f"{{%- macro strftime_now(form) -%}}{{{{ {json.dumps(date)} }}}}{{%- endmacro -%}}{template}"
+        chat = cls(Path(folder), tokenizer, reference, template, thinking, options or {})
         if chat.textual_marker is not None:
             _refuse_cut_point(chat.textual_marker)
         return chat
@@ -114,10 +122,14 @@ class Chat:
 
     def bare_prompt_ids(self, messages: Messages) -> list[int]:
         """The prompt up to an assistant's message that does not think: without `thinking.open`, even where the
-        template writes it.
+        template writes it. Where an answer is a message of its own (harmony), that message has begun.
         """
         rendered, hidden = self._render(messages)
-        return self._encode(self._bare(rendered), hidden)
+        bare, after = self._bare(rendered), self.thinking.after
+        if self._control.match(after):
+            begun = next(n for n in range(len(after), -1, -1) if bare.endswith(after[:n]))
+            bare += after[begun:]
+        return self._encode(bare, hidden)
 
     def _render(self, messages: Messages) -> tuple[str, dict[str, str]]:
         """The rendered prompt, in which private-use characters stand for control strings of contents, and what those
@@ -151,10 +163,15 @@ class Chat:
 
         try:
             return self.reference.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=answer_next, chat_template=self.template
+                list(messages), tokenize=False, add_generation_prompt=answer_next, **self._variables
             )
         except TemplateError as error:
             raise TextError(f"the chat template of {self.folder} refuses the messages: {error}") from error
+
+    @property
+    def _variables(self) -> dict[str, Any]:
+        """What every rendering is given."""
+        return {"chat_template": self.template, **self.options}
 
     def _opened(self, rendered: str) -> str:
         """`rendered` with `thinking.open` at its end; a template may already have written it, without its last white
@@ -258,21 +275,39 @@ class Chat:
     def written_ids(self, thought: bytes, answer: bytes) -> tuple[list[int], list[int]]:
         """Tokens of `thought`, the marker and `answer`, all white space theirs, and the byte where each token ends.
 
-        A marker that is a control token separates two texts; a textual one is part of one text.
+        Control tokens of the marker, and of `thinking.after` where the answer begins with it, separate texts; a textual
+        marker is part of one text.
         """
-        marker = self.thinking.marker.encode()
-        if not self.end_ids:
-            return self.tokenizer.encode(thought + marker + answer)
-        (ids, ends), (rest, rest_ends) = self.tokenizer.encode(thought), self.tokenizer.encode(answer)
-        end = len(thought) + len(marker)
-        return [*ids, *self.end_ids, *rest], [*ends, end, *(end + e for e in rest_ends)]
+        after = self.thinking.after if answer.startswith(self.thinking.after.encode()) else ""
+        between, rest = self.thinking.marker + after, answer[len(after.encode()) :]
+        ids: list[int] = []
+        ends: list[int] = []
+        done = 0
+
+        def add(new: list[int], new_ends: list[int], size: int) -> None:
+            nonlocal done
+            ids.extend(new)
+            ends.extend(done + end for end in new_ends)
+            done += size
+
+        text, at = thought, 0
+        for found in self._control.finditer(between):
+            text += between[at : found.start()].encode()
+            add(*self.tokenizer.encode(text), len(text))
+            size = len(found.group().encode())
+            add([self.tokenizer.control[found.group()]], [size], size)
+            text, at = b"", found.end()
+        text += between[at:].encode() + rest
+        add(*self.tokenizer.encode(text), len(text))
+        return ids, ends
 
     # Conformance
 
     @cached_property
     def template_hash(self) -> str:
-        """SHA-256 of the template and of how thinking is written, for manifests."""
-        return hashlib.sha256(json.dumps([self.template, asdict(self.thinking)]).encode()).hexdigest()
+        """SHA-256 of the template, its variables and how thinking is written, for manifests."""
+        options = [self.options] if self.options else []
+        return hashlib.sha256(json.dumps([self.template, asdict(self.thinking), *options]).encode()).hexdigest()
 
     def check(self) -> None:
         """Compares the prompts of `PROBES` with the checkpoint's own tokenizer and template. Raises `TextError` at
@@ -291,8 +326,8 @@ class Chat:
                 list(messages),
                 tokenize=True,
                 add_generation_prompt=True,
-                chat_template=self.template,
                 return_dict=False,
+                **self._variables,
             )
             self._compare("chat template", self._encode(rendered, hidden), theirs)
             opened = self.reference(self._opened(rendered), add_special_tokens=False)["input_ids"]

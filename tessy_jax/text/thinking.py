@@ -1,0 +1,37 @@
+"""How models write their thinking: the strings around it."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How a model writes its thinking: `open`, the trace, `before`, `marker`, `after`, the answer.
+
+    If `marker` is a control token of the vocabulary, the end of thinking is that token; otherwise it is found in the
+    text. The four strings are the template's language: control strings in them are control tokens.
+    """
+
+    open: str = "<think>\n"
+    before: str = "\n"
+    marker: str = "</think>"
+    after: str = "\n\n"
+
+
+HARMONY = Thinking("<|channel|>analysis<|message|>", "", "<|end|>", "<|start|>assistant<|channel|>final<|message|>")
+"""GPT-OSS: thinking is a message of the analysis channel, and the answer one of the final channel. The message's end is
+what ends the thinking: whatever channel the model would open next, the thought before it is complete, and the first
+token of the switch decides, so that no span can cut it in two.
+"""
+_HARMONY_TOKENS = frozenset({"<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"})
+
+
+def thinking_of(folder: str | Path, **given: str) -> Thinking:
+    """How the model of a checkpoint folder writes its thinking: by its control tokens harmony, or else as Qwen3 does;
+    with the `given` strings in place of those.
+    """
+    path = Path(folder) / "tokenizer.json"
+    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", []) if path.is_file() else []
+    form = HARMONY if _HARMONY_TOKENS.issubset(token["content"] for token in added) else Thinking()
+    return replace(form, **given)
