@@ -56,6 +56,9 @@ OutputPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
 class PromptConfig(Config):
     template: str | None = Field(default=None, description="Jinja chat template; null: the checkpoint's own.")
     system: str | None = Field(default=None, description="System message put before the problem; null: none.")
+    variables: dict[str, Any] = Field(
+        default={}, description="Variables of the template, e.g. {enable_thinking: false} or {reasoning_effort: high}."
+    )
 
 
 class ThinkingConfig(Config):

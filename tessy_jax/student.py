@@ -45,7 +45,8 @@ class Student:
         """
         _check_sources(config)
         folder = model_folder(config.model, "model")
-        chat = Chat.load(folder, template=config.prompt.template, thinking=Thinking(**config.thinking.model_dump()))
+        thinking = Thinking(**config.thinking.model_dump())
+        chat = Chat.load(folder, template=config.prompt.template, thinking=thinking, variables=config.prompt.variables)
         chat.check()
         model = models.read_config(folder)
         if model.labels:

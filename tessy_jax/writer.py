@@ -40,7 +40,9 @@ class Writer:
         """
         folder = model_folder(config.model, key)
         thinking = Thinking(**config.thinking.model_dump())
-        loaded = chat.load(folder, template=config.prompt.template, thinking=thinking)
+        loaded = chat.load(
+            folder, template=config.prompt.template, thinking=thinking, variables=config.prompt.variables
+        )
         loaded.check()
         models.read_config(folder)
         open_tensors(folder)

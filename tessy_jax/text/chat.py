@@ -61,25 +61,42 @@ def with_system(system: str | None, messages: Messages) -> Messages:
 class Chat:
     """The text side of one checkpoint: its content tokenizer, its prompts and its control tokens."""
 
-    def __init__(self, folder: Path, tokenizer: ContentTokenizer, reference: Any, template: str, thinking: Thinking):
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: ContentTokenizer,
+        reference: Any,
+        template: str,
+        thinking: Thinking,
+        variables: Mapping[str, Any],
+    ):
         """Use `load`. `reference` is the checkpoint's `transformers` tokenizer."""
         self.folder = folder
         self.tokenizer = tokenizer
         self.reference = reference
         self.template = template
         self.thinking = thinking
+        self.variables = variables
         # As in the reference, the longest of several that match wins.
         names = sorted(tokenizer.control, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, names)) or "(?!)")
 
     @classmethod
-    def load(cls, folder: str | Path, *, template: str | None = None, thinking: Thinking | None = None) -> Chat:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        template: str | None = None,
+        thinking: Thinking | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Chat:
         """Reads the tokenizer and template of a checkpoint folder; no network.
 
         Args:
             folder: with tokenizer.json and tokenizer_config.json.
             template: a Jinja chat template to use instead of the checkpoint's (base models have none).
             thinking: how thinking is written; Qwen3's way by default.
+            variables: of the template, beside the messages: `enable_thinking` (Qwen3), `reasoning_effort` (GPT-OSS).
 
         Raises `TextError` when a file or the template is missing, or a textual marker could be cut in two.
         """
@@ -95,7 +112,7 @@ class Chat:
                     " (base models have none)."
                 )
             template = reference.get_chat_template()
-        chat = cls(Path(folder), tokenizer, reference, template, thinking)
+        chat = cls(Path(folder), tokenizer, reference, template, thinking, variables or {})
         if chat.textual_marker is not None:
             _refuse_cut_point(chat.textual_marker)
         return chat
@@ -151,7 +168,11 @@ class Chat:
 
         try:
             return self.reference.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=answer_next, chat_template=self.template
+                list(messages),
+                tokenize=False,
+                add_generation_prompt=answer_next,
+                chat_template=self.template,
+                **self.variables,
             )
         except TemplateError as error:
             raise TextError(f"the chat template of {self.folder} refuses the messages: {error}") from error
@@ -271,8 +292,9 @@ class Chat:
 
     @cached_property
     def template_hash(self) -> str:
-        """SHA-256 of the template and of how thinking is written, for manifests."""
-        return hashlib.sha256(json.dumps([self.template, asdict(self.thinking)]).encode()).hexdigest()
+        """SHA-256 of the template, its variables and how thinking is written, for manifests."""
+        parts = [self.template, asdict(self.thinking), dict(self.variables)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def check(self) -> None:
         """Compares the prompts of `PROBES` with the checkpoint's own tokenizer and template. Raises `TextError` at
@@ -293,6 +315,7 @@ class Chat:
                 add_generation_prompt=True,
                 chat_template=self.template,
                 return_dict=False,
+                **self.variables,
             )
             self._compare("chat template", self._encode(rendered, hidden), theirs)
             opened = self.reference(self._opened(rendered), add_special_tokens=False)["input_ids"]
