@@ -45,20 +45,17 @@ QWEN3 = CHATML.removesuffix("{%- endif %}") + (
     "{%- endif %}"
 )
 LLAMA3 = (
-    "{{- bos_token }}"
-    "{%- for message in messages %}"
+    "{{- bos_token }}{%- for message in messages %}"
     "{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
 )
 R1 = (
-    "{{- bos_token }}"
-    "{%- for message in messages %}"
+    "{{- bos_token }}{%- for message in messages %}"
     "{%- if message.role == 'user' %}{{- '<｜User｜>' + message.content }}"
     "{%- elif message.role == 'assistant' %}"
     "{{- '<｜Assistant｜>' + message.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}"
-    "{%- else %}{{- message.content }}{%- endif %}"
-    "{%- endfor %}"
+    "{%- else %}{{- message.content }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<｜Assistant｜><think>\\n' }}{%- endif %}"
 )
 HARMONY = (
@@ -279,13 +276,16 @@ def _write_o200k(folder: Path) -> None:
 def _begins(spec: dict[str, Any], token: str) -> None:
     """Texts begin with this control token, where the caller wants control tokens."""
     ids = [t["id"] for t in spec["added_tokens"] if t["content"] == token]
-    first = {
+    spec["post_processor"] = {"type": "Sequence", "processors": [spec["post_processor"], _first(token, ids)]}
+
+
+def _first(token: str, ids: list[int]) -> dict[str, Any]:
+    return {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
         "special_tokens": {token: {"id": token, "ids": ids, "tokens": [token]}},
     }
-    spec["post_processor"] = {"type": "Sequence", "processors": [spec["post_processor"], first]}
 
 
 def _write_llama3(folder: Path) -> None:
@@ -333,8 +333,7 @@ def _write_r1_qwen(folder: Path) -> None:
 
 def _write_r1_markup(folder: Path, spec: dict[str, Any]) -> None:
     _begins(spec, "<｜begin▁of▁sentence｜>")
-    names = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
-    _write(folder, spec, **names, chat_template=R1)
+    _write(folder, spec, bos_token="<｜begin▁of▁sentence｜>", eos_token="<｜end▁of▁sentence｜>", chat_template=R1)
 
 
 def _trained(texts: str, size: int, split: pre_tokenizers.PreTokenizer) -> Tokenizer:
@@ -386,12 +385,7 @@ def _write_sentencepiece(folder: Path) -> None:
         **trained,
         "added_tokens": _added([(vocab[t], t) for t in names + runs], tuple(runs)),
         "pre_tokenizer": split,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [vocab["<bos>"]], "tokens": ["<bos>"]}},
-        },
+        "post_processor": _first("<bos>", [vocab["<bos>"]]),
         "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {**trained["model"], "vocab": vocab, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True},
     }
