@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import vocab
 from jax.sharding import Mesh
 from oracle import Author, Oracle
 from oracle_released import ReleasedOracle
-from tiny import gemma3, gpt_oss, llama, qwen3, qwen3_classifier
+from tiny import deepseek_v3, gemma3, gpt_oss, llama, qwen3, qwen3_classifier, qwen3_moe
 
 from tessy_jax import models
 from tessy_jax.config import Budgets, LoopConfig, PaperCooperation, ReleasedCodeCooperation
@@ -28,6 +29,8 @@ from tessy_jax.text.cuts import LoopRule
 from tessy_jax.text.tokenizer import ContentTokenizer
 
 PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
+#: Rows of the embeddings of Qwen3 and DeepSeek-R1, by the tokens of their vocabularies.
+REAL_ROWS = {151_669: 151_936, 128_815: 129_280}
 PROBLEMS = [
     Problem(id=f"p{i}", messages=[{"role": "user", "content": text}])
     for i, text in enumerate(
@@ -171,6 +174,52 @@ def run(engine: Engine, problems: list[Problem], samples: int = 1) -> dict[tuple
     return out
 
 
+def same(record: Record, trace: object, pair: Pair) -> None:
+    """The record's content, its finish and the author of every character are the oracle's."""
+    opening = pair.chats[0].thinking.open
+    text = trace.text.decode(errors="ignore")
+    assert record.content == opening + text
+    assert (record.finish.think, record.finish.answer) == trace.finish
+    ours = authors((s.by == "teacher", s.phase, s.start - len(opening), s.end - len(opening)) for s in record.spans)
+    chars = [
+        (by == 1, phase, len(trace.text[:a].decode()), len(trace.text[:b].decode(errors="ignore")))
+        for by, phase, a, b in trace.spans
+    ]
+    assert ours == authors(iter(chars))
+
+
+def authors(spans: Iterator[tuple[bool, str, int, int]]) -> dict[int, tuple[bool, str]]:
+    return {at: (by, phase) for by, phase, start, end in spans for at in range(start, end)}
+
+
+def problem(id_: str) -> Problem:
+    return next(p for p in PROBLEMS if p.id == id_)
+
+
+def one_text(engine: Engine) -> int:
+    """Between two dispatches each writer's canonical tokens are the encoding of the decided text, and spell it. Gives
+    how many were compared.
+    """
+    seen = 0
+    for b, slot in enumerate(engine.slots):
+        if slot is None or engine.host.think_end[b] >= 0:
+            continue
+        for voice, stream in zip(engine.voices, engine.host.writers, strict=True):
+            text = engine.host.text[b, : int(stream.covered[b])].tobytes()
+            prompt = len(voice.prompt_ids(slot.job.problem.messages))
+            tokens = stream.tokens[b, prompt : int(stream.base[b])].tolist()
+            assert tokens == voice.chat.tokenizer.encode(text)[0]
+            spelled = b"".join(_pieces(voice.chat.tokenizer)[t] for t in tokens)
+            assert spelled in (text, unicodedata.normalize("NFC", text.decode()).encode())
+            seen += len(text) > 0
+    return seen
+
+
+@functools.cache
+def _pieces(tokenizer: ContentTokenizer) -> list[bytes]:
+    return tokenizer.token_bytes()
+
+
 def different_vocabularies(root: Path, **changes: object) -> Pair:
     """A Llama student (ChatML, NFC, `</think>` token), a Gemma 3 teacher (SentencePiece-like), Qwen3 and GPT-2-like
     predictors.
@@ -202,6 +251,21 @@ def real_vocabularies(root: Path, **changes: object) -> Pair:
             teacher.lm_head.weight[token] *= 2
     teacher.save_pretrained(root / "t")
     return pair
+
+
+def deepseek_and_qwen3(root: Path, **changes: object) -> Pair:
+    """R1's architecture teaches Qwen3's; the real vocabularies."""
+    return _real(root, vocab.r1(root / "t"), deepseek_v3, changes)
+
+
+def experts_and_qwen3(root: Path, **changes: object) -> Pair:
+    """Qwen3 with experts teaches Qwen3, in their real vocabulary."""
+    return _real(root, vocab.qwen3(root / "t"), qwen3_moe, changes)
+
+
+def _real(root: Path, teacher: Path, make: object, changes: dict) -> Pair:
+    folders = [vocab.qwen3(root / name) for name in ("s", "bs", "bt")]
+    return _pair(root, (Chat.load(folders[0]), Chat.load(teacher)), (folders[1], folders[2]), qwen3, make, changes)
 
 
 def _pair(
@@ -237,5 +301,7 @@ def _pair(
 
 
 def _rows(tokenizer: ContentTokenizer) -> int:
-    """Rows of the embedding: some padding, as in real checkpoints, and a number that divides over two devices."""
-    return (tokenizer.vocab_size + 4) // 2 * 2
+    """Rows of the embedding: the checkpoint's for real vocabularies, else a few more than tokens; always an even
+    number.
+    """
+    return REAL_ROWS.get(tokenizer.vocab_size, (tokenizer.vocab_size + 4) // 2 * 2)

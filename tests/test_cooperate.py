@@ -4,20 +4,18 @@ tokenizers.
 
 import dataclasses
 import itertools
-import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import pairs
 import pytest
 from jax.sharding import Mesh
-from pairs import PROBLEMS, Pair, run
+from pairs import PROBLEMS, Pair, one_text, problem, run, same
 
 from tessy_jax.config import MeshConfig, PaperCooperation, ReleasedCodeCooperation
 from tessy_jax.cooperate.engine import Engine
 from tessy_jax.cooperate.rows import Job
 from tessy_jax.cooperate.sampling import Sampling
-from tessy_jax.data.records import Problem, Record, RowState
+from tessy_jax.data.records import Record, RowState
 from tessy_jax.mesh import make_mesh
 
 RELEASED = ReleasedCodeCooperation(
@@ -47,28 +45,6 @@ def stepwise(pair: Pair) -> Engine:
 def sampled(engine: Engine) -> dict[tuple[str, int], Record]:
     """Two samples of every problem, from one engine with fewer slots than rows: slots are used again."""
     return run(engine, PROBLEMS, samples=2)
-
-
-def same(record: Record, trace: object, pair: Pair) -> None:
-    """The record's content, its finish and the author of every character are the oracle's."""
-    opening = pair.chats[0].thinking.open
-    text = trace.text.decode(errors="ignore")
-    assert record.content == opening + text
-    assert (record.finish.think, record.finish.answer) == trace.finish
-    ours = authors((s.by == "teacher", s.phase, s.start - len(opening), s.end - len(opening)) for s in record.spans)
-    chars = [
-        (by == 1, phase, len(trace.text[:a].decode()), len(trace.text[:b].decode(errors="ignore")))
-        for by, phase, a, b in trace.spans
-    ]
-    assert ours == authors(iter(chars))
-
-
-def authors(spans: Iterator[tuple[bool, str, int, int]]) -> dict[int, tuple[bool, str]]:
-    return {at: (by, phase) for by, phase, start, end in spans for at in range(start, end)}
-
-
-def problem(id_: str) -> Problem:
-    return next(p for p in PROBLEMS if p.id == id_)
 
 
 def test_sampled_rows_are_the_oracles(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
@@ -141,20 +117,7 @@ def test_one_compile(engine: Engine, sampled: dict[tuple[str, int], Record]) -> 
 
 def test_text_is_one(stepwise: Engine) -> None:
     """After every dispatch each writer's canonical tokens are the encoding of the decided text, and spell it."""
-    seen = 0
-    for _ in stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]])):
-        for b, slot in enumerate(stepwise.slots):
-            if slot is None or stepwise.host.think_end[b] >= 0:
-                continue
-            for voice, stream in zip(stepwise.voices, stepwise.host.writers, strict=True):
-                text = stepwise.host.text[b, : int(stream.covered[b])].tobytes()
-                prompt = len(voice.prompt_ids(slot.job.problem.messages))
-                tokens = stream.tokens[b, prompt : int(stream.base[b])].tolist()
-                assert tokens == voice.chat.tokenizer.encode(text)[0]
-                spelled = b"".join(voice.chat.tokenizer.token_bytes()[t] for t in tokens)
-                assert spelled in (text, unicodedata.normalize("NFC", text.decode()).encode())
-                seen += len(text) > 0
-    assert seen > 8
+    assert sum(one_text(stepwise) for _ in stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]]))) > 8
 
 
 def test_rollback_leaves_no_trace(engine: Engine, stepwise: Engine, sampled: dict[tuple[str, int], Record]) -> None:

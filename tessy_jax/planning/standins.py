@@ -49,8 +49,8 @@ class ShapeVoice(Voice):
 def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> ShapeVoice:
     """The voice of a role whose model the configuration names at `key`. Raises what `read_shapes` does."""
     model = models.shapes(read_shapes(config.model, key), dtype, mesh)
-    thinking = Thinking(**config.thinking.model_dump())
-    chat = Chat(Path(), _bytes_and(thinking.marker), reference=None, template="", thinking=thinking)
+    thinking = Thinking(**config.thinking.model_dump(exclude_none=True))
+    chat = Chat(Path(), _bytes_and(thinking.marker), reference=None, template="", thinking=thinking, options={})
     return ShapeVoice(*nnx.split(model), model.config, chat, Sampling(**config.sampling.model_dump()))
 
 
