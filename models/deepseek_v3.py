@@ -252,7 +252,7 @@ class SparseMLP(nnx.Module):
     """The chosen experts, weighted, and those that every token shares."""
 
     def __init__(self, config: DeepseekV3Config, mesh: Mesh | None, rules: Rules):
-        embed, ff = Dim(config.hidden_size, "embed"), Dim(config.moe_intermediate_size, "ff")
+        embed, ff = Dim(config.hidden_size, "embed"), Dim(config.moe_intermediate_size, "expert_ff")
         shared = Dim(ff.size * config.n_shared_experts, "ff")
         self.gate = Router(config)
         self.experts = GatedExperts(

@@ -128,7 +128,7 @@ class ClampedExperts(Experts):
     def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
         super().__init__(mesh, rules)
         experts, embed = Dim(config.num_local_experts, "experts"), Dim(config.hidden_size, "embed")
-        self.gate_up_proj_bias = parameter(experts, Dim(2 * config.intermediate_size, "ff", unit=2), fill=0.0)
+        self.gate_up_proj_bias = parameter(experts, Dim(2 * config.intermediate_size, "expert_ff", unit=2), fill=0.0)
         self.down_proj_bias = parameter(experts, embed, fill=0.0)
         self.alpha, self.limit = config.swiglu_alpha, config.swiglu_limit
 
@@ -156,8 +156,8 @@ class FloatExperts(ClampedExperts):
     def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
         super().__init__(config, mesh, rules)
         experts, embed = Dim(config.num_local_experts, "experts"), Dim(config.hidden_size, "embed")
-        self.gate_up_proj = parameter(experts, embed, Dim(2 * config.intermediate_size, "ff", unit=2))
-        self.down_proj = parameter(experts, Dim(config.intermediate_size, "ff"), embed)
+        self.gate_up_proj = parameter(experts, embed, Dim(2 * config.intermediate_size, "expert_ff", unit=2))
+        self.down_proj = parameter(experts, Dim(config.intermediate_size, "expert_ff"), embed)
 
     def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M 2*F"]:
         return lax.ragged_dot(rows, self.gate_up_proj[...], sizes)
@@ -175,8 +175,8 @@ class Mxfp4Experts(ClampedExperts):
     def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
         super().__init__(config, mesh, rules)
         experts, embed = Dim(config.num_local_experts, "experts"), Dim(config.hidden_size)
-        pairs = Dim(2 * config.intermediate_size, "ff", unit=2 * mxfp4.GROUP)
-        ff = Dim(config.intermediate_size, "ff")
+        pairs = Dim(2 * config.intermediate_size, "expert_ff", unit=2 * mxfp4.GROUP)
+        ff = Dim(config.intermediate_size, "expert_ff")
         self.gate_up_proj_blocks, self.gate_up_proj_scales = mxfp4.matrices(experts, pairs, embed)
         self.down_proj_blocks, self.down_proj_scales = mxfp4.matrices(experts, embed, ff)
 

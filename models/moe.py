@@ -5,7 +5,7 @@ all of them. On a mesh each device does the rows of its own experts, or its part
 summed: tokens are never sent, as every device along "expert" and "tensor" holds the same rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -90,19 +90,26 @@ class Experts(nnx.Module):
         flat, tree = jax.tree.flatten(params, is_leaf=lambda p: isinstance(p, nnx.Param))
         specs = [sharding_for(self.mesh, rules, p.get_metadata()["dims"], "experts").spec for p in flat]
         rows = sharding_for(self.mesh, rules, (Dim(x.shape[0], "batch"),), "tokens").spec
-        expert, tensor = (tuple(a for a in axes if self.mesh.shape.get(a, 1) > 1) for axes in (rules.experts, rules.ff))
+        expert = _axes(spec[0] for spec in specs)
+        width = _axes(part for spec in specs for part in spec[1:])
 
         def local(arrays: list[Array], x: Array, chosen: Array, weights: Array) -> Array:
             mine = nnx.merge(graph, jax.tree.unflatten(tree, [p.replace(a) for p, a in zip(flat, arrays, strict=True)]))
             first = lax.axis_index(expert) * arrays[0].shape[0] if expert else 0
-            first_part = lax.axis_index(tensor) == 0 if tensor else True
+            first_part = lax.axis_index(width) == 0 if width else True
             if expert:  # jax 0.10's transposed gather forgets this, and the gradient of x its sum over the axis
                 x, weights = lax.pcast((x, weights), expert, to="varying")
             out = mine._mix(x, chosen, weights, first, first_part)
-            return lax.psum(out, (*expert, *tensor)) if expert or tensor else out
+            return lax.psum(out, (*expert, *width)) if expert or width else out
 
         split = jax.shard_map(local, mesh=self.mesh, in_specs=(specs, rows, rows, rows), out_specs=rows)
         return split([p[...] for p in flat], x, chosen, weights)
+
+
+def _axes(parts: Iterable[Any]) -> tuple[str, ...]:
+    """The mesh axes in parts of specs, each once, in order."""
+    named = ((part,) if isinstance(part, str) else part or () for part in parts)
+    return tuple(dict.fromkeys(axis for axes in named for axis in axes))
 
 
 class StackedLinear(nnx.Module):

@@ -76,7 +76,7 @@ class SparseMLP(nnx.Module):
     """The experts that a softmax over all of them likes best, weighted by it."""
 
     def __init__(self, config: Qwen3MoeConfig, mesh: Mesh | None, rules: Rules):
-        embed, ff = Dim(config.hidden_size, "embed"), Dim(config.moe_intermediate_size, "ff")
+        embed, ff = Dim(config.hidden_size, "embed"), Dim(config.moe_intermediate_size, "expert_ff")
         self.gate = Router(embed, Dim(config.num_experts), bias=False)
         self.experts = GatedExperts(embed, ff, config.num_experts, config.activation, mesh, rules)
         self.chosen, self.normalise = config.num_experts_per_tok, config.norm_topk_prob

@@ -1,7 +1,8 @@
 """Where arrays live on a mesh: logical axis names, two presets, and errors that say what would fit.
 
 Mesh axes: "data" and "fsdp" split the rows of a batch, "fsdp" also the parameters while training, "tensor" splits
-heads, feed-forward width and vocabulary, "expert" the experts. A mesh may lack any of them. Meshes must have Auto axes
+heads, feed-forward width and vocabulary, and experts together with "expert". A mesh may lack any of them. Meshes must
+have Auto axes
 (`jax.make_mesh` makes Explicit ones by default since jax 0.9):
 `jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)`.
 """
@@ -45,7 +46,8 @@ class Rules:
     kv_heads: tuple[str, ...] = ("tensor",)
     ff: tuple[str, ...] = ("tensor",)
     vocab: tuple[str, ...] = ("tensor",)
-    experts: tuple[str, ...] = ("expert",)
+    experts: tuple[str, ...] = ("expert", "tensor")
+    expert_ff: tuple[str, ...] = ("tensor",)
 
     def replace(self, **axes: tuple[str, ...]) -> "Rules":
         """These rules with some logical axes mapped otherwise."""
@@ -56,6 +58,11 @@ class Rules:
 INFERENCE = Rules()
 #: Parameters (and so gradients and moments) are also split along "fsdp" and gathered layer by layer.
 TRAINING = Rules(embed=("fsdp",))
+
+#: Experts are split over "expert" and "tensor" where they divide over both: each device then has whole experts. Else
+#: over "expert", and their width over "tensor": MXFP4's 90 groups of GPT-OSS's width would divide by no more than 2.
+_WHOLE_IF_EVEN = {"experts": ("expert",)}
+_IF_FREE = ("expert_ff",)
 
 #: A model with fewer key/value heads than "tensor" is common (Qwen3-235B has 4) and replicating them costs only cache.
 _REPLICATED_IF_UNEVEN = ("kv_heads",)
@@ -74,6 +81,12 @@ def sharding_for(mesh: Mesh, rules: Rules, dims: tuple[Dim, ...], name: str) -> 
         axes = tuple(a for a in wanted if a in mesh.axis_names and mesh.shape[a] > 1)
         ways = math.prod(mesh.shape[a] for a in axes)
         units = dim.size // dim.unit
+        if dim.axis in _WHOLE_IF_EVEN and units % ways:
+            axes = tuple(a for a in axes if a in _WHOLE_IF_EVEN[dim.axis])
+            ways = math.prod(mesh.shape[a] for a in axes)
+        if dim.axis in _IF_FREE:
+            axes = tuple(a for a in axes if a not in used)
+            ways = math.prod(mesh.shape[a] for a in axes)
         if units % ways and dim.axis in _REPLICATED_IF_UNEVEN:
             _warn_replicated(units, "*".join(axes), ways)
             axes = ()

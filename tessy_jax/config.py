@@ -80,6 +80,8 @@ class SamplingConfig(Config):
 
 class RoleConfig(Config):
     model: Located = Field(description="Checkpoint folder, or a model hub id.")
+    weights: Literal["int8"] | None = Field(default=None, description="int8: matrices in 8 bits; null: as stored.")
+    cache: Literal["int8"] | None = Field(default=None, description="int8: keys and values in 8 bits; null: dtype.")
     prompt: PromptConfig = PromptConfig()
     thinking: ThinkingConfig = ThinkingConfig()
     sampling: SamplingConfig = SamplingConfig()

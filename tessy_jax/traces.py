@@ -3,6 +3,7 @@
 import argparse
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from tessy_jax.data.rundir import RunDir, RunDirError
 from tessy_jax.data.sources import files
 from tessy_jax.mesh import make_mesh
 from tessy_jax.models import ConfigError as ModelError
-from tessy_jax.models import ShardingError, WeightsError, parameter_bytes, read_config
+from tessy_jax.models import DecoderConfig, ShardingError, WeightsError, init_cache, parameter_bytes, read_config
 from tessy_jax.models.context import Context
 from tessy_jax.report.panel import Progress, ProgressView
 from tessy_jax.report.show import show
@@ -244,14 +245,12 @@ def _dry_run(authors: Ensemble, rows: list[Problem | Reject]) -> int:
 def _memory(authors: Ensemble) -> dict[str, float]:
     """An estimate from the models' shapes: weights, and full caches for every slot (windows need less)."""
     engine = authors.config.engine
-    size = {"float32": 4, "bfloat16": 2}[engine.dtype] / 2**30
     out = {}
-    parts: list[tuple[str, Path, Context | None]]
-    parts = [(name, writer.folder, None) for name, writer in zip(NAMES, authors.writers, strict=False)]
-    parts += [(name, folder, seen) for name, (folder, seen) in authors.predictors.items()]
-    for part, folder, seen in parts:
-        model = read_config(folder)
-        slots = engine.batch * sum((seen or own).slots(engine.context, 1024) for own in model.contexts)
+    parts: list[tuple[str, DecoderConfig, str | None, Context | None]]
+    parts = [(name, w.shapes, w.config.cache, None) for name, w in zip(NAMES, authors.writers, strict=False)]
+    parts += [(name, read_config(folder), None, seen) for name, (folder, seen) in authors.predictors.items()]
+    for part, model, dtype, seen in parts:
+        empty = partial(init_cache, model, engine.batch, engine.context, 1024, dtype or engine.dtype, context=seen)
         out[f"{part} weights"] = parameter_bytes(model, engine.dtype) / 2**30
-        out[f"{part} cache"] = slots * model.remembered.elements * size
+        out[f"{part} cache"] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(empty))) / 2**30
     return out | {"sum, without temporaries": sum(out.values())}

@@ -1,5 +1,6 @@
 """One writing model from a configuration: its chat first (cheap, and can be wrong), then its weights."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,12 @@ class Writer:
             "template": self.chat.template_hash,
             "system": self.config.prompt.system,
             "sampling": self.config.sampling.model_dump(),
-        }
+        } | self.config.model_dump(include={"weights", "cache"}, exclude_none=True)
+
+    @property
+    def shapes(self) -> models.DecoderConfig:
+        """The model as it will be loaded."""
+        return dataclasses.replace(models.read_config(self.folder), int8=self.config.weights == "int8")
 
     def load(self, mesh: Mesh | None, dtype: jnp.dtype) -> Voice:
         """Loads the weights onto the mesh.
@@ -63,10 +69,11 @@ class Writer:
           WeightsError, ShardingError: with the file and what to do.
         """
         try:
-            model = models.load(self.folder, mesh=mesh, dtype=dtype)
+            model = models.load(self.folder, mesh=mesh, dtype=dtype, int8=self.config.weights == "int8")
         except models.ShardingError as error:
             raise models.ShardingError(f"{self.folder}: {error}") from None
-        return Voice.of(model, self.chat, Sampling(**self.config.sampling.model_dump()), self.config.prompt.system)
+        sampling = Sampling(**self.config.sampling.model_dump())
+        return Voice.of(model, self.chat, sampling, self.config.prompt.system, self.config.cache)
 
 
 def settings(engine: EngineConfig) -> Settings:

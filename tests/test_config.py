@@ -236,6 +236,6 @@ def test_resolved_copy_reads_back_the_same(tmp_path_factory, system, opening, te
 
 def test_description_covers_every_key():
     lines = describe(SynthesisConfig).splitlines()
-    assert "student.sampling.top_k" in lines[10]
+    assert any(line.startswith("student.sampling.top_k") for line in lines)
     assert any(line.startswith("cooperation.k_teacher (preset: released_code)") and "  10 " in line for line in lines)
     assert all(len(line.split("  ")[-1].split()) >= 2 for line in lines), "a key without a description"

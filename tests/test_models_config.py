@@ -52,6 +52,7 @@ OTHER = {
     "num_experts": 7,
     "num_experts_per_tok": 2,
     "norm_topk_prob": False,
+    "int8": True,
     "num_local_experts": 7,
     "swiglu_alpha": 1.0,
     "swiglu_limit": 0.5,

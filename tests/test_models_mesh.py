@@ -79,6 +79,8 @@ def test_a_mesh_changes_nothing(tmp_path: Path, family: str, rules: Any) -> None
     [
         ("qwen3_moe", {"fsdp": 2, "tensor": 2, "expert": 2}),
         ("qwen3_moe", {"data": 4, "expert": 2}),
+        ("qwen3_moe", {"expert": 3, "tensor": 2}),  # 6 experts divide over both
+        ("gpt_oss", {"fsdp": 2, "tensor": 2}),
         ("gpt_oss", {"fsdp": 2, "tensor": 2, "expert": 2}),
         ("deepseek_v3", {"fsdp": 2, "tensor": 2, "expert": 2}),
     ],
@@ -94,7 +96,9 @@ def test_experts_on_a_mesh(tmp_path: Path, family: str, axes: dict[str, int], ru
     assert difference <= 1e-4
     experts = {n: p for n, p in models.named_parameters(model).items() if ".mlp.experts." in n}
     assert experts
-    assert {p.sharding.spec[0] for p in experts.values()} == {"expert"}
+    whole = axes.get("expert", 1) * axes.get("tensor", 1) in (2, 6)
+    split_over = tuple(axis for axis in ("expert", "tensor") if axis in axes and (whole or axis == "expert"))
+    assert {p.sharding.spec[0] for p in experts.values()} == {split_over if len(split_over) > 1 else split_over[0]}
     one, split = gradient(alone), gradient(model)
     for name, value in one.items():
         np.testing.assert_allclose(split[name], value, atol=1e-5 * np.abs(value).max(), err_msg=name)

@@ -139,15 +139,15 @@ def test_experts_on_a_mesh(checkpoint: tuple[Path, Any]) -> None:
 
 
 def test_a_width_that_would_split_a_group_is_refused(tmp_path: Path) -> None:
-    tiny.gpt_oss_mxfp4(tmp_path, intermediate_size=96, vocab_size=90)
-    mesh = jax.make_mesh((2,), ("tensor",), axis_types=(AxisType.Auto,))
+    tiny.gpt_oss_mxfp4(tmp_path, intermediate_size=96, vocab_size=92)
+    mesh = jax.make_mesh((4,), ("tensor",), axis_types=(AxisType.Auto,))
     with pytest.raises(models.ShardingError) as error:
         models.load(tmp_path, mesh=mesh)
     assert str(error.value) == (
-        "model.layers.0.mlp.experts.down_proj_blocks: dimension 2 (3 ff) does not divide over mesh axis 'tensor' of "
-        "size 2. Use a size of 1 or 3."
+        "model.layers.0.mlp.experts.down_proj_blocks: dimension 2 (3 expert_ff) does not divide over mesh axis "
+        "'tensor' of size 4. Use a size of 1 or 3."
     )
-    models.load(tmp_path, mesh=mesh, rules=models.INFERENCE.replace(ff=()))
+    models.load(tmp_path, mesh=mesh, rules=models.INFERENCE.replace(expert_ff=()))
 
 
 def test_random_models_have_sane_logits(checkpoint: tuple[Path, Any]) -> None:

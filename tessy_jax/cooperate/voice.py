@@ -33,6 +33,7 @@ class Voice:
       chat: its prompts, markers and control tokens.
       sampling: how it chooses tokens.
       system: a system message put before problems that bring none.
+      cache: dtype of its cache; None: that of the engine.
     """
 
     graph: nnx.GraphDef
@@ -41,11 +42,14 @@ class Voice:
     chat: Chat
     sampling: Sampling
     system: str | None = None
+    cache: str | None = None
 
     @classmethod
-    def of(cls, model: Model, chat: Chat, sampling: Sampling, system: str | None = None) -> "Voice":
+    def of(
+        cls, model: Model, chat: Chat, sampling: Sampling, system: str | None = None, cache: str | None = None
+    ) -> "Voice":
         graph, params = nnx.split(model)
-        return cls(graph, params, model.config, chat, sampling, system)
+        return cls(graph, params, model.config, chat, sampling, system, cache)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a problem, up to where the trace begins."""
@@ -53,7 +57,7 @@ class Voice:
 
     def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
         """An empty cache for `batch` rows of at most `length` tokens; `slack`: see `models.init_cache`."""
-        return init_cache(self.config, batch, length, slack, dtype, mesh=mesh)
+        return init_cache(self.config, batch, length, slack, self.cache or dtype, mesh=mesh)
 
     @cached_property
     def retokenizer(self) -> Retokenizer:

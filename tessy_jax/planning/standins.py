@@ -48,10 +48,12 @@ class ShapeVoice(Voice):
 
 def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> ShapeVoice:
     """The voice of a role whose model the configuration names at `key`. Raises what `read_shapes` does."""
-    model = models.shapes(read_shapes(config.model, key), dtype, mesh)
+    facts = dataclasses.replace(read_shapes(config.model, key), int8=config.weights == "int8")
+    model = models.shapes(facts, dtype, mesh)
     thinking = Thinking(**config.thinking.model_dump(exclude_none=True))
     chat = Chat(Path(), _bytes_and(thinking.marker), reference=None, template="", thinking=thinking, options={})
-    return ShapeVoice(*nnx.split(model), model.config, chat, Sampling(**config.sampling.model_dump()))
+    sampling = Sampling(**config.sampling.model_dump())
+    return ShapeVoice(*nnx.split(model), model.config, chat, sampling, cache=config.cache)
 
 
 def predictor(config: PredictorConfig, key: str, writer: Voice, dtype: DTypeLike, mesh: Mesh) -> Predictor | Probe:
