@@ -121,6 +121,11 @@ class DecoderConfig:
         return Remembered(Dim(self.num_key_value_heads, "kv_heads"), self.head_dim)
 
     @property
+    def expert_share(self) -> float:
+        """The share of a layer's routed experts that a token goes to."""
+        return 1.0
+
+    @property
     def unused_tensors(self) -> tuple[str, ...]:
         """How the names of tensors begin that checkpoints may hold and this package does not read."""
         return ()

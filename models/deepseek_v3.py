@@ -118,6 +118,10 @@ class DeepseekV3Config(DecoderConfig):
         """The layer after the last predicts a second token ahead (MTP): of use for training and speculation only."""
         return (f"model.layers.{self.num_hidden_layers}.",)
 
+    @property
+    def expert_share(self) -> float:
+        return self.num_experts_per_tok / self.n_routed_experts
+
     def norm(self, size: int) -> RMSNorm:
         return RMSNorm(size, self.rms_norm_eps)
 

@@ -87,6 +87,10 @@ class GptOssConfig(DecoderConfig):
             "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
         }
 
+    @property
+    def expert_share(self) -> float:
+        return self.num_experts_per_tok / self.num_local_experts
+
     def norm(self, size: int) -> LateRMSNorm:
         return LateRMSNorm(size, self.rms_norm_eps)
 

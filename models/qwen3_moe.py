@@ -66,6 +66,10 @@ class Qwen3MoeConfig(Qwen3Config):
             "decoder_sparse_step": 1,
         }
 
+    @property
+    def expert_share(self) -> float:
+        return self.num_experts_per_tok / self.num_experts
+
     def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> PreNormBlock:
         if layer in self.dense_layers:
             return super().block(layer, mesh, rules)

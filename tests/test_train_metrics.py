@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from tiny import gemma3, llama
 
 from tessy_jax import models
@@ -36,6 +37,20 @@ def test_arithmetic_is_what_the_compiler_counts(tmp_path):
     assert wanted < counted < 1.03 * wanted  # norms, softmax and rotations come on top
     frozen = Arithmetic(model.config, frozen=True).operations(positions[None])
     assert frozen == pytest.approx((step - seen) * 2 / 3 + seen)
+
+
+@pytest.mark.parametrize(
+    ("family", "pair"), [("qwen3_moe", 4 * 10), ("gpt_oss", 4 * 10), ("deepseek_v3", 4 * (11 + 8))]
+)
+def test_arithmetic_counts_the_experts_that_a_token_goes_to(tmp_path, family, pair):
+    """3 of 6, in all three; an embedding that is not the output matrix is no product, and biases are none."""
+    torch_model = getattr(tiny, family)(tmp_path)
+    named = {name: weight.numel() for name, weight in torch_model.named_parameters() if weight.ndim > 1}
+    named = {name: size for name, size in named.items() if not name.endswith("bias")}
+    experts = sum(size for name, size in named.items() if ".experts." in name)
+    used = sum(named.values()) - named["model.embed_tokens.weight"] - experts / 2
+    got = Arithmetic(models.read_config(tmp_path)).operations(np.zeros((1, 1, 1), int))
+    assert got == 6 * used + 12 * pair * 3  # one token that sees itself, in three layers
 
 
 def test_arithmetic_sees_documents_and_windows(tmp_path):

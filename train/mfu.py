@@ -1,5 +1,6 @@
 """How much of what the devices could compute a training run does compute: the MFU (PaLM, arXiv 2204.02311, App. B)."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -26,8 +27,9 @@ class Arithmetic:
     """Operations that a training step needs on this model, whatever it computes again or computes for padding.
 
     6 for each parameter in a matrix product and token (2 forward, 4 backward; 4 in all where parameters are frozen, as
-    under LoRA), as in Kaplan et al. (arXiv 2001.08361, §2.1), and 12 x heads x head size for each pair of a token and
-    one that it sees, in each layer. Tied embeddings count once, as the output matrix.
+    under LoRA), as in Kaplan et al. (arXiv 2001.08361, §2.1), and 12 x heads x key size for each pair of a token and
+    one that it sees, in each layer. Tied embeddings count once, as the output matrix; experts by the share of them that
+    a token goes to.
     """
 
     model: DecoderConfig
@@ -37,22 +39,26 @@ class Arithmetic:
         """Of one batch, given the positions of its tokens in their documents (-1: padding)."""
         seen = positions[positions >= 0].astype(np.int64) + 1
         pairs = sum(np.minimum(seen, c.reach(positions.shape[-1])).sum() for c in self.model.contexts)
-        per_pair = 12 * self.model.num_attention_heads * self.model.head_dim
+        per_pair = 12 * self.model.num_attention_heads * self.model.remembered.size
         return float((4 if self.frozen else 6) * self._matrices() * seen.size + per_pair * pairs)
 
     def formula(self, peak: float) -> str:
         """How the MFU is computed, in words; `peak` is in operations per second."""
         return (
             f"MFU = ({4 if self.frozen else 6} x {self._matrices():,} parameters x tokens "
-            f"+ 12 x {self.model.num_attention_heads} heads x {self.model.head_dim} x pairs seen in all layers) "
+            f"+ 12 x {self.model.num_attention_heads} heads x {self.model.remembered.size} x pairs seen in all layers) "
             f"/ (seconds x devices x {peak / 1e12:g} TFLOP/s)"
         )
 
     def _matrices(self) -> int:
-        """Parameters in matrix products."""
-        skipped = () if self.model.tie_word_embeddings else ("model.embed_tokens.weight",)
+        """Parameters in matrix products with one token."""
         specs = describe(self.model).items()
-        return sum(int(np.prod(spec.shape)) for name, spec in specs if len(spec.shape) == 2 and name not in skipped)
+        found = {name: spec for name, spec in specs if len(spec.shape) > 1 + (spec.axes[0] == "experts")}
+        if not self.model.tie_word_embeddings:
+            del found["model.embed_tokens.weight"]
+        experts = sum(math.prod(spec.shape) for spec in found.values() if spec.axes[0] == "experts")
+        every = sum(math.prod(spec.shape) for spec in found.values())
+        return round(every - experts * (1 - self.model.expert_share))
 
 
 def peak_of(device: jax.Device, dtype: str, told: float | None) -> float | None:
