@@ -17,7 +17,7 @@ from jaxtyping import Array, DTypeLike
 from tessy_jax.models.build import describe, named_parameters
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.decoder import Model
-from tessy_jax.models.weights import DTYPES, WeightsError
+from tessy_jax.models.weights import DTYPES, FLOATS, WeightsError
 
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
@@ -49,6 +49,9 @@ def save_hf(
         raise WeightsError(f"{folder}: already holds a checkpoint. Give a new folder, or delete this one.")
     specs, parameters = describe(model.config), named_parameters(model)
     model_dtype = jnp.dtype(dtype or next(parameters[n].dtype for n, spec in specs.items() if spec.dtype is None))
+    floats = [np.dtype(kind) for kind in FLOATS.values()]
+    if model_dtype not in floats:
+        raise WeightsError(f"{folder}: cannot store dtype {model_dtype}; supported: {', '.join(map(str, floats))}.")
     tensors = {
         stored: _Tensor(parameters[name], index, np.dtype(spec.dtype_in(model_dtype)))
         for name, spec in specs.items()
@@ -56,9 +59,6 @@ def save_hf(
     }
     if model.config.int8:
         raise WeightsError(f"{folder}: cannot store int8 weights made while loading; load the model without int8.")
-    unknown = sorted({str(t.dtype) for t in tensors.values() if t.dtype not in _CODES})
-    if unknown:
-        raise WeightsError(f"{folder}: cannot store dtype {unknown[0]}; supported: {', '.join(map(str, _CODES))}.")
     shards = _shards({name: tensor.nbytes for name, tensor in tensors.items()}, max_shard_bytes)
     names = ["model.safetensors"]
     if len(shards) > 1:

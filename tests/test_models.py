@@ -113,9 +113,8 @@ def test_token_by_token_with_rows_at_different_positions(pair: Pair) -> None:
     assert pair.replay(steps, slack=9) <= TOLERANCE
 
 
-@pytest.mark.parametrize("chunk", [3, 5])
-def test_ragged_chunks(pair: Pair, chunk: int) -> None:
-    assert pair.replay(list(ragged(chunk, seed=chunk)), slack=9) <= TOLERANCE
+def test_ragged_chunks(pair: Pair) -> None:
+    assert pair.replay(list(ragged(5, seed=5)), slack=9) <= TOLERANCE
 
 
 def test_rollback_leaves_no_trace(pair: Pair) -> None:

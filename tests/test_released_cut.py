@@ -89,7 +89,7 @@ def test_cuts_are_those_of_the_released_rule(tmp_path: Path) -> None:
                 state.text[row, : len(data)] = np.frombuffer(data, np.uint8)
                 state.written[row], state.span_start[row] = len(data), len(before.encode())
             state.role[:], state.phase[:] = role, Phase.THINK
-            found, _, over, switch, _ = judge(predictor.params, state, jnp.ones(len(group), bool))
+            found, _, over, switch, *_ = judge(predictor.params, state, jnp.ones(len(group), bool))
             assert bool(over.all())
             theirs = predictions(tokenizer, reference, [before + new for before, new in group])
             for row, (before, new) in enumerate(group):

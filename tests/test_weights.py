@@ -182,7 +182,8 @@ def test_wrong_tensors_are_named(tmp_path: Path) -> None:
     rewrite(tmp_path, integers)
     fails(
         tmp_path,
-        f"{file}: {name}: has dtype I8; supported: BF16, F16, F32. Use an unquantised checkpoint.",
+        f"{file}: {name}: has dtype int8; here it must be bfloat16 or float16 or float32. "
+        "Check quantization_config in config.json.",
     )
 
 
