@@ -47,7 +47,7 @@ def alone_engine(
         length -= len(chat.closed_ids(b""))
         if length < 1:
             raise SystemExit("error: the prompt must be longer than the end-of-thinking marker: raise --prompt-tokens")
-    writer = Alone(voice.graph, voice.params, voice.config, chat, sampling, voice.system, length)
+    writer = Alone(voice.graph, voice.params, voice.config, chat, sampling, voice.system, voice.cache, length)
     settings = dataclasses.replace(settings, turns_per_dispatch=math.ceil(tokens / k))
     return lone_engine(writer, Budgets(max_think_tokens=1, max_answer_tokens=tokens), k, settings, 0, mesh)
 
