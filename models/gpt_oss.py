@@ -173,7 +173,8 @@ class FloatExperts(ClampedExperts):
 class Mxfp4Experts(ClampedExperts):
     """Matrices packed by four bits, `[out, in]`, as OpenAI released them; each is unpacked where it is multiplied.
 
-    "tensor" splits the width between groups of 32, of which the models have 90: it can be 2, 3, 5, 6, 9 or 10.
+    Where the experts do not divide over "tensor" too, it splits the width between groups of 32, of which the models
+    have 90: it can be 2, 3, 5, 6, 9 or 10 then.
     """
 
     def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):

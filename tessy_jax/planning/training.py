@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 
 from tessy_jax import models
@@ -58,8 +59,6 @@ def _placed(tree: Any, shardings: Any) -> Any:
 
 def _notes(model: models.DecoderConfig, config: SftConfig, plan: Plan) -> tuple[str, ...]:
     """The step's arithmetic; the compiler counts the bodies of its loops once, so its own sum is of no use here."""
-    import numpy as np
-
     positions = np.broadcast_to(np.arange(config.data.length), (1, 1, config.data.length))
     operations = Arithmetic(model, frozen=config.lora is not None).operations(positions) * config.batch.rows
     note = f"a step of {config.batch.rows} full rows needs {operations:.3g} operations"
