@@ -13,6 +13,7 @@ from jaxtyping import Array, DTypeLike
 
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier
+from tessy_jax.models.layers import Arranged, Expected, Made
 from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
 
 
@@ -24,7 +25,7 @@ class ParamSpec:
     fill: float | None
     dtype: DTypeLike | None
     by_expert: bool
-    made: Any
+    made: Made | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,18 +36,28 @@ class ParamSpec:
         """Logical axis names."""
         return tuple(d.axis for d in self.dims)
 
+    @property
+    def arranged(self) -> Arranged | None:
+        """How its tensor is got back, where it is in another order."""
+        return self.made if isinstance(self.made, Arranged) else None
+
     def dtype_in(self, model: DTypeLike) -> jnp.dtype:
         """Its dtype in a model of dtype `model`."""
         return jnp.dtype(model if self.dtype is None else self.dtype)
 
     def stored(self, name: str) -> dict[str, int | None]:
-        """Names of its tensors in a checkpoint, and the index along the first dimension that each holds (None: all)."""
-        if self.made is not None:
-            name = f"{name.rpartition('.')[0]}.weight"
+        """Its parts in a checkpoint, and the index along the first dimension that each holds (None: all)."""
         if not self.by_expert:
             return {name: None}
         before, after = name.split(".experts.")
         return {f"{before}.experts.{e}.{after}": e for e in range(self.shape[0])}
+
+    def tensors(self, part: str) -> dict[str, Expected]:
+        """The tensors that a part of `stored` is read from."""
+        if self.made is None:
+            return {part: Expected(self.shape[1:] if self.by_expert else self.shape, self.dtype)}
+        beside = part.rpartition(".")[0]
+        return {f"{beside}.{name}": expected for name, expected in self.made.tensors.items()}
 
 
 def abstract(config: DecoderConfig, mesh: Mesh | None = None, rules: Rules = INFERENCE) -> Model:

@@ -52,7 +52,8 @@ class DecoderConfig:
         contexts: what each layer's tokens see (HF: layer_types, sliding_window).
         ropes: each layer's rotary embedding.
         activation: key of `layers.ACTIVATIONS` (HF: hidden_act or hidden_activation).
-        int8: whether the matrices of the blocks were made int8 while loading (int8.py).
+        int8: whether the matrices of the blocks are made int8 while loading (int8.py).
+        kernel: key of `grouped.KERNELS`: what multiplies the experts' matrices.
         labels: names of a token classifier's labels (HF: id2label); empty for a language model.
     """
 
@@ -70,6 +71,7 @@ class DecoderConfig:
     tie_word_embeddings: bool
     max_position_embeddings: int
     int8: bool = False
+    kernel: str = "xla"
     labels: tuple[str, ...] = ()
 
     family: ClassVar[str]

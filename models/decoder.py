@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from tessy_jax.models.cache import Memory
 from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.grouped import check_kernel
 from tessy_jax.models.int8 import in_int8
 from tessy_jax.models.layers import Embedding, Linear
 from tessy_jax.models.rope import Rotation
@@ -39,6 +40,8 @@ class Decoder(nnx.Module):
         if config.int8:
             for block in self.layers:
                 in_int8(block)
+        params = jax.tree.leaves(nnx.state(self.layers, nnx.Param), is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
+        check_kernel(config.kernel, (p for p in params if p.get_metadata()["dims"][0].axis == "experts"))
         self.norm = config.norm(config.hidden_size)
 
     def __call__(

@@ -260,7 +260,14 @@ class SparseMLP(nnx.Module):
         shared = Dim(ff.size * config.n_shared_experts, "ff")
         self.gate = Router(config)
         self.experts = GatedExperts(
-            embed, ff, config.n_routed_experts, config.activation, mesh, rules, config.storage.stacked
+            embed,
+            ff,
+            config.n_routed_experts,
+            config.activation,
+            config.kernel,
+            mesh,
+            rules,
+            config.storage.stacked,
         )
         self.shared_experts = GatedMLP(embed, shared, config.activation, bias=False, linear=config.storage.linear)
 

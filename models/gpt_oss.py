@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
-from tessy_jax.models import mxfp4
-from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
+from tessy_jax.models.config import ConfigError, DecoderConfig, Fields, rope_scaling_to_hf
 from tessy_jax.models.context import Sliding
+from tessy_jax.models.grouped import Product, one_by_one
 from tessy_jax.models.layers import Attention, LateRMSNorm, PreNormBlock, parameter
+from tessy_jax.models.microscaling import GROUP, Format, Mxfp4, Mxint8
 from tessy_jax.models.moe import Experts, Router
 from tessy_jax.models.sharding import Dim, Rules
 
@@ -26,7 +27,7 @@ class GptOssConfig(DecoderConfig):
     Attributes:
         swiglu_alpha, swiglu_limit: of the experts' activation (`ClampedExperts`). HF's `hidden_act` is not used.
         attention_bias: of queries, keys, values and output; on in all checkpoints.
-        experts_stored: key of `STORED`: how the experts' matrices lie in files and in memory (HF:
+        experts_stored: how the experts' matrices lie in files: "mxfp4" or "floats" (HF:
             quantization_config.quant_method).
     """
 
@@ -53,8 +54,8 @@ class GptOssConfig(DecoderConfig):
         common = fields.common()
         if fields.quantisation:
             for name in ("hidden_size", "intermediate_size"):
-                if common[name] % mxfp4.GROUP:
-                    raise fields.error(name, f"is {common[name]}; MXFP4 needs a multiple of {mxfp4.GROUP}")
+                if common[name] % GROUP:
+                    raise fields.error(name, f"is {common[name]}; MXFP4 needs a multiple of {GROUP}")
         return cls(
             **common
             | {
@@ -113,7 +114,7 @@ class RoutedMLP(nnx.Module):
 
     def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
         self.router = Router(Dim(config.hidden_size, "embed"), Dim(config.num_local_experts), bias=True)
-        self.experts = STORED[config.experts_stored](config, mesh, rules)
+        self.experts = _experts(config, mesh, rules)
         self.chosen = config.num_experts_per_tok
 
     def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:
@@ -130,7 +131,7 @@ class ClampedExperts(Experts):
     """
 
     def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
-        super().__init__(mesh, rules)
+        super().__init__(config.kernel, mesh, rules)
         experts, embed = Dim(config.num_local_experts, "experts"), Dim(config.hidden_size, "embed")
         self.gate_up_proj_bias = parameter(experts, Dim(2 * config.intermediate_size, "expert_ff", unit=2), fill=0.0)
         self.down_proj_bias = parameter(experts, embed, fill=0.0)
@@ -164,35 +165,56 @@ class FloatExperts(ClampedExperts):
         self.down_proj = parameter(experts, Dim(config.intermediate_size, "expert_ff"), embed)
 
     def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M 2*F"]:
-        return lax.ragged_dot(rows, self.gate_up_proj[...], sizes)
+        return self.kernel(rows, self.gate_up_proj[...], sizes)
 
     def down(self, rows: Float[Array, "M F"], sizes: Int[Array, " E"]) -> Float[Array, "M D"]:
-        return lax.ragged_dot(rows, self.down_proj[...], sizes)
+        return self.kernel(rows, self.down_proj[...], sizes)
 
 
-class Mxfp4Experts(ClampedExperts):
-    """Matrices packed by four bits, `[out, in]`, as OpenAI released them; each is unpacked where it is multiplied.
+class PackedExperts(ClampedExperts):
+    """Matrices packed in groups; each is opened where it is multiplied.
 
     Where the experts do not divide over "tensor" too, it splits the width between groups of 32, of which the models
     have 90: it can be 2, 3, 5, 6, 9 or 10 then.
     """
 
-    def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules):
+    def __init__(self, config: GptOssConfig, mesh: Mesh | None, rules: Rules, packing: Format):
         super().__init__(config, mesh, rules)
+        for name in ("hidden_size", "intermediate_size"):
+            if getattr(config, name) % GROUP:
+                raise ConfigError(f"{name} is {getattr(config, name)}; packed experts need a multiple of {GROUP}")
         experts, embed = Dim(config.num_local_experts, "experts"), Dim(config.hidden_size)
-        pairs = Dim(2 * config.intermediate_size, "expert_ff", unit=2 * mxfp4.GROUP)
+        pairs = Dim(2 * config.intermediate_size, "expert_ff", unit=2 * GROUP)
         ff = Dim(config.intermediate_size, "expert_ff")
-        self.gate_up_proj_blocks, self.gate_up_proj_scales = mxfp4.matrices(experts, pairs, embed)
-        self.down_proj_blocks, self.down_proj_scales = mxfp4.matrices(experts, embed, ff)
+        self.packing = packing
+        self.gate_up_proj_blocks, self.gate_up_proj_scales = packing.matrices("gate_up_proj", experts, pairs, embed)
+        self.down_proj_blocks, self.down_proj_scales = packing.matrices("down_proj", experts, embed, ff)
 
     def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M 2*F"]:
-        return mxfp4.grouped(rows, self.gate_up_proj_blocks[...], self.gate_up_proj_scales[...], sizes)
+        return self._product(rows, self.gate_up_proj_blocks[...], self.gate_up_proj_scales[...], sizes)
 
     def down(self, rows: Float[Array, "M F"], sizes: Int[Array, " E"]) -> Float[Array, "M D"]:
-        return mxfp4.grouped(rows, self.down_proj_blocks[...], self.down_proj_scales[...], sizes)
+        return self._product(rows, self.down_proj_blocks[...], self.down_proj_scales[...], sizes)
+
+    def _product(
+        self,
+        rows: Float[Array, "M I"],
+        blocks: Shaped[Array, "E C O"],
+        scales: UInt8[Array, "E G O"],
+        sizes: Int[Array, " E"],
+    ) -> Float[Array, "M O"]:
+        def opened(expert: tuple[Shaped[Array, "C O"], UInt8[Array, "G O"]]) -> Product:
+            return self.packing.opened(*expert, rows.dtype)
+
+        return one_by_one(rows, (blocks, scales), sizes, scales.shape[2], opened)
 
 
-STORED: dict[str, type[ClampedExperts]] = {"floats": FloatExperts, "mxfp4": Mxfp4Experts}
+def _experts(config: GptOssConfig, mesh: Mesh | None, rules: Rules) -> ClampedExperts:
+    packed = config.experts_stored == "mxfp4"
+    if config.int8:
+        return PackedExperts(config, mesh, rules, Mxint8(packed))
+    return PackedExperts(config, mesh, rules, Mxfp4()) if packed else FloatExperts(config, mesh, rules)
+
 
 #: HF writes what is left alone, too; transformers needs it to read the file.
 _MXFP4 = {

@@ -4,6 +4,7 @@ Embeddings, the output matrix, routers, norms and biases stay as they are. Activ
 of bfloat16 and half the bytes that a decode step reads, for a small error (docs/benchmarks.md has the divergence).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, Int8
 
-from tessy_jax.models.layers import Linear, parameter
-from tessy_jax.models.moe import StackedLinear, grouped
+from tessy_jax.models.grouped import Kernel, Product, one_by_one
+from tessy_jax.models.layers import Expected, Linear, parameter
+from tessy_jax.models.moe import StackedLinear
 
 #: The scale of a random model's rows: their bytes then have a standard deviation of 0.02, as other parameters.
 _RANDOM = 0.02 / 74
@@ -20,25 +22,29 @@ _RANDOM = 0.02 / 74
 
 @dataclass(frozen=True)
 class Values:
-    """Makes the int8 values of rows of `inside` elements."""
+    """Makes int8 values of a matrix's rows."""
 
+    outside: int
     inside: int
 
-    def __call__(self, rows: Float32[np.ndarray, "... I"]) -> Int8[np.ndarray, "... I"]:
-        return np.rint(rows / _scale(rows)[..., None]).astype(np.int8)
+    @property
+    def tensors(self) -> dict[str, Expected]:
+        return {"weight": Expected((self.outside, self.inside))}
+
+    def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> Int8[np.ndarray, "O I"]:
+        rows = tensors[0][index[0]].astype(np.float32)  # whole ones: the scale is one of all columns
+        return np.rint(rows / _scale(rows)[:, None])[:, index[1]].astype(np.int8)
 
 
 @dataclass(frozen=True)
-class Scales:
-    """Makes the scales of rows of `inside` elements."""
+class Scales(Values):
+    """Makes their scales."""
 
-    inside: int
-
-    def __call__(self, rows: Float32[np.ndarray, "... I"]) -> Float32[np.ndarray, "..."]:
-        return _scale(rows)
+    def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> Float32[np.ndarray, " O"]:
+        return _scale(tensors[0][index[0]].astype(np.float32))
 
 
-def _scale(rows: Float32[np.ndarray, "... I"]) -> Float32[np.ndarray, "..."]:
+def _scale(rows: Float32[np.ndarray, "O I"]) -> Float32[np.ndarray, " O"]:
     top = np.abs(rows).max(axis=-1) / np.float32(127)
     return np.where(top > 0, top, np.float32(1))
 
@@ -58,33 +64,37 @@ class Int8Linear(Linear):
 
     def __init__(self, plain: Linear):
         outside, inside = plain.weight.get_metadata()["dims"]
-        self.weight = parameter(outside, inside, dtype=jnp.int8, made=Values(inside.size))
-        self.scale = parameter(outside, fill=_RANDOM, dtype=jnp.float32, made=Scales(inside.size))
+        self.weight = parameter(outside, inside, dtype=jnp.int8, made=Values(outside.size, inside.size))
+        self.scale = parameter(outside, fill=_RANDOM, dtype=jnp.float32, made=Scales(outside.size, inside.size))
         self.bias = plain.bias
 
     def matrix(self, dtype: DTypeLike) -> Float[Array, "O I"]:
         return (self.weight[...] * self.scale[...][:, None]).astype(dtype)
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        y = jnp.einsum("...i,oi->...o", x, self.weight[...].astype(x.dtype), preferred_element_type=jnp.float32)
-        y = (y * self.scale[...]).astype(x.dtype)
+        y = _product(x, self.weight[...], self.scale[...])
         return y if self.bias is None else y + self.bias[...]
+
+
+def _product(
+    x: Float[Array, "... I"], weight: Int8[Array, "O I"], scale: Float32[Array, " O"]
+) -> Float[Array, "... O"]:
+    y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (y * scale).astype(x.dtype)
 
 
 class Int8StackedLinear(StackedLinear):
     """The same for one matrix per expert."""
 
     def __init__(self, plain: StackedLinear):
-        experts, outside, inside = plain.weight.get_metadata()["dims"]
-        self.weight = parameter(experts, outside, inside, dtype=jnp.int8, by_expert=True, made=Values(inside.size))
-        self.scale = parameter(
-            experts, outside, fill=_RANDOM, dtype=jnp.float32, by_expert=True, made=Scales(inside.size)
-        )
+        self.dims = experts, inside, outside = plain.dims
+        values, scales = Values(outside.size, inside.size), Scales(outside.size, inside.size)
+        self.weight = parameter(experts, outside, inside, dtype=jnp.int8, by_expert=True, made=values)
+        self.scale = parameter(experts, outside, fill=_RANDOM, dtype=jnp.float32, by_expert=True, made=scales)
 
-    def matrix(self, dtype: DTypeLike) -> Float[Array, "E O I"]:
-        return (self.weight[...] * self.scale[...][..., None]).astype(dtype)
+    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"], kernel: Kernel) -> Float[Array, "M O"]:
+        def opened(expert: tuple[Int8[Array, "O I"], Float32[Array, " O"]]) -> Product:
+            weight, scale = expert
+            return lambda rows: _product(rows, weight, scale)
 
-    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
-        y = grouped(rows, self.weight[...].astype(rows.dtype), sizes)
-        scale = jnp.repeat(self.scale[...], sizes, axis=0, total_repeat_length=len(rows))
-        return (y * scale).astype(rows.dtype)
+        return one_by_one(rows, (self.weight[...], self.scale[...]), sizes, self.weight.shape[1], opened)

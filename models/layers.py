@@ -4,11 +4,13 @@ Modules are built abstract: a parameter starts as a shape with dimensions (`Dim`
 build.py puts the arrays in. So one description gives shapes, shardings, names, loading, saving and initialisation.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
@@ -24,19 +26,68 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a tensor of a checkpoint must be; dtype None: one of the usual floats."""
+
+    shape: tuple[int, ...]
+    dtype: DTypeLike | None = None
+
+
+class Made(Protocol):
+    """Makes a parameter while loading, from other tensors of the checkpoint."""
+
+    @property
+    def tensors(self) -> Mapping[str, Expected]:
+        """By name, which stands where the last part of the parameter's own would."""
+        ...
+
+    def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
+        """The part of the parameter at `index`, from those tensors as memory maps."""
+        ...
+
+
+@runtime_checkable
+class Arranged(Made, Protocol):
+    """The numbers of one tensor in another order."""
+
+    def back(self, value: np.ndarray) -> np.ndarray:
+        """The tensor, from the whole parameter (of a part, where checkpoints have parts)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix `[in, out]` that is stored as `name`, `[out, in]`."""
+
+    name: str
+    outside: int
+    inside: int
+
+    @property
+    def tensors(self) -> dict[str, Expected]:
+        return {self.name: Expected((self.outside, self.inside))}
+
+    def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
+        return tensors[0][index[::-1]].T
+
+    def back(self, value: np.ndarray) -> np.ndarray:
+        return value.T
+
+
 def parameter(
     *dims: Dim,
     fill: float | None = None,
     dtype: DTypeLike | None = None,
     by_expert: bool = False,
-    made: Any = None,
+    made: Made | None = None,
 ) -> nnx.Param:
     """A parameter without a value yet.
 
     Args:
         fill: the constant a random model starts from; None: normally distributed.
         dtype: its own, whatever that of the model; None: the model's.
-        made: what makes it while loading, from the tensor `….weight` beside it: an object like `int8.Values`.
+        made: what makes it while loading; None: it is stored as it is.
         by_expert: checkpoints hold the first dimension as tensors of their own, `experts.{e}.…` for our `experts.…`.
     """
     shape = tuple(d.size for d in dims)

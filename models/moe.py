@@ -1,7 +1,7 @@
 """Mixtures of experts: who routes a token to which experts, and how only those are computed.
 
-Tokens are sorted by expert, so that each expert's rows lie together and one grouped product (`lax.ragged_dot`) does
-all of them. On a mesh each device does the rows of its own experts, or its part of their width, and the results are
+Tokens are sorted by expert, so that each expert's rows lie together and one grouped product (grouped.py) does all of
+them. On a mesh each device does the rows of its own experts, or its part of their width, and the results are
 summed: tokens are never sent, as every device along "expert" and "tensor" holds the same rows.
 """
 
@@ -13,18 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Float, Int
 
-from tessy_jax.models.layers import ACTIVATIONS, Linear, parameter
+from tessy_jax.models.grouped import KERNELS, Kernel
+from tessy_jax.models.layers import ACTIVATIONS, Linear, Transposed, parameter
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
 
 #: rows [M, D] sorted by expert, rows of each expert [E], expert of each row [M] -> [M, D]
 Apply = Callable[[Float[Array, "M D"], Int[Array, " E"], Int[Array, " M"]], Float[Array, "M D"]]
-
-
-def grouped(rows: Float[Array, "M I"], weights: Float[Array, "E O I"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
-    """rows of expert e times weights[e]ᵀ. The first sizes[0] rows are expert 0's, and so on; further rows give zero."""
-    return lax.ragged_dot(rows, weights.swapaxes(1, 2), sizes)
 
 
 def mix(
@@ -57,8 +53,9 @@ class Experts(nnx.Module):
     Every parameter's first dimension is the experts'. Where another one is split, `apply` gives partial sums.
     """
 
-    def __init__(self, mesh: Mesh | None, rules: Rules):
-        self.mesh, self.rules = mesh, rules
+    def __init__(self, kernel: str, mesh: Mesh | None, rules: Rules):
+        """`kernel`: key of `KERNELS`, for matrices of the model's dtype."""
+        self.kernel, self.mesh, self.rules = KERNELS[kernel], mesh, rules
 
     def apply(
         self, rows: Float[Array, "M D"], sizes: Int[Array, " E"], which: Int[Array, " M"], first_part: Any
@@ -113,17 +110,18 @@ def _axes(parts: Iterable[Any]) -> tuple[str, ...]:
 
 
 class StackedLinear(nnx.Module):
-    """One matrix per expert, stored in checkpoints as `experts.{e}.….weight`."""
+    """One matrix per expert, stored in checkpoints as `experts.{e}.….weight`.
+
+    In memory they are `[in, out]`: to multiply by the transpose, XLA makes a copy of all matrices on a TPU.
+    """
 
     def __init__(self, experts: Dim, inside: Dim, outside: Dim):
-        self.weight = parameter(experts, outside, inside, by_expert=True)
+        self.dims = experts, inside, outside
+        self.weight = parameter(*self.dims, by_expert=True, made=Transposed("weight", outside.size, inside.size))
 
-    def matrix(self, dtype: DTypeLike) -> Float[Array, "E O I"]:
-        """The matrices, for rows of `dtype`, which here is their own."""
-        return self.weight[...]
-
-    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
-        return grouped(rows, self.matrix(rows.dtype), sizes)
+    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"], kernel: Kernel) -> Float[Array, "M O"]:
+        """The rows of expert e times weight[e]; subclasses that pack their matrices do without the kernel."""
+        return kernel(rows, self.weight[...], sizes)
 
 
 class GatedExperts(Experts):
@@ -135,11 +133,12 @@ class GatedExperts(Experts):
         ff: Dim,
         count: int,
         activation: str,
+        kernel: str,
         mesh: Mesh | None,
         rules: Rules,
         linear: Callable[[Dim, Dim, Dim], StackedLinear] = StackedLinear,
     ):
-        super().__init__(mesh, rules)
+        super().__init__(kernel, mesh, rules)
         experts = Dim(count, "experts")
         self.gate_proj = linear(experts, embed, ff)
         self.up_proj = linear(experts, embed, ff)
@@ -149,5 +148,5 @@ class GatedExperts(Experts):
     def apply(
         self, rows: Float[Array, "M D"], sizes: Int[Array, " E"], which: Int[Array, " M"], first_part: Any
     ) -> Float[Array, "M D"]:
-        gate, up = self.gate_proj(rows, sizes), self.up_proj(rows, sizes)
-        return self.down_proj(ACTIVATIONS[self.activation](gate) * up, sizes)
+        gate, up = (proj(rows, sizes, self.kernel) for proj in (self.gate_proj, self.up_proj))
+        return self.down_proj(ACTIVATIONS[self.activation](gate) * up, sizes, self.kernel)

@@ -82,7 +82,7 @@ class SparseMLP(nnx.Module):
     def __init__(self, config: Qwen3MoeConfig, mesh: Mesh | None, rules: Rules):
         embed, ff = Dim(config.hidden_size, "embed"), Dim(config.moe_intermediate_size, "expert_ff")
         self.gate = Router(embed, Dim(config.num_experts), bias=False)
-        self.experts = GatedExperts(embed, ff, config.num_experts, config.activation, mesh, rules)
+        self.experts = GatedExperts(embed, ff, config.num_experts, config.activation, config.kernel, mesh, rules)
         self.chosen, self.normalise = config.num_experts_per_tok, config.norm_topk_prob
 
     def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:

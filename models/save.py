@@ -17,6 +17,7 @@ from jaxtyping import Array, DTypeLike
 from tessy_jax.models.build import describe, named_parameters
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.decoder import Model
+from tessy_jax.models.layers import Arranged
 from tessy_jax.models.weights import DTYPES, FLOATS, WeightsError
 
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
@@ -52,13 +53,14 @@ def save_hf(
     floats = [np.dtype(kind) for kind in FLOATS.values()]
     if model_dtype not in floats:
         raise WeightsError(f"{folder}: cannot store dtype {model_dtype}; supported: {', '.join(map(str, floats))}.")
-    tensors = {
-        stored: _Tensor(parameters[name], index, np.dtype(spec.dtype_in(model_dtype)))
-        for name, spec in specs.items()
-        for stored, index in spec.stored(name).items()
-    }
     if model.config.int8:
         raise WeightsError(f"{folder}: cannot store int8 weights made while loading; load the model without int8.")
+    tensors = {
+        tensor: _Tensor(parameters[name], index, np.dtype(spec.dtype_in(model_dtype)), expected.shape, spec.arranged)
+        for name, spec in specs.items()
+        for part, index in spec.stored(name).items()
+        for tensor, expected in spec.tensors(part).items()
+    }
     shards = _shards({name: tensor.nbytes for name, tensor in tensors.items()}, max_shard_bytes)
     names = ["model.safetensors"]
     if len(shards) > 1:
@@ -103,10 +105,8 @@ class _Tensor:
     parameter: Array
     index: int | None
     dtype: np.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.parameter.shape if self.index is None else self.parameter.shape[1:]
+    shape: tuple[int, ...]
+    arranged: Arranged | None
 
     @property
     def nbytes(self) -> int:
@@ -116,7 +116,9 @@ class _Tensor:
         """In host memory; on several processes all call it."""
         array = self.parameter if self.index is None else self.parameter[self.index]
         whole = array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
-        return np.ascontiguousarray(np.asarray(whole).astype(self.dtype, copy=False))
+        value = np.asarray(whole)
+        value = value if self.arranged is None else self.arranged.back(value)
+        return np.ascontiguousarray(value.astype(self.dtype, copy=False))
 
 
 def _write(file: Path, tensors: Mapping[str, _Tensor]) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Float32
+from jaxtyping import Array, DTypeLike, Float, Float32, Int
 
 from tessy_jax.models.config import Fields
+from tessy_jax.models.grouped import Kernel, Product, one_by_one
 from tessy_jax.models.layers import Linear, parameter
 from tessy_jax.models.moe import StackedLinear
 from tessy_jax.models.sharding import Dim
@@ -50,9 +51,9 @@ class Plain:
 class BlockFp8:
     """HF quant_method "fp8", as in DeepSeek's checkpoints: float8_e4m3fn, and one float32 factor per block.
 
-    Parameters stay in 8 bits on the device and are multiplied out where they are used, one matrix at a time (of all
-    experts that a device has). Activations are not rounded to 8 bits, as `activation_scheme` "dynamic" has kernels do
-    for speed: results are those of the checkpoint converted to the model's dtype.
+    Parameters stay in 8 bits on the device and are multiplied out where they are used, one matrix at a time.
+    Activations are not rounded to 8 bits, as `activation_scheme` "dynamic" has kernels do for speed: results are those
+    of the checkpoint converted to the model's dtype.
 
     Attributes:
         rows, columns: size of a block of a matrix [out, in]; those at its end may be smaller.
@@ -94,8 +95,8 @@ class BlockFp8:
         return weight, parameter(*first, *blocks, fill=1.0, dtype=jnp.float32, by_expert=by_expert)
 
     def matrix(
-        self, weight: Float[Array, "*E O I"], scale: Float32[Array, "*E o i"], dtype: DTypeLike
-    ) -> Float[Array, "*E O I"]:
+        self, weight: Float[Array, "O I"], scale: Float32[Array, "o i"], dtype: DTypeLike
+    ) -> Float[Array, "O I"]:
         """Each weight times its block's scale, in float32, rounded to `dtype`."""
         rows, columns = weight.shape[-2:]
         scale = jnp.repeat(scale, self.rows, axis=-2)[..., :rows, :]
@@ -133,5 +134,10 @@ class Fp8StackedLinear(StackedLinear):
         self.weight, self.weight_scale_inv = blocks.parameters(inside, outside, experts)
         self.blocks = blocks
 
-    def matrix(self, dtype: DTypeLike) -> Float[Array, "E O I"]:
-        return self.blocks.matrix(self.weight[...], self.weight_scale_inv[...], dtype)
+    def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"], kernel: Kernel) -> Float[Array, "M O"]:
+        def opened(expert: tuple[Float[Array, "O I"], Float32[Array, "o i"]]) -> Product:
+            matrix = self.blocks.matrix(*expert, rows.dtype)
+            return lambda rows: rows @ matrix.T
+
+        stacks = (self.weight[...], self.weight_scale_inv[...])
+        return one_by_one(rows, stacks, sizes, self.weight.shape[1], opened)

@@ -17,6 +17,7 @@ from jaxtyping import Array, DTypeLike
 from tessy_jax.models.build import ParamSpec, assemble, describe
 from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.decoder import Model
+from tessy_jax.models.layers import Expected, Made
 from tessy_jax.models.registry import ARCHITECTURES, read_config
 from tessy_jax.models.sharding import INFERENCE, Rules
 
@@ -42,29 +43,27 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """What a parameter is read from: one tensor, or one for each index of its first dimension (`stacked`).
+    """What a parameter is read from: its parts, one for each index of its first dimension (`stacked`) or just one.
 
-    `made` makes it from whole rows of the tensor; None: it is the tensor.
+    A part has one tensor, or those that `made` makes it from.
     """
 
-    parts: list[Tensor]
+    parts: list[list[Tensor]]
     stacked: bool
-    made: Any = None
+    made: Made | None
 
     def read(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         """A part of the parameter in memory of its own; no other bytes of the files are touched."""
-        if self.made is None:
-            return self._tensor(index, dtype)
-        before = len(self.parts[0].array.shape) - 1 + self.stacked
-        rows = self._tensor((*index[:before], slice(None)), np.float32)
-        return self.made(rows)[(..., *index[before:])].astype(dtype, copy=False)
-
-    def _tensor(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         if not self.stacked:
-            # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
-            return np.array(self.parts[0].array[index], dtype=dtype, copy=True)
+            return self._part(self.parts[0], index, dtype)
         first, *rest = index
-        return np.stack([part.array[tuple(rest)].astype(dtype) for part in self.parts[first]])
+        return np.stack([self._part(part, tuple(rest), dtype) for part in self.parts[first]])
+
+    def _part(self, tensors: list[Tensor], index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
+        arrays = [tensor.array for tensor in tensors]
+        found = arrays[0][index] if self.made is None else self.made(arrays, index)
+        # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
+        return np.array(found, dtype=dtype, order="C", copy=True)
 
 
 def load(
@@ -74,21 +73,24 @@ def load(
     rules: Rules = INFERENCE,
     dtype: DTypeLike = jnp.float32,
     int8: bool = False,
+    kernel: str = "xla",
 ) -> Model:
     """Load a Hugging Face checkpoint folder: config.json with model.safetensors or its sharded form.
 
     Args:
         mesh, rules: where the parameters go; None: the default device.
         dtype: of the parameters and so of the activations. Stored bfloat16, float16 and float32 are converted by shard.
-        int8: make the matrices of the blocks int8 while loading (int8.py), where the checkpoint does not quantise them.
+        int8: make the matrices of the blocks int8 while loading (int8.py; GPT-OSS's experts: microscaling.py), where
+            the checkpoint does not have them in 8 bits.
+        kernel: key of `grouped.KERNELS`, for experts of the model's dtype.
 
     Raises:
-        ConfigError: config.json is missing, or asks for what is not implemented.
+        ConfigError: config.json is missing, or asks for what is not implemented; or the kernel has nothing to multiply.
         WeightsError: a file or tensor is missing, truncated, left over or has the wrong shape.
         ShardingError: a parameter does not divide over the mesh.
     """
     folder = Path(folder)
-    config = replace(read_config(folder), int8=int8)
+    config = replace(read_config(folder), int8=int8, kernel=kernel)
     sources = _match(config, open_tensors(folder), folder)
     return assemble(config, mesh, rules, lambda name, spec, sharding: _read(sources[name], spec, sharding, dtype))
 
@@ -227,37 +229,34 @@ def _match(
     ignored = {name for name in stored if _IGNORED.search(name) or name.startswith(config.unused_tensors)}
     if config.tie_word_embeddings:
         ignored.add("lm_head.weight")  # some exporters write the tied matrix twice
-    wanted = {name: list(spec.stored(name)) for name, spec in specs.items()}
-    for name, spec in specs.items():
-        shape = spec.shape[1:] if spec.by_expert else spec.shape
-        if spec.made is not None:
-            shape = (*shape[:1], spec.made.inside)
-        for part in wanted[name]:
-            if part not in stored:
-                raise WeightsError(
-                    f"{folder}: tensor {part} is missing ({config.architecture}, shape {shape}). "
-                    "The checkpoint is incomplete, or its config.json belongs to another model."
-                )
-            _check(part, stored[part], shape, spec)
-    left = sorted(set(stored) - {part for parts in wanted.values() for part in parts} - ignored)
+    wanted = {name: [spec.tensors(part) for part in spec.stored(name)] for name, spec in specs.items()}
+    for tensor, expected in (item for parts in wanted.values() for part in parts for item in part.items()):
+        if tensor not in stored:
+            raise WeightsError(
+                f"{folder}: tensor {tensor} is missing ({config.architecture}, shape {expected.shape}). "
+                "The checkpoint is incomplete, or its config.json belongs to another model."
+            )
+        _check(tensor, stored[tensor], expected)
+    left = sorted(set(stored) - {name for parts in wanted.values() for part in parts for name in part} - ignored)
     if left:
         raise WeightsError(
             f"{stored[left[0]].file}: {left[0]}: is not a parameter of this {config.architecture} "
             f"({len(left)} such tensors). Check architectures, num_hidden_layers and the bias fields in config.json."
         )
     return {
-        name: Source([stored[part] for part in wanted[name]], spec.by_expert, spec.made) for name, spec in specs.items()
+        name: Source([[stored[tensor] for tensor in part] for part in wanted[name]], spec.by_expert, spec.made)
+        for name, spec in specs.items()
     }
 
 
-def _check(name: str, found: Tensor, shape: tuple[int, ...], spec: ParamSpec) -> None:
-    if found.array.shape != shape:
+def _check(name: str, found: Tensor, expected: Expected) -> None:
+    if found.array.shape != expected.shape:
         raise WeightsError(
-            f"{found.file}: {name}: has shape {found.array.shape}, but config.json says {shape}. "
+            f"{found.file}: {name}: has shape {found.array.shape}, but config.json says {expected.shape}. "
             "The weights and config.json belong to different models."
         )
     floats = {np.dtype(dtype) for dtype in FLOATS.values()}
-    allowed = floats if spec.made or spec.dtype is None or np.dtype(spec.dtype) in floats else {np.dtype(spec.dtype)}
+    allowed = floats if expected.dtype is None or np.dtype(expected.dtype) in floats else {np.dtype(expected.dtype)}
     if found.array.dtype not in allowed:
         raise WeightsError(
             f"{found.file}: {name}: has dtype {found.array.dtype}; here it must be "

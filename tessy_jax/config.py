@@ -82,9 +82,17 @@ class RoleConfig(Config):
     model: Located = Field(description="Checkpoint folder, or a model hub id.")
     weights: Literal["int8"] | None = Field(default=None, description="int8: matrices in 8 bits; null: as stored.")
     cache: Literal["int8"] | None = Field(default=None, description="int8: keys and values in 8 bits; null: dtype.")
+    experts: Literal["xla", "tokamax"] = Field(
+        default="xla", description="What multiplies by the experts' matrices; tokamax needs tessy_jax[kernels]."
+    )
     prompt: PromptConfig = PromptConfig()
     thinking: ThinkingConfig = ThinkingConfig()
     sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How `models.load` is to load the model."""
+        return {"int8": self.weights == "int8", "kernel": self.experts}
 
 
 class CheckpointPredictor(Config):

@@ -124,7 +124,7 @@ def _run(config: TrainProbeConfig, command: str, options: argparse.Namespace, co
         config.output.mkdir(parents=True, exist_ok=True)
     tell(console, f"reading the responses with {writer.folder}")
     with tempfile.TemporaryDirectory(dir=config.output, prefix=".states-") as scratch:
-        model = models.load(writer.folder, mesh=mesh, dtype=jnp.dtype(config.dtype), int8=writer.shapes.int8)
+        model = models.load(writer.folder, mesh=mesh, dtype=jnp.dtype(config.dtype), **writer.config.loading)
         length = max(len(response.ids) for response in responses)
         length = min(data.length, max(256, -(-length // 128) * 128))
         features = read_features(model, responses, layers, length, config.rows, Path(scratch) / "states")

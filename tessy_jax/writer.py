@@ -44,9 +44,14 @@ class Writer:
         thinking = thinking_of(folder, **config.thinking.model_dump(exclude_none=True))
         loaded = chat.load(folder, thinking=thinking, **config.prompt.model_dump(exclude={"system"}))
         loaded.check()
-        models.read_config(folder)
+        writer = cls(config, folder, loaded)
+        shapes = writer.shapes
+        try:
+            models.describe(shapes)
+        except models.ConfigError as error:
+            raise models.ConfigError(f"{folder}: {error}") from None
         open_tensors(folder)
-        return cls(config, folder, loaded)
+        return writer
 
     def identity(self) -> dict[str, Any]:
         """What the model's text depends on, for manifests."""
@@ -60,7 +65,7 @@ class Writer:
     @property
     def shapes(self) -> models.DecoderConfig:
         """The model as it will be loaded."""
-        return dataclasses.replace(models.read_config(self.folder), int8=self.config.weights == "int8")
+        return dataclasses.replace(models.read_config(self.folder), **self.config.loading)
 
     def load(self, mesh: Mesh | None, dtype: jnp.dtype) -> Voice:
         """Loads the weights onto the mesh.
@@ -69,7 +74,7 @@ class Writer:
           WeightsError, ShardingError: with the file and what to do.
         """
         try:
-            model = models.load(self.folder, mesh=mesh, dtype=dtype, int8=self.config.weights == "int8")
+            model = models.load(self.folder, mesh=mesh, dtype=dtype, **self.config.loading)
         except models.ShardingError as error:
             raise models.ShardingError(f"{self.folder}: {error}") from None
         sampling = Sampling(**self.config.sampling.model_dump())

@@ -12,8 +12,11 @@ import tiny
 import torch
 from flax import nnx
 from test_models_mesh import mesh_of, run
+from test_models_mxfp4 import matrices
 
 from tessy_jax import models
+from tessy_jax.models.microscaling import Mxfp4, Mxint8
+from tessy_jax.models.sharding import Dim
 
 KEPT = ("embed_tokens", "lm_head", "norm", "bias", "mlp.gate.weight", "router", "score")
 """What is never in 8 bits."""
@@ -79,6 +82,73 @@ def test_a_random_model_is_of_the_usual_size(tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj"
     std = float(np.std(np.asarray(parameters[f"{name}.weight"]) * np.asarray(parameters[f"{name}.scale"])[:, None]))
     assert std == pytest.approx(0.02, rel=0.1)
+
+
+def test_released_experts_keep_their_values(tmp_path: Path) -> None:
+    """GPT-OSS's experts from 4 bits into 8: exactly what they were."""
+    tiny.gpt_oss_mxfp4(tmp_path)
+    packed, model = models.load(tmp_path), models.load(tmp_path, int8=True)
+    parameters = models.named_parameters(model)
+    for kind in ("gate_up_proj", "down_proj"):
+        name = f"model.layers.1.mlp.experts.{kind}"
+        four = (models.named_parameters(packed)[f"{name}_{part}"] for part in ("blocks", "scales"))
+        eight = (parameters[f"{name}_{part}"] for part in ("blocks", "scales"))
+        assert parameters[f"{name}_blocks"].dtype == jnp.int8
+        for got, expected in zip(matrices(Mxint8(packed=True), *eight), matrices(Mxfp4(), *four), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_experts_in_groups(tmp_path: Path, packed: bool) -> None:
+    """Those of GPT-OSS, from either kind of checkpoint: as if torch had their values, and the same on a mesh."""
+    if packed:
+        torch_model = tiny.gpt_oss_mxfp4(tmp_path, vocab_size=92)
+    else:
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.1}
+        torch_model = tiny.gpt_oss(tmp_path, vocab_size=92, **sizes)
+    model = models.load(tmp_path, int8=True)
+    parameters = models.named_parameters(model)
+    with torch.no_grad():
+        for name, weight in torch_model.named_parameters():
+            if name.endswith(("gate_up_proj", "down_proj")):
+                stored = (parameters[f"{name}_{part}"] for part in ("blocks", "scales"))
+                weight.copy_(torch.from_numpy(np.array(matrices(Mxint8(packed), *stored))))
+            elif not any(part in name for part in (*KEPT, "sinks")):
+                weight.copy_(torch.from_numpy(rounded(weight.numpy())))
+        got, _ = run(model, None, models.INFERENCE)
+        tokens = np.random.default_rng(0).integers(0, 92, got.shape[:2])
+        expected = torch_model(torch.tensor(tokens)).logits.numpy()
+    difference = np.abs(got - expected).max()
+    print(f"gpt_oss in 8 bits, packed {packed}: max |difference| {difference:.1e}")
+    assert difference <= 1e-4
+    mesh = mesh_of(fsdp=2, tensor=2, expert=2)
+    split = models.load(tmp_path, int8=True, mesh=mesh)
+    assert np.abs(run(split, mesh, models.INFERENCE)[0] - got).max() <= 1e-4
+    for name, value in models.named_parameters(split).items():
+        np.testing.assert_array_equal(value, parameters[name], err_msg=name)
+
+
+def test_floats_are_rounded_to_groups() -> None:
+    """No number is off by more than half a step, a 64th of its group's power of two; zeros stay zeros."""
+    floats = np.random.default_rng(0).normal(size=(2, 96, 5)).astype(np.float32) * np.float32(1e-3)
+    floats[:, 32:64] = 0
+    blocks, scales = (
+        parameter.get_metadata()["made"]([floats], (slice(None),) * 3)
+        for parameter in Mxint8(packed=False).matrices("w", Dim(2), Dim(5), Dim(96))
+    )
+    got = np.asarray(matrices(Mxint8(packed=False), jnp.asarray(blocks), jnp.asarray(scales)))
+    largest = np.abs(floats.reshape(2, 3, 32, 5)).max(axis=2, keepdims=True)
+    step = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1)))) / 64
+    off = np.abs(got - floats).reshape(2, 3, 32, 5)
+    assert np.all(off <= 1.01 * step)  # 127.6 steps are 127, all else is half a step
+    assert np.mean(off[:, ::2] <= step[:, ::2] / 2) > 0.99
+    assert not got[:, 32:64].any()
+
+
+def test_a_width_without_groups_is_refused(tmp_path: Path) -> None:
+    tiny.gpt_oss(tmp_path)
+    with pytest.raises(models.ConfigError, match="hidden_size is 26; packed experts need a multiple of 32"):
+        models.load(tmp_path, int8=True)
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "deepseek_v3"])

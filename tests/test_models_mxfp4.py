@@ -16,7 +16,8 @@ from jax.sharding import AxisType
 from jaxtyping import Array
 
 from tessy_jax import models
-from tessy_jax.models import moe, mxfp4
+from tessy_jax.models.grouped import KERNELS, one_by_one
+from tessy_jax.models.microscaling import Mxfp4, Mxint8
 
 B, T = 4, 16
 
@@ -62,6 +63,16 @@ def logits(model: Any, tokens: np.ndarray, mesh: Any = None) -> np.ndarray:
     return np.concatenate(out, axis=1)
 
 
+def product(rows: Array, blocks: Array, scales: Array, sizes: Array) -> Array:
+    return one_by_one(rows, (blocks, scales), sizes, scales.shape[2], lambda e: Mxfp4().opened(*e, rows.dtype))
+
+
+def matrices(packing: Mxfp4 | Mxint8, blocks: Array, scales: Array, dtype: Any = jnp.float32) -> Array:
+    """The decoded matrices [E, I, O]: products with the rows of the identity."""
+    rows = jnp.eye(scales.shape[1] * 32, dtype=dtype)
+    return jnp.stack([packing.opened(b, s, dtype)(rows) for b, s in zip(blocks, scales, strict=True)])
+
+
 def tokens_for(model: Any) -> np.ndarray:
     return np.random.default_rng(1).integers(0, model.config.vocab_size, (B, T))
 
@@ -70,22 +81,23 @@ def tokens_for(model: Any) -> np.ndarray:
 def test_all_bytes_are_decoded_exactly(dtype: Any) -> None:
     blocks = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
     scales = np.array([1, 2, 60, 100, 119, 120, 126, 127, 128, 129, 140, 180, 200, 240, 250, 251], np.uint8)
-    got = mxfp4.decode(jnp.asarray(blocks), jnp.asarray(scales[None, None]), dtype)
+    got = matrices(Mxfp4(), jnp.asarray(blocks.reshape(1, -1, 1)), jnp.asarray(scales[None, :, None]), dtype)
     assert got.dtype == dtype
     expected = decoded(blocks, scales[None, None])
     expected = np.where(np.abs(expected) < 2.0**-126, 0, expected)  # less than a normal number
-    np.testing.assert_array_equal(np.asarray(got, np.float64), expected)
+    np.testing.assert_array_equal(np.asarray(got, np.float64)[..., 0], expected[0])
 
 
 @pytest.mark.parametrize("sizes", [[3, 0, 130, 1, 7], [0, 0, 0, 0, 0], [300, 0, 0, 0, 0], [0, 0, 0, 0, 9]], ids=str)
 def test_packed_products_are_those_of_the_decoded_matrices(sizes: list[int]) -> None:
     """Experts without rows, with more rows than a block, and rows of no expert at the end."""
     random = np.random.default_rng(0)
-    blocks = jnp.asarray(random.integers(0, 256, (5, 48, 2, 16), np.uint8))
-    scales = jnp.asarray(random.integers(119, 122, (5, 48, 2), np.uint8))
+    blocks = jnp.asarray(random.integers(0, 256, (5, 32, 48), np.uint8))
+    scales = jnp.asarray(random.integers(119, 122, (5, 2, 48), np.uint8))
     rows = jnp.asarray(random.normal(size=(304, 64)), jnp.float32)
-    got = jax.jit(mxfp4.grouped)(rows, blocks, scales, jnp.asarray(sizes))
-    expected = moe.grouped(rows, mxfp4.decode(blocks, scales, jnp.float32), jnp.asarray(sizes))
+    got = jax.jit(product)(rows, blocks, scales, jnp.asarray(sizes))
+    unpacked = matrices(Mxfp4(), blocks, scales)
+    expected = KERNELS["xla"](rows, unpacked, jnp.asarray(sizes))
     np.testing.assert_allclose(got, expected, atol=2e-6)
     assert not np.any(np.asarray(got)[sum(sizes) :])
 
@@ -135,7 +147,7 @@ def test_experts_on_a_mesh(checkpoint: tuple[Path, Any]) -> None:
     print(f"mxfp4 on a mesh: max |difference| {difference:.1e}")
     assert difference <= 1e-4
     blocks = models.named_parameters(model)["model.layers.0.mlp.experts.down_proj_blocks"]
-    assert blocks.sharding.shard_shape(blocks.shape) == (3, 64, 2, 16)  # of 6 experts, 64 outputs, 4 groups
+    assert blocks.sharding.shard_shape(blocks.shape) == (3, 32, 64)  # of 6 experts, 4 groups of 16 bytes, 64 outputs
 
 
 def test_a_width_that_would_split_a_group_is_refused(tmp_path: Path) -> None:
@@ -144,7 +156,7 @@ def test_a_width_that_would_split_a_group_is_refused(tmp_path: Path) -> None:
     with pytest.raises(models.ShardingError) as error:
         models.load(tmp_path, mesh=mesh)
     assert str(error.value) == (
-        "model.layers.0.mlp.experts.down_proj_blocks: dimension 2 (3 expert_ff) does not divide over mesh axis "
+        "model.layers.0.mlp.experts.down_proj_blocks: dimension 1 (3 expert_ff) does not divide over mesh axis "
         "'tensor' of size 4. Use a size of 1 or 3."
     )
     models.load(tmp_path, mesh=mesh, rules=models.INFERENCE.replace(expert_ff=()))
@@ -155,7 +167,7 @@ def test_random_models_have_sane_logits(checkpoint: tuple[Path, Any]) -> None:
     model = models.from_config(config, jax.random.key(0), jnp.bfloat16)
     parameters = models.named_parameters(model)
     weights = [
-        mxfp4.decode(value, parameters[name.replace("blocks", "scales")], jnp.float32)
+        matrices(Mxfp4(), value, parameters[name.replace("blocks", "scales")])
         for name, value in parameters.items()
         if name.endswith("_blocks")
     ]
@@ -170,13 +182,13 @@ def test_a_loop_of_steps_never_holds_all_experts_unpacked() -> None:
     def decode_steps(blocks: list[Array], scales: list[Array], x: Array) -> Array:
         def step(_: Any, x: Array) -> Array:
             for b, s in zip(blocks, scales, strict=True):
-                x = jnp.tanh(mxfp4.grouped(x, b, s, jnp.asarray([2, 2, 2, 2])))
+                x = jnp.tanh(product(x, b, s, jnp.asarray([2, 2, 2, 2])))
             return x
 
         return jax.lax.fori_loop(0, 10, step, x)
 
-    blocks = [jax.ShapeDtypeStruct((experts, outside, inside // 32, 16), jnp.uint8)] * layers
-    scales = [jax.ShapeDtypeStruct((experts, outside, inside // 32), jnp.uint8)] * layers
+    blocks = [jax.ShapeDtypeStruct((experts, inside // 2, outside), jnp.uint8)] * layers
+    scales = [jax.ShapeDtypeStruct((experts, inside // 32, outside), jnp.uint8)] * layers
     compiled = jax.jit(decode_steps).lower(blocks, scales, jax.ShapeDtypeStruct((8, inside), jnp.float32)).compile()
     one = outside * inside * 4
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * one  # the decoded form, and what decoding takes

@@ -7,8 +7,8 @@ from pathlib import Path
 from tessy_jax import models
 from tessy_jax.config import ConfigError
 
-SHIPPED = Path(__file__).parent.parent.parent / "configs" / "shapes"
-"""`<owner>/<name>/config.json` of models that are often named; in a checkout of this repository."""
+SHIPPED = Path(__file__).parent / "known"
+"""`<owner>/<name>/config.json` of models that are often named: `configs/shapes`."""
 
 
 def read_shapes(name: str, key: str) -> models.DecoderConfig:

@@ -48,8 +48,11 @@ class ShapeVoice(Voice):
 
 def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> ShapeVoice:
     """The voice of a role whose model the configuration names at `key`. Raises what `read_shapes` does."""
-    facts = dataclasses.replace(read_shapes(config.model, key), int8=config.weights == "int8")
-    model = models.shapes(facts, dtype, mesh)
+    facts = dataclasses.replace(read_shapes(config.model, key), **config.loading)
+    try:
+        model = models.shapes(facts, dtype, mesh)
+    except models.ConfigError as error:
+        raise models.ConfigError(f"{key}: {error}") from None
     thinking = Thinking(**config.thinking.model_dump(exclude_none=True))
     chat = Chat(Path(), _bytes_and(thinking.marker), reference=None, template="", thinking=thinking, options={})
     sampling = Sampling(**config.sampling.model_dump())
