@@ -32,7 +32,10 @@ ROWS = 128
 def _tokamax(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: Int[Array, " E"]) -> Array:
     """github.com/openxla/tokamax: Mosaic on TPU, Mosaic or Triton on GPU, its own XLA form elsewhere."""
     import tokamax  # takes seconds to import, and few need it
+    from absl import flags
 
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # or tokamax would read the command's arguments as its own
     return tokamax.ragged_dot(rows, weights, sizes)
 
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Float32, Int
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float, Float32, Int, UInt8
 
 from tessy_jax.models.config import Fields
 from tessy_jax.models.grouped import Kernel, Product, one_by_one
@@ -135,9 +136,11 @@ class Fp8StackedLinear(StackedLinear):
         self.blocks = blocks
 
     def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"], kernel: Kernel) -> Float[Array, "M O"]:
-        def opened(expert: tuple[Float[Array, "O I"], Float32[Array, "o i"]]) -> Product:
-            matrix = self.blocks.matrix(*expert, rows.dtype)
+        def opened(expert: tuple[UInt8[Array, "O I"], Float32[Array, "o i"]]) -> Product:
+            weight = lax.bitcast_convert_type(expert[0], self.weight.dtype)
+            matrix = self.blocks.matrix(weight, expert[1], rows.dtype)
             return lambda rows: rows @ matrix.T
 
-        stacks = (self.weight[...], self.weight_scale_inv[...])
+        # Bytes are sliced, not floats: for that XLA's CPU form turns the whole stack into 16 bits, before the loop.
+        stacks = (lax.bitcast_convert_type(self.weight[...], jnp.uint8), self.weight_scale_inv[...])
         return one_by_one(rows, stacks, sizes, self.weight.shape[1], opened)

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 from tessy_jax import models
+from tessy_jax.models import sharding
 from tessy_jax.models.sharding import Dim
 
 B, T = 4, 12
@@ -130,6 +131,7 @@ def test_experts_that_do_not_divide_are_refused(tmp_path: Path) -> None:
 def test_key_value_heads_that_do_not_divide_are_replicated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tiny.qwen3(tmp_path, vocab_size=88)
     mesh = mesh_of(data=2, tensor=4)
+    sharding._warn_replicated.cache_clear()  # it is said once a process, and other tests may have come before
     with caplog.at_level(logging.WARNING):
         model = models.load(tmp_path, mesh=mesh)
     assert caplog.messages == ["2 key/value heads do not divide over mesh axis 'tensor' of size 4: replicating them."]

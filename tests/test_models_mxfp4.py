@@ -173,22 +173,3 @@ def test_random_models_have_sane_logits(checkpoint: tuple[Path, Any]) -> None:
     ]
     assert all(0.015 < float(jnp.std(value)) < 0.03 for value in weights)
     assert np.isfinite(logits(model, tokens_for(model))).all()
-
-
-def test_a_loop_of_steps_never_holds_all_experts_unpacked() -> None:
-    """XLA would unpack them once, before the loop."""
-    layers, experts, outside, inside = 6, 4, 256, 256
-
-    def decode_steps(blocks: list[Array], scales: list[Array], x: Array) -> Array:
-        def step(_: Any, x: Array) -> Array:
-            for b, s in zip(blocks, scales, strict=True):
-                x = jnp.tanh(product(x, b, s, jnp.asarray([2, 2, 2, 2])))
-            return x
-
-        return jax.lax.fori_loop(0, 10, step, x)
-
-    blocks = [jax.ShapeDtypeStruct((experts, inside // 2, outside), jnp.uint8)] * layers
-    scales = [jax.ShapeDtypeStruct((experts, inside // 32, outside), jnp.uint8)] * layers
-    compiled = jax.jit(decode_steps).lower(blocks, scales, jax.ShapeDtypeStruct((8, inside), jnp.float32)).compile()
-    one = outside * inside * 4
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * one  # the decoded form, and what decoding takes

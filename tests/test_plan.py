@@ -89,6 +89,9 @@ def test_what_does_not_fit_says_so():
     assert "it does not fit" in lines[0]
     assert found.limits["engine.batch"] == 2  # weights and vocabularies take 362 kB, a row 147 kB
     assert any("engine.batch or engine.context" in line for line in lines)
+    saved = found.resident["cache, teacher"] - found.savings["teacher.cache=int8"]  # left: bytes and float32 scales
+    assert found.resident["cache, teacher"] / 4 < saved < found.resident["cache, teacher"] / 2
+    assert [line.split()[2] for line in lines[-4:]] == sorted(found.savings, key=found.savings.get, reverse=True)
 
 
 def test_a_train_step(tmp_path, capsys):

@@ -101,7 +101,7 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
     check_budgets(config.cooperation, shapes.settings, max(turn.tokens for turn in shapes.turns))
     plan = Plan(name, topology, mesh.size, asked(config.mesh), shapes.resident(shapes.settings), (), ())
     if not plan.fits:  # the compiler would only say the same
-        return dataclasses.replace(plan, limits=_limits(shapes, plan))
+        return dataclasses.replace(plan, limits=_limits(shapes, plan), savings=_savings(shapes))
     programs, too_large, steps = [], [], []
     for compiled in _programs(shapes):
         try:
@@ -114,7 +114,7 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
         except TooLarge as error:
             too_large.append(error.refusal)
     plan = dataclasses.replace(plan, programs=tuple(programs), too_large=tuple(too_large), steps=tuple(steps))
-    return dataclasses.replace(plan, limits=_limits(shapes, plan))
+    return dataclasses.replace(plan, limits=_limits(shapes, plan), savings={} if plan.fits else _savings(shapes))
 
 
 def _programs(shapes: Shapes) -> Iterator[Any]:
@@ -173,3 +173,14 @@ def _limits(shapes: Shapes, plan: Plan) -> dict[str, int | None]:
         "engine.batch": largest(lambda n: fits(dataclasses.replace(sizes, batch=n)), rows),
         "engine.context": largest(lambda n: fits(dataclasses.replace(sizes, context=n)), min(grain, longest), longest),
     }
+
+
+def _savings(shapes: Shapes) -> dict[str, int]:
+    """What 8 bits would save of a chip's memory, for each model and cache that they would make smaller."""
+    resident, savings = sum(shapes.resident(shapes.settings).values()), {}
+    for name in NAMES:
+        for key in ("weights", "cache"):
+            role = getattr(shapes.config, name).model_copy(update={key: "int8"})
+            smaller = Shapes.of(shapes.config.model_copy(update={name: role}), shapes.mesh)
+            savings[f"{name}.{key}=int8"] = resident - sum(smaller.resident(smaller.settings).values())
+    return {key: saved for key, saved in savings.items() if saved > 0}

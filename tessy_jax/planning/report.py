@@ -46,6 +46,7 @@ class Plan:
         programs: those that compiled. too_large: the others.
         steps: decode steps of a synthesis; none for training.
         limits: estimates of what fits, by key of the configuration: the value, or None where nothing does.
+        savings: what a setting would save of a chip's memory, by `key=value`; only where something does not fit.
         notes: what else is worth knowing, one line each.
     """
 
@@ -58,6 +59,7 @@ class Plan:
     too_large: tuple[Refusal, ...]
     steps: tuple[Step, ...] = ()
     limits: dict[str, int | None] = dataclasses.field(default_factory=dict)
+    savings: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

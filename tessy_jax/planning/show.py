@@ -60,6 +60,8 @@ def _remedies(plan: Plan) -> Iterator[str]:
         yield "what helps: a smaller engine.batch or engine.context, or more chips on mesh.data (caches are most)"
     else:
         yield "what helps: more chips on mesh.tensor, mesh.fsdp (training) or mesh.expert (weights are most)"
+    for change, saved in sorted(plan.savings.items(), key=lambda item: -item[1]):
+        yield f"what helps: {change} saves {saved / GIB:.2f} GiB a chip"
 
 
 def _memory(plan: Plan) -> Table:

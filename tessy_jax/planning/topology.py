@@ -14,6 +14,15 @@ from tessy_jax.config import ConfigError, MeshConfig
 from tessy_jax.mesh import AXES, asked, lay_out, shape_of
 
 
+#: What libtpu reads when it starts, to compile only.
+_WITHOUT_A_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",  # or it asks the network what machine this is
+    "TPU_ACCELERATOR_TYPE": "v6e-8",  # or it complains that nobody told; slices of other chips compile all the same
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or its lock refuses a second plan at the same time
+}
+
+
 class PlanError(RuntimeError):
     """A plan that cannot be made; the message is meant for the user."""
 
@@ -105,7 +114,8 @@ class Topology:
                 f"compiling for {self.name} needs libtpu, which is not installed: pip install 'tessy_jax[tpu]' "
                 "(no TPU is needed)"
             )
-        os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # or libtpu asks the network what machine this is
+        for name, value in _WITHOUT_A_TPU.items():
+            os.environ.setdefault(name, value)
         from jax.experimental import topologies
 
         try:
