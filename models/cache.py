@@ -27,7 +27,7 @@ from jaxtyping import Array, DTypeLike, Float, Float32, Int
 from tessy_jax.models.attention import blockwise, dense
 from tessy_jax.models.config import ConfigError, DecoderConfig
 from tessy_jax.models.context import Context
-from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
+from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for, ways_of
 
 
 class Memory(Protocol):
@@ -58,7 +58,8 @@ class LayerCache:
     Attributes:
         k, v: [B, K, S, H]; S = context.slots(length, slack). With heads before slots both products of attention read
             the cache as it lies (on CPU 2 to 3 times faster than [B, S, K, H], which was copied at every step).
-            v is None where the keys are the values.
+            v is None where the keys are the values. On a mesh of more devices than heads, each head is there once for
+            every device that looks at it, one copy behind the other: K times `copies` in all.
         k_scale, v_scale: what int8 keys and values are to be multiplied by; None: k and v are not int8.
         context: what a token of this layer sees (static).
     """
@@ -106,6 +107,9 @@ class Cache:
                 "or call init_cache with slack >= chunk + deepest rollback."
             )
         where = jnp.where(positions >= 0, positions % slots, slots)  # one past the end: dropped
+        copies = old.k.shape[1] // k.shape[2]
+        if copies > 1:
+            k, v = (None if x is None else jnp.repeat(x, copies, axis=2) for x in (k, v))
         keys = values = self._remember(old.k, old.k_scale, k, where)
         new = LayerCache(keys[0], None, keys[1], None, old.context)
         if old.v is not None and v is not None:
@@ -208,7 +212,8 @@ def init_cache(
         slack: deepest rollback + largest chunk, in tokens. Layers with a window or blocks keep that many extra slots.
         dtype: of keys and values; normally that of the parameters. int8: each with a scale of its own, half the bytes.
         context: replaces the context of every layer (`Blocks(128)` for a boundary predictor); None: the model's own.
-        mesh, rules: rows are split over "batch", heads over "kv_heads"; None: one device.
+        mesh, rules: rows are split over "batch", heads over "kv_heads", in copies where there are more devices; None:
+            one device.
 
     Raises:
         ConfigError: a token would see more than `max_position_embeddings` tokens.
@@ -222,15 +227,18 @@ def init_cache(
             f"{config.max_position_embeddings} (config.json): ask for less, or set the model's RoPE scaling and limit."
         )
 
-    remembered = config.remembered
-    sharding = None
+    remembered, sharding = config.remembered, None
+    heads = remembered.heads
     if mesh is not None:
-        dims = (Dim(batch, "batch"), remembered.heads, Dim(1), Dim(remembered.size))
+        ways = ways_of(mesh, rules, heads)
+        if ways % heads.size == 0:  # Qwen3-235B has 4; whole on each of 8 chips they would take 4 times the memory
+            heads = dataclasses.replace(heads, size=max(ways, heads.size))
+        dims = (Dim(batch, "batch"), heads, Dim(1), Dim(remembered.size))
         sharding = sharding_for(mesh, rules, dims, "cache")
 
     def layer(context: Context) -> LayerCache:
         def zeros(size: int, dtype: DTypeLike) -> Array:
-            shape = (batch, remembered.heads.size, context.slots(length, slack), size)
+            shape = (batch, heads.size, context.slots(length, slack), size)
             return jnp.zeros(shape, dtype, device=sharding)
 
         def ring(there: bool) -> tuple[Array | None, Array | None]:

@@ -64,8 +64,13 @@ TRAINING = Rules(embed=("fsdp",))
 _WHOLE_IF_EVEN = {"experts": ("expert",)}
 _IF_FREE = ("expert_ff",)
 
-#: A model with fewer key/value heads than "tensor" is common (Qwen3-235B has 4) and replicating them costs only cache.
+#: A model with fewer key/value heads than "tensor" is common (Qwen3-235B has 4). Their projections are small.
 _REPLICATED_IF_UNEVEN = ("kv_heads",)
+
+
+def ways_of(mesh: Mesh, rules: Rules, dim: Dim) -> int:
+    """How many parts the rules would cut a dimension into."""
+    return math.prod(mesh.shape[a] for a in (getattr(rules, dim.axis) if dim.axis else ()) if a in mesh.axis_names)
 
 
 def sharding_for(mesh: Mesh, rules: Rules, dims: tuple[Dim, ...], name: str) -> NamedSharding:
