@@ -109,7 +109,7 @@ class Cache:
         where = jnp.where(positions >= 0, positions % slots, slots)  # one past the end: dropped
         copies = old.k.shape[1] // k.shape[2]
         if copies > 1:
-            k, v = (None if x is None else jnp.repeat(x, copies, axis=2) for x in (k, v))
+            k, v = jnp.repeat(k, copies, axis=2), None if v is None else jnp.repeat(v, copies, axis=2)
         keys = values = self._remember(old.k, old.k_scale, k, where)
         new = LayerCache(keys[0], None, keys[1], None, old.context)
         if old.v is not None and v is not None:

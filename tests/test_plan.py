@@ -16,7 +16,7 @@ from tessy_jax.planning.pair import plan_pair
 from tessy_jax.planning.shapes import SHIPPED, read_shapes
 from tessy_jax.planning.show import verdict
 from tessy_jax.planning.topology import Chip, Topology
-from tessy_jax.planning.traffic import traffic
+from tessy_jax.planning.traffic import repetition, traffic
 
 #: Parameters as published (arXiv 2505.09388, table 1 and 2; the model cards), in 1e9.
 PUBLISHED = {
@@ -155,6 +155,42 @@ def test_traffic_counts_main_memory_once():
     # copied to fast memory, where the product reads them for nothing. Its condition reads nothing.
     assert moved == {"attention": 8192 + 2 * 128 + 4, "ahead": 2048}
 
+
+def test_loops_inside_a_loop_count_as_often_as_they_run():
+    """As those over packed experts do; the outermost is the step's own."""
+    assert traffic(NESTED) == {"mlp": 16 * 4096, "rest": 2048}
+    assert repetition(NESTED) == (100 + 16 * 50) / 150
+    assert repetition(PROGRAM) == 1.0  # without estimates
+
+
+NESTED = """
+%experts (c: (s32[], bf16[2048])) -> (s32[], bf16[2048]) {
+  %c = (s32[], bf16[2048]{0}) parameter(0)
+  %e = s32[]{:S(6)} get-tuple-element(%c), index=0
+  %w = bf16[2048]{0} get-tuple-element(%c), index=1
+  %x = f32[4]{0:S(1)} copy(%w), metadata={op_name="jit(f)/while/body/mlp/dot"}, backend_config={"estimated_cycles":"50"}
+  ROOT %out = (s32[], bf16[2048]{0}) tuple(%e, %w)
+}
+
+%more (c1: (s32[], bf16[2048])) -> pred[] {
+  %c1 = (s32[], bf16[2048]{0}) parameter(0)
+  %e1 = s32[]{:S(6)} get-tuple-element(%c1), index=0
+  %all = s32[]{:S(6)} constant(16)
+  ROOT %lt = pred[]{:S(6)} compare(%e1, %all), direction=LT
+}
+
+%step (d: (s32[], bf16[2048])) -> (s32[], bf16[2048]) {
+  %d = (s32[], bf16[2048]{0}) parameter(0)
+  %v = bf16[1024]{0} get-tuple-element(%d), index=1
+  %y = f32[4]{0:S(1)} copy(%v), backend_config={"estimated_cycles":"100"}
+  ROOT %inner = (s32[], bf16[2048]{0}) while(%d), condition=%more, body=%experts
+}
+
+ENTRY %main (a: (s32[], bf16[2048])) -> (s32[], bf16[2048]) {
+  %a = (s32[], bf16[2048]{0}) parameter(0)
+  ROOT %loop = (s32[], bf16[2048]{0}) while(%a), condition=%more, body=%step
+}
+"""
 
 PROGRAM = """
 %in_place (p0: bf16[64,64], p1: bf16[1,64], p2: s32[1]) -> bf16[64,64] {

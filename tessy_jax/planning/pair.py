@@ -26,7 +26,7 @@ from tessy_jax.planning.compiled import TooLarge, chip_bytes, compile_program, m
 from tessy_jax.planning.limits import largest
 from tessy_jax.planning.report import Plan, Step
 from tessy_jax.planning.topology import Topology
-from tessy_jax.planning.traffic import traffic
+from tessy_jax.planning.traffic import repetition, traffic
 from tessy_jax.writer import settings
 
 NAMES = tuple(role.name.lower() for role in Role)
@@ -151,6 +151,7 @@ def _step(shapes: Shapes, role: Role) -> Step:
         program=program,
         tokens=shapes.settings.batch,
         main=traffic(text),
+        repetition=repetition(text),
         weights=shapes.weights(role),
         cache=chip_bytes(cache),
     )

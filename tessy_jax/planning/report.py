@@ -17,6 +17,7 @@ class Step:
         program: the role's loop over decode steps; what its compiler says of a step.
         tokens: rows of the batch, hence tokens per step, over all chips.
         main: bytes to and from main memory, by part of the model; see `planning.traffic`.
+        repetition: how many times longer it takes than `program.seconds`, which counts loops inside it once.
         weights, cache: bytes that a step must read at least: the writing model's weights (without an embedding table
             of which it looks up a few rows) and all slots of its cache, once.
     """
@@ -25,6 +26,7 @@ class Step:
     program: Program
     tokens: int
     main: dict[str, int]
+    repetition: float
     weights: int
     cache: int
 
@@ -98,7 +100,7 @@ class Plan:
         if chip is None:
             return None
         least = max(step.moved / (chip.bandwidth * 1e9), step.program.operations / (chip.peak * 1e12))
-        return max(least, step.program.seconds or 0.0)
+        return max(least, step.repetition * (step.program.seconds or 0.0))
 
     def to_json(self) -> dict[str, Any]:
         """All of it, in bytes and seconds."""

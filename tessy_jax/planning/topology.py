@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from tessy_jax.config import ConfigError, MeshConfig
 from tessy_jax.mesh import AXES, asked, lay_out, shape_of
 
-
 #: What libtpu reads when it starts, to compile only.
 _WITHOUT_A_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",  # or it asks the network what machine this is

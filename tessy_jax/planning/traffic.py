@@ -2,8 +2,8 @@
 
 The compiler's own sum ("bytes accessed") counts every operand of every operation, wherever it lies: what is first
 brought into the chip's fast memory counts on its way there and again at each use. Here only what lies in main memory
-counts: operands and results whose layout names no other memory space (`S(1)` is the fast one on TPUs). Each
-computation counts once, so a loop's body does.
+counts: operands and results whose layout names no other memory space (`S(1)` is the fast one on TPUs). A loop counts
+once, but those inside it as often as they run: a decode step has one over the experts, where they are packed.
 
 Parts of arrays count as such: a slice or gather reads what it gives, an update in place writes what it puts there.
 """
@@ -24,6 +24,8 @@ _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "iota"),
     *("after-all", "partition-id", "replica-id", "opt-barrier"),
 }
+_VIEWS = {"bitcast", "copy"}
+"""What is nothing inside a fusion: a copy in another layout is not made there."""
 _PARTIAL_READ = {"dynamic-slice", "gather", "slice"}
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}
 """Operations that write into their first operand, and which operand holds what is written."""
@@ -38,6 +40,8 @@ class _Instruction:
     called: list[str]
     scope: str
     index: int = -1  # of a parameter
+    constant: int | None = None  # of a constant that is a whole number
+    cycles: int = 0  # by the compiler's estimate
 
     @property
     def size(self) -> int:
@@ -66,17 +70,48 @@ def traffic(text: str) -> dict[str, int]:
     """
     program, entry = _parse(text)
     out: dict[str, int] = defaultdict(int)
-    waiting, seen = [entry], set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name not in program:
-            continue
-        seen.add(name)
+    for name, times in _run(program, entry).items():
         for instruction in program[name].instructions.values():
-            if instruction.kind in ("while", "conditional", "call"):
-                waiting += instruction.called
-            out[_group(instruction)] += _moved(program, program[name], instruction)
+            out[_group(instruction)] += times * _moved(program, program[name], instruction)
     return {group: size for group, size in sorted(out.items(), key=lambda item: -item[1]) if size}
+
+
+def repetition(text: str) -> float:
+    """How many times longer the program takes than a sum in which each loop counts once, by the compiler's estimates of
+    its operations' cycles; 1 where it makes none.
+    """
+    program, entry = _parse(text)
+    cycles = {name: sum(i.cycles for i in program[name].instructions.values()) for name in _run(program, entry)}
+    once = sum(cycles.values())
+    return sum(times * cycles[name] for name, times in _run(program, entry).items()) / once if once else 1.0
+
+
+def _run(program: dict[str, _Computation], entry: str) -> dict[str, int]:
+    """The computations that are no fusions, and how often each runs."""
+    times: dict[str, int] = {}
+    waiting = [(entry, 1, 0)]
+    while waiting:
+        name, count, loops = waiting.pop()
+        if name in times or name not in program:
+            continue
+        times[name] = count
+        for instruction in program[name].instructions.values():
+            if instruction.kind == "while":
+                inner = count * (_rounds(program, instruction.called) if loops else 1)
+                waiting += [(called, inner, loops + 1) for called in instruction.called]
+            elif instruction.kind in ("conditional", "call"):
+                waiting += [(called, count, loops) for called in instruction.called]
+    return times
+
+
+def _rounds(program: dict[str, _Computation], called: list[str]) -> int:
+    """How often a loop runs whose condition compares its counter with a constant, as that of `fori_loop`; else 1."""
+    for computation in (program[name] for name in called if name in program):
+        test = computation.instructions[computation.root]
+        if test.kind == "compare":
+            bounds = [computation.instructions[o].constant for o in test.operands if o in computation.instructions]
+            return max([1, *(bound for bound in bounds if bound is not None)])
+    return 1
 
 
 _SCOPES = ("sample", "logits", "attention", "mlp", "router", "experts")
@@ -122,7 +157,7 @@ def _read(program: dict[str, _Computation], fused: _Computation, index: int, who
 def _used(program: dict[str, _Computation], fused: _Computation, name: str, whole: int) -> int:
     total = whole if name == fused.root else 0
     for user in fused.users(name):
-        if user.kind == "bitcast":
+        if user.kind in _VIEWS:
             total += _used(program, fused, user.name, whole)
         elif user.kind in _PARTIAL_READ and user.operands[0] == name:
             total += user.size
@@ -140,7 +175,7 @@ def _used(program: dict[str, _Computation], fused: _Computation, name: str, whol
 
 def _is_view(fused: _Computation, name: str, parameter: str) -> bool:
     """Whether `name` is the parameter itself in another shape."""
-    while fused.instructions[name].kind == "bitcast":
+    while fused.instructions[name].kind in _VIEWS:
         name = fused.instructions[name].operands[0]
     return name == parameter
 
@@ -195,7 +230,12 @@ def _instruction(line: str) -> _Instruction | None:
     scope = re.search(r'op_name="([^"]*)"', after)
     operands = re.findall(r"%([\w.\-]+)", inside)
     index = int(inside) if kind == "parameter" else -1
-    return _Instruction(name, list(_arrays(result)), kind, operands, called, scope[1] if scope else "", index)
+    constant = int(inside) if kind == "constant" and inside.isdigit() else None
+    cycles = re.search(r'"estimated_cycles":"(\d+)"', after)
+    return _Instruction(
+        *(name, list(_arrays(result)), kind, operands, called, scope[1] if scope else "", index),
+        *(constant, int(cycles[1]) if cycles else 0),
+    )
 
 
 def _split(rest: str) -> tuple[str, str]:
