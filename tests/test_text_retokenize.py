@@ -15,7 +15,7 @@ from tessy_jax.text.retokenize import Retokenizer, Tail
 from tessy_jax.text.tokenizer import ContentTokenizer
 
 REAL = ["qwen3", "o200k"]
-NAMES = [*REAL, "small_chatml", "small_plain", "sentencepiece"]
+NAMES = [*REAL, "r1", "small_chatml", "small_plain", "sentencepiece"]
 
 WORDS = {
     "english": [

@@ -180,6 +180,7 @@ def _alternatives(part: Mapping[str, Any]) -> list[str]:
 def _union(pattern: str) -> list[str]:
     """The alternatives of a regular expression: split at each `|` outside groups and classes."""
     found, depth, in_class = [""], 0, False
+    pattern = pattern.replace("\r", r"\r").replace("\n", r"\n")  # R1's file has the characters themselves
     for piece in re.findall(r"\\.|.", pattern, re.S):
         if not in_class:
             depth += (piece == "(") - (piece == ")")
