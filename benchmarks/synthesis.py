@@ -19,7 +19,7 @@ from alone import Torch, alone_engine, run, written
 from bandwidth import measure, step_bytes
 from jax.sharding import Mesh
 
-from tessy_jax.config import ConfigError, SynthesisConfig, load_config
+from tessy_jax.config import SynthesisConfig, load_config
 from tessy_jax.cooperate.alone import answering
 from tessy_jax.cooperate.engine import MARGIN, Dispatch, Engine, Settings
 from tessy_jax.cooperate.rows import NAMES, Job
@@ -30,6 +30,7 @@ from tessy_jax.data.inputs import read
 from tessy_jax.data.records import Problem
 from tessy_jax.mesh import make_mesh
 from tessy_jax.pair import Pair
+from tessy_jax.settings import ConfigError
 from tessy_jax.traces import USER_ERRORS
 
 Table = list[dict[str, Any]]

@@ -31,7 +31,6 @@ from tessy_jax.command import (
     say,
     tell,
 )
-from tessy_jax.config import describe, load_as, to_yaml
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.lines import read_objects
 from tessy_jax.data.manifest import hash_file, make_manifest
@@ -39,6 +38,7 @@ from tessy_jax.data.rundir import SEGMENTS, RunDir
 from tessy_jax.data.sources import files
 from tessy_jax.report.panel import View, duration
 from tessy_jax.report.segments import agreement_table, show_segment
+from tessy_jax.settings import describe, load_as, to_yaml
 from tessy_jax.traces import USER_ERRORS
 
 DEMO = Path("configs/annotate_demo.yaml")

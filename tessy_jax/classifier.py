@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from tessy_jax import models
 from tessy_jax.annotation.thoughts import data_path
-from tessy_jax.config import ConfigError
 from tessy_jax.data.manifest import hash_file, hash_folder
 from tessy_jax.data.sources import files
 from tessy_jax.hub import model_folder
 from tessy_jax.models.weights import open_tensors
+from tessy_jax.settings import ConfigError
 from tessy_jax.student import adamw
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.train import step

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tessy_jax.config import ConfigError
+from tessy_jax.settings import ConfigError
 
 DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done, error, bad usage, done with rejects, interrupted."""

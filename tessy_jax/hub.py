@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tessy_jax.config import ConfigError
+from tessy_jax.settings import ConfigError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh
 
-from tessy_jax.config import ConfigError, MeshConfig
+from tessy_jax.config import MeshConfig
+from tessy_jax.settings import ConfigError
 
 AXES = ("data", "fsdp", "tensor", "expert")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.config import CheckpointPredictor, ConfigError, PredictorConfig, ProbePredictor, SynthesisConfig
+from tessy_jax.config import CheckpointPredictor, PredictorConfig, ProbePredictor, SynthesisConfig
 from tessy_jax.cooperate.build import build_engine
 from tessy_jax.cooperate.engine import Engine
 from tessy_jax.cooperate.predictors import Checkpoint, Predictor, Unigram
@@ -18,6 +18,7 @@ from tessy_jax.hub import model_folder
 from tessy_jax.models import Blocks
 from tessy_jax.models.context import Context
 from tessy_jax.models.weights import open_tensors
+from tessy_jax.settings import ConfigError
 from tessy_jax.text.chat import Chat
 from tessy_jax.writer import Writer, settings
 

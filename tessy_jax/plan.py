@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 
 from tessy_jax.command import DONE, ERROR, overrides, run
-from tessy_jax.config import ConfigError, SynthesisConfig, load_as, read_yaml
+from tessy_jax.config import SynthesisConfig
 from tessy_jax.models import ConfigError as ModelError
 from tessy_jax.models import ShardingError
 from tessy_jax.planning.pair import plan_pair
@@ -21,6 +21,7 @@ from tessy_jax.planning.report import Plan
 from tessy_jax.planning.show import show
 from tessy_jax.planning.topology import PlanError, Topology
 from tessy_jax.planning.training import plan_sft
+from tessy_jax.settings import ConfigError, load_as, read_yaml
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.config import SftConfig
 

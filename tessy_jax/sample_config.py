@@ -2,7 +2,8 @@
 
 from pydantic import Field, PositiveInt
 
-from tessy_jax.config import Budgets, Columns, EngineConfig, Located, MeshConfig, OutputPath, RoleConfig
+from tessy_jax.config import Budgets, Columns, EngineConfig, MeshConfig, RoleConfig
+from tessy_jax.settings import Located, OutputPath
 
 
 class SampleBudgets(Budgets):

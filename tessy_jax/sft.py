@@ -20,7 +20,6 @@ from tessy_jax.command import (
     run,
     tell,
 )
-from tessy_jax.config import describe, load_as, to_yaml
 from tessy_jax.data.folders import RunDirError
 from tessy_jax.data.inputs import InputError
 from tessy_jax.data.lines import read_objects
@@ -29,6 +28,7 @@ from tessy_jax.models import ConfigError as ModelError
 from tessy_jax.models import ShardingError, WeightsError
 from tessy_jax.report.curves import draw
 from tessy_jax.report.panel import View
+from tessy_jax.settings import describe, load_as, to_yaml
 from tessy_jax.student import Student
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.batches import BatchError

@@ -9,10 +9,10 @@ import jax
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.config import ConfigError
 from tessy_jax.data.manifest import hash_folder
 from tessy_jax.hub import model_folder
 from tessy_jax.models.weights import open_tensors
+from tessy_jax.settings import ConfigError
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.train import step

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from tessy_jax.command import DONE, INTERRUPTED, REJECTS, Stop, log_to, overrides, run, say
-from tessy_jax.config import SynthesisConfig, describe, load_as, to_yaml
+from tessy_jax.config import SynthesisConfig
 from tessy_jax.cooperate.engine import Dispatch, Engine
 from tessy_jax.cooperate.rows import NAMES, Job
 from tessy_jax.cooperate.voice import prompt_ids
@@ -29,6 +29,7 @@ from tessy_jax.models.context import Context
 from tessy_jax.report.panel import Progress, ProgressView
 from tessy_jax.report.show import show
 from tessy_jax.sample_config import SampleConfig
+from tessy_jax.settings import describe, load_as, to_yaml
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.writer import Writer
 

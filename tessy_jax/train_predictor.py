@@ -23,7 +23,6 @@ from tessy_jax.command import (
     run,
     tell,
 )
-from tessy_jax.config import describe, load_as, to_yaml
 from tessy_jax.cooperate.predictors import Unigram
 from tessy_jax.data.folders import RunDirError
 from tessy_jax.data.inputs import InputError
@@ -34,6 +33,7 @@ from tessy_jax.report.curves import draw
 from tessy_jax.report.panel import View
 from tessy_jax.report.predictor import write_report
 from tessy_jax.report.scores import best_threshold, evaluate
+from tessy_jax.settings import describe, load_as, to_yaml
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.batches import BatchError
 from tessy_jax.train.checkpoints import CheckpointError, Checkpoints

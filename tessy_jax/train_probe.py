@@ -16,7 +16,6 @@ from rich.console import Console
 
 from tessy_jax import models
 from tessy_jax.command import DONE, ERROR, REJECTS, overrides, run, tell
-from tessy_jax.config import ConfigError, describe, load_as
 from tessy_jax.cooperate.predictors import Unigram
 from tessy_jax.cooperate.probe import Probe, ProbeParams
 from tessy_jax.data.folders import RunDirError, explained
@@ -26,6 +25,7 @@ from tessy_jax.mesh import make_mesh
 from tessy_jax.report.predictor import write_report
 from tessy_jax.report.reproduced import compare
 from tessy_jax.report.scores import best_threshold, evaluate, f1
+from tessy_jax.settings import ConfigError, describe, load_as
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.classify import judged_tokens
 from tessy_jax.train.examples import CONTEXT

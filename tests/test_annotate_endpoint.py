@@ -12,7 +12,7 @@ from tessy_jax.annotation.annotator import Annotated, AnnotatorError, Outcome, R
 from tessy_jax.annotation.config import EndpointConfig
 from tessy_jax.annotation.endpoint import Endpoint
 from tessy_jax.annotation.segments import Segment
-from tessy_jax.config import ConfigError
+from tessy_jax.settings import ConfigError
 
 SEGMENTS = [Segment("r", 0, i, 0, f"Okay, so the solution is {i}.") for i in range(20)]
 

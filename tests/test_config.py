@@ -7,16 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tessy_jax.config import (
-    ConfigError,
-    PaperCooperation,
-    ReleasedCodeCooperation,
-    SynthesisConfig,
-    UnigramPredictor,
-    describe,
-    load_config,
-    to_yaml,
-)
+from tessy_jax.config import PaperCooperation, ReleasedCodeCooperation, SynthesisConfig, UnigramPredictor, load_config
+from tessy_jax.settings import ConfigError, describe, to_yaml
 
 MINIMAL = """
 student: {model: org/student}

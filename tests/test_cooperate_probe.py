@@ -7,11 +7,12 @@ import pytest
 from pairs import PROBLEMS, Pair, run
 from test_cooperate import RELEASED, problem, same
 
-from tessy_jax.config import ConfigError, MeshConfig
+from tessy_jax.config import MeshConfig
 from tessy_jax.cooperate.engine import Engine
 from tessy_jax.cooperate.rows import Job
 from tessy_jax.data.records import Record, RowState
 from tessy_jax.mesh import make_mesh
+from tessy_jax.settings import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import yaml
 from run_command import pair
 
 from tessy_jax import models, plan
-from tessy_jax.config import ConfigError, load_config
+from tessy_jax.config import load_config
 from tessy_jax.planning.compiled import _refusal, _seconds
 from tessy_jax.planning.limits import largest
 from tessy_jax.planning.pair import plan_pair
@@ -17,6 +17,7 @@ from tessy_jax.planning.shapes import SHIPPED, read_shapes
 from tessy_jax.planning.show import verdict
 from tessy_jax.planning.topology import Chip, Topology
 from tessy_jax.planning.traffic import repetition, traffic
+from tessy_jax.settings import ConfigError
 
 #: Parameters as published (arXiv 2505.09388, table 1 and 2; the model cards), in 1e9.
 PUBLISHED = {

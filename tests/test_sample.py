@@ -23,12 +23,13 @@ from tessy_jax.annotation.config import LlmConfig
 from tessy_jax.annotation.llm import Llm
 from tessy_jax.annotation.segments import Segment
 from tessy_jax.annotation.task import task
-from tessy_jax.config import ThinkingConfig, load_as
+from tessy_jax.config import ThinkingConfig
 from tessy_jax.cooperate.engine import Engine
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Role
 from tessy_jax.data.rundir import RunDir
 from tessy_jax.sample_config import SampleConfig
+from tessy_jax.settings import load_as
 from tessy_jax.solo import Solo
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.cuts import LoopRule

@@ -13,8 +13,9 @@ import yaml
 from run_sft import call, metrics, order, student, weights, whole
 
 from tessy_jax import models
-from tessy_jax.config import load_as, load_config
+from tessy_jax.config import load_config
 from tessy_jax.pair import Pair
+from tessy_jax.settings import load_as
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.config import SftConfig
 

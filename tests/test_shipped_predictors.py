@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tessy_jax.config import ProbePredictor, RoleConfig, load_as, load_config
+from tessy_jax.config import ProbePredictor, RoleConfig, load_config
 from tessy_jax.data.inputs import read
 from tessy_jax.pair import Pair
 from tessy_jax.sample_config import SampleConfig
+from tessy_jax.settings import load_as
 from tessy_jax.train.predictor_config import TrainProbeConfig
 from tessy_jax.train_probe import main
 

@@ -10,8 +10,8 @@ import tiny
 from tiny import gemma3, llama
 
 from tessy_jax import models
-from tessy_jax.config import ConfigError
 from tessy_jax.report.curves import draw
+from tessy_jax.settings import ConfigError
 from tessy_jax.train import metrics
 from tessy_jax.train.examples import PARTS
 from tessy_jax.train.metrics import MetricsFile, Reporter, Seen, TensorBoard

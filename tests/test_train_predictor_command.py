@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 
 from tessy_jax import models
 from tessy_jax.classifier import Classifier
-from tessy_jax.config import load_as
 from tessy_jax.cooperate.predictors import Checkpoint
+from tessy_jax.settings import load_as
 from tessy_jax.train.classify import Lessons, Patience
 from tessy_jax.train.predictor_config import TrainPredictorConfig
 from tessy_jax.train_predictor import main

@@ -14,7 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from tessy_jax.config import Config, Located, MeshConfig, OutputPath, PromptConfig, ThinkingConfig
+from tessy_jax.config import MeshConfig, PromptConfig, ThinkingConfig
+from tessy_jax.settings import Config, Located, OutputPath
 
 Strings = Annotated[tuple[str, ...], Strict(False)]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from tessy_jax.config import ConfigError
 from tessy_jax.data.lines import LineFile, read_objects, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.report.panel import duration
+from tessy_jax.settings import ConfigError
 from tessy_jax.train.batches import Batch
 from tessy_jax.train.examples import CONTEXT, PARTS
 from tessy_jax.train.mfu import Arithmetic

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, Strict
 
-from tessy_jax.config import Config, Located, MeshConfig, OutputPath, RoleConfig
+from tessy_jax.config import MeshConfig, RoleConfig
+from tessy_jax.settings import Config, Located, OutputPath
 from tessy_jax.train.config import CheckpointConfig, ComputeConfig, OptimizerConfig, ReportConfig, Sources
 
 HeldOut = Annotated[float, Field(gt=0, lt=1)]

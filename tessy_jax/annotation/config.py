@@ -5,16 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from tessy_jax.config import (
-    Config,
-    EngineConfig,
-    Located,
-    MeshConfig,
-    OutputPath,
-    PromptConfig,
-    SamplingConfig,
-    ThinkingConfig,
-)
+from tessy_jax.config import EngineConfig, MeshConfig, PromptConfig, SamplingConfig, ThinkingConfig
+from tessy_jax.settings import Config, Located, OutputPath
 
 
 class LexiconConfig(Config):

@@ -15,7 +15,7 @@ from tessy_jax.annotation.annotator import AnnotatorError, Outcome, Outcomes, Re
 from tessy_jax.annotation.config import EndpointConfig
 from tessy_jax.annotation.segments import Segment
 from tessy_jax.annotation.task import TASK_HASH, task
-from tessy_jax.config import ConfigError
+from tessy_jax.settings import ConfigError
 
 _BUSY = (408, 425, 429)
 _UNUSABLE = (400, 413, 422)  # of this request, not of the server

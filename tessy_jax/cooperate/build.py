@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jax.sharding import Mesh
 
-from tessy_jax.config import Budgets, ConfigError, PaperCooperation, ReleasedCodeCooperation
+from tessy_jax.config import Budgets, PaperCooperation, ReleasedCodeCooperation
 from tessy_jax.cooperate.boundary import PENDING, PaperBoundary, Reader
 from tessy_jax.cooperate.engine import Engine, Settings
 from tessy_jax.cooperate.evidence import HiddenStates, OwnTokens
@@ -15,6 +15,7 @@ from tessy_jax.cooperate.released import ReleasedBoundary, WindowReader
 from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.turn import Boundary, Turn
 from tessy_jax.cooperate.voice import Voice
+from tessy_jax.settings import ConfigError
 from tessy_jax.text.cuts import LoopRule
 from tessy_jax.text.retokenize import Retokenizer
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from tessy_jax.config import Budgets, ConfigError
+from tessy_jax.config import Budgets
 from tessy_jax.cooperate.host import ROWS
 from tessy_jax.cooperate.loop import Loop, Memory, Params
 from tessy_jax.cooperate.predictors import Predictor
@@ -24,6 +24,7 @@ from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.cooperate.turn import Steps, Turn
 from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.records import Record, RowState, Span
+from tessy_jax.settings import ConfigError
 from tessy_jax.text.retokenize import Retokenizer
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from tessy_jax import models
-from tessy_jax.config import ConfigError
+from tessy_jax.settings import ConfigError
 
 SHIPPED = Path(__file__).parent / "known"
 """`<owner>/<name>/config.json` of models that are often named: `configs/shapes`."""

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import Mesh
 
-from tessy_jax.config import ConfigError, MeshConfig
+from tessy_jax.config import MeshConfig
 from tessy_jax.mesh import AXES, asked, lay_out, shape_of
+from tessy_jax.settings import ConfigError
 
 #: What libtpu reads when it starts, to compile only.
 _WITHOUT_A_TPU = {
