@@ -39,7 +39,7 @@ class Disk:
 
 
 def test_killed_processes(tmp_path):
-    seen = kill_often(pair(), tmp_path / "run", 4, random.Random(1), "samples=2")
+    seen = kill_often(pair(), tmp_path / "run", 2, random.Random(1), "samples=2")
     assert records(tmp_path / "run") == whole()
     assert len(seen) > 1
 
