@@ -232,7 +232,7 @@ def init_cache(
     if mesh is not None:
         ways = ways_of(mesh, rules, heads)
         if ways % heads.size == 0:  # Qwen3-235B has 4; whole on each of 8 chips they would take 4 times the memory
-            heads = dataclasses.replace(heads, size=max(ways, heads.size))
+            heads = dataclasses.replace(heads, size=ways)
         dims = (Dim(batch, "batch"), heads, Dim(1), Dim(remembered.size))
         sharding = sharding_for(mesh, rules, dims, "cache")
 

@@ -40,8 +40,9 @@ class Decoder(nnx.Module):
         if config.int8:
             for block in self.layers:
                 in_int8(block)
-        params = jax.tree.leaves(nnx.state(self.layers, nnx.Param), is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
-        check_kernel(config.kernel, (p for p in params if p.get_metadata()["dims"][0].axis == "experts"))
+        if config.kernel != "xla":
+            params = (param for _, param in nnx.to_flat_state(nnx.state(self.layers, nnx.Param)))
+            check_kernel(config.kernel, [p for p in params if p.get_metadata()["dims"][0].axis == "experts"])
         self.norm = config.norm(config.hidden_size)
 
     def __call__(

@@ -44,9 +44,7 @@ KERNELS: dict[str, Kernel] = {"xla": lax.ragged_dot, "tokamax": _tokamax}
 
 
 def check_kernel(kernel: str, experts: Iterable[nnx.Param]) -> None:
-    """Raises ConfigError: the kernel is not installed, or has nothing to do with these parameters of experts."""
-    if kernel == "xla":
-        return
+    """Raises ConfigError: the kernel, not XLA's, is not installed, or has nothing to do with these parameters."""
     stored = [param.get_metadata()["own_dtype"] for param in experts]
     if not stored:
         raise ConfigError(f"experts: {kernel}: the model has no experts. Leave it out.")

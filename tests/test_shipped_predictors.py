@@ -69,7 +69,7 @@ def test_they_heard_what_they_hear_in_synthesis(role: str) -> None:
     for ours in (sample, writer):
         assert (ours.model, ours.prompt, ours.thinking) == (wanted.model, wanted.prompt, wanted.thinking)
     assert sample.sampling == wanted.sampling
-    practice, problems = ({(p.id, str(p.messages)) for p in read(Path(c.input))} for c in (sample, demo))  # type: ignore[union-attr]
+    practice, problems = ({(p.id, str(p.messages)) for p in read(Path(c.input))} for c in (sample, demo))
     assert len(practice) == 40
     for names in zip(*practice, strict=True), zip(*problems, strict=True):
         assert all(len(set(column)) == len(column) for column in names)

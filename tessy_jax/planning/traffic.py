@@ -81,9 +81,11 @@ def repetition(text: str) -> float:
     its operations' cycles; 1 where it makes none.
     """
     program, entry = _parse(text)
-    cycles = {name: sum(i.cycles for i in program[name].instructions.values()) for name in _run(program, entry)}
-    once = sum(cycles.values())
-    return sum(times * cycles[name] for name, times in _run(program, entry).items()) / once if once else 1.0
+    found = [
+        (n, sum(i.cycles for i in program[name].instructions.values())) for name, n in _run(program, entry).items()
+    ]
+    once = sum(cycles for _, cycles in found)
+    return sum(times * cycles for times, cycles in found) / once if once else 1.0
 
 
 def _run(program: dict[str, _Computation], entry: str) -> dict[str, int]:
