@@ -21,7 +21,8 @@ from synthesis import machine, show
 from tessy_jax import models
 from tessy_jax.train.batches import Batch
 from tessy_jax.train.optimizer import AdamW
-from tessy_jax.train.step import REMAT, Compute, TrainState, init, make_step
+from tessy_jax.train.remat import REMAT
+from tessy_jax.train.step import Compute, TrainState, init, make_step
 
 OPTIMIZER = AdamW(peak=1e-5, steps=1000)
 SMOLLM2 = Path(__file__).parent.parent / ".cache" / "demo" / "smollm2-135m-instruct"

@@ -12,13 +12,15 @@ import pytest
 import tiny
 import torch
 import transformers
+from flax import nnx
 from jax.sharding import AxisType
 from training import Recorder, batch_of, distance, documents
 
 from tessy_jax import models
 from tessy_jax.train.batches import Batch
 from tessy_jax.train.optimizer import AdamW
-from tessy_jax.train.step import REMAT, Compute, batch_sharding, init, make_eval, make_step
+from tessy_jax.train.remat import REMAT
+from tessy_jax.train.step import Compute, batch_sharding, init, make_eval, make_step
 
 EXACT = Compute("float32", remat="none", attention="dense", loss_chunk=32)
 
@@ -111,6 +113,27 @@ def test_micro_batches_and_remat_change_nothing_and_bfloat16_little(tmp_path: Pa
     for name, grad in grads.items():
         assert near[name].dtype == jnp.float32
         assert distance(near[name], grad) <= 0.2, name
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_a_blocks_gradients_are_formed_before_those_of_the_block_below(tmp_path: Path, remat: str) -> None:
+    """The hidden states' gradient leaves a block through a barrier that all gradients of its weights reach."""
+    tiny.qwen3(tmp_path, num_hidden_layers=2)
+    config = models.read_config(tmp_path)
+    model = models.load(tmp_path)
+    graph, params = nnx.split(model)
+    tokens = jnp.arange(5)[None]
+
+    def loss(params: Any) -> jax.Array:
+        memory = models.Packed(jnp.ones_like(tokens), tuple(config.contexts))
+        return nnx.merge(graph, params)(tokens, tokens, memory, REMAT[remat])[0].sum()
+
+    program = jax.make_jaxpr(jax.grad(loss))(params)
+    barriers = [e for e in program.jaxpr.eqns if e.primitive.name == "optimization_barrier"]
+    sizes = sorted(a.shape for a in jax.tree.leaves(nnx.state(model.model.layers[0], nnx.Param)))
+    for barrier in barriers:
+        assert sorted(v.aval.shape for v in barrier.outvars) == sorted([*sizes, (1, 5, config.hidden_size)])
+    assert len(barriers) == 2
 
 
 @pytest.mark.parametrize(("family", "attention"), [("qwen3", "blocks"), ("gemma3", "dense")])

@@ -12,21 +12,13 @@ from jaxtyping import Array, Float32, Int32
 
 from tessy_jax import models
 from tessy_jax.models.attention import block_on
-from tessy_jax.models.decoder import BlockCall
 from tessy_jax.models.sharding import Dim
 from tessy_jax.train.batches import Batch
 from tessy_jax.train.examples import PARTS
 from tessy_jax.train.lora import Full, Params, Tuning
 from tessy_jax.train.loss import Objective, next_token
 from tessy_jax.train.optimizer import AdamW
-
-#: What of a block's activations is kept for the way back; the rest is computed again. "none": all is kept (fastest),
-#: "block": outputs of weight matrices, "full": the block's input only (least memory, a third more work).
-REMAT: dict[str, BlockCall] = {
-    "none": models.call_block,
-    "block": jax.checkpoint(models.call_block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
-    "full": jax.checkpoint(models.call_block),
-}
+from tessy_jax.train.remat import REMAT
 
 
 @dataclass(frozen=True)
@@ -35,7 +27,7 @@ class Compute:
 
     Attributes:
         dtype: "bfloat16" or "float32": of the copy of the parameters that the model runs with, and of activations.
-        remat: key of REMAT.
+        remat: key of `remat.REMAT`.
         attention: implementation, see `models.Packed`.
         loss_chunk: tokens per device whose logits exist at once.
     """
