@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 
 from tessy_jax.config import Budgets, PaperCooperation, ReleasedCodeCooperation
-from tessy_jax.cooperate.boundary import PENDING, PaperBoundary, Reader
-from tessy_jax.cooperate.engine import Engine, Settings
-from tessy_jax.cooperate.evidence import HiddenStates, OwnTokens
+from tessy_jax.cooperate.boundary import MAX_WORDS, PENDING, PaperBoundary, Reader
+from tessy_jax.cooperate.engine import Engine, Settings, reads_alike
+from tessy_jax.cooperate.evidence import WORD_TOKENS, HiddenStates, OwnTokens
 from tessy_jax.cooperate.host import Scribe
+from tessy_jax.cooperate.plain import PlainReader
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.probe import Probe
 from tessy_jax.cooperate.released import ReleasedBoundary, WindowReader
 from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.turn import Boundary, Turn
-from tessy_jax.cooperate.voice import Voice
+from tessy_jax.cooperate.voice import Voice, shared
 from tessy_jax.settings import ConfigError
 from tessy_jax.text.cuts import LoopRule
 from tessy_jax.text.retokenize import Retokenizer
@@ -55,6 +56,7 @@ def build_turns(
             step=voice.scribe.step,
             close=voice.close if role == Role.STUDENT else None,
             shape=voice.scribe.shape,
+            shared=shared(*(v.chat.tokenizer for v in voices)),
             marker=voices[Role.STUDENT].chat.close_text,
             max_answer_tokens=cooperation.max_answer_tokens,
             reject_unfinished=cooperation.on_budget == "reject",
@@ -85,6 +87,11 @@ def _boundary(
     """The rule of the preset, over this role's predictor."""
     loop = None if cooperation.loop is None else LoopRule(cooperation.loop.repeats, cooperation.loop.min_bytes)
     marker = voice.chat.textual_marker
+    plain = None
+    if reads_alike(voice, predictor) and voice.canonical is not None:
+        most = min(tokens + PENDING, WORD_TOKENS - PENDING)
+        own = not isinstance(predictor, Probe)
+        plain = PlainReader(role, marker, loop, cooperation.max_think_tokens, own, MAX_WORDS, most)
     if isinstance(predictor, Probe):
         if not isinstance(cooperation, PaperCooperation):
             raise ConfigError(
@@ -92,10 +99,10 @@ def _boundary(
                 "released_code judges the text anew at every turn; use preset paper"
             )
         reader = Reader(None, marker, loop, cooperation.max_think_tokens)
-        return PaperBoundary(role, reader, HiddenStates(role, predictor, tokens + PENDING), mesh, tokens)
+        return PaperBoundary(role, reader, plain, HiddenStates(role, predictor, tokens + PENDING), mesh, tokens)
     if isinstance(cooperation, ReleasedCodeCooperation):
         window = WindowReader(Retokenizer(predictor.tokenizer), marker, loop, cooperation.window)
         return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, mesh)
     reader = Reader(Scribe(Retokenizer(predictor.tokenizer)), marker, loop, cooperation.max_think_tokens)
     evidence = OwnTokens(role, predictor, settings.chunk, settings.depth)
-    return PaperBoundary(role, reader, evidence, mesh, tokens)
+    return PaperBoundary(role, reader, plain, evidence, mesh, tokens)

@@ -22,7 +22,7 @@ from tessy_jax.cooperate.probe import Probe
 from tessy_jax.cooperate.rows import Job, Rows
 from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.cooperate.turn import Steps, Turn
-from tessy_jax.cooperate.voice import Voice
+from tessy_jax.cooperate.voice import Voice, shared
 from tessy_jax.data.records import Record, RowState, Span
 from tessy_jax.settings import ConfigError
 from tessy_jax.text.retokenize import Retokenizer
@@ -111,11 +111,17 @@ def rows_of(voices: Sequence[Voice], predictors: Sequence[Predictor | Probe], se
     )
 
 
+def reads_alike(voice: Voice, predictor: Predictor | Probe) -> bool:
+    """Whether a predictor reads what its writer writes, without another vocabulary in between."""
+    return isinstance(predictor, Probe) or shared(voice.chat.tokenizer, predictor.tokenizer)
+
+
 def params_of(voices: Sequence[Voice], predictors: Sequence[Predictor | Probe]) -> Params:
     """All that an engine's programs only read."""
+    both = tuple(zip(voices, predictors, strict=True))
     return Params(
         writers=tuple(v.params for v in voices),
-        tables=tuple(v.table for v in voices),
+        tables=tuple(v.table.replace(canonical=v.canonical if reads_alike(v, p) else None) for v, p in both),
         judges=tuple(p.params for p in predictors),
     )
 

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from tessy_jax.cooperate.arrays import gather, replace_at
 from tessy_jax.cooperate.host import Delivery
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.probe import Probe
-from tessy_jax.cooperate.state import Role, State, replace_at
-from tessy_jax.cooperate.streams import catch_up, deliver, forget, gather
+from tessy_jax.cooperate.state import Role, State
+from tessy_jax.cooperate.streams import catch_up, deliver, forget
 
 WORD_TOKENS = 256
 """Tokens looked back over for one pass: a word has at most 48 bytes and one token more (128 bytes in all known
@@ -73,7 +74,7 @@ class OwnTokens:
     ) -> tuple[State, Any, Int[Array, " B"], Int[Array, ""]]:
         stream, why = deliver(state.judges[self.role], open_, delivery)
         stream = forget(stream, open_, self.depth)
-        read_now = open_ & (delivery.count > 0) & ~rejected
+        read_now = open_ & ~rejected
         start = (state.style[self.role], cache, jnp.zeros((), jnp.int32))
         stream, (style, cache, passes) = catch_up(stream, read_now, stream.n, self.chunk, self._read(params), start)
         state = state.replace(

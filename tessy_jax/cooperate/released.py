@@ -16,10 +16,11 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
+from tessy_jax.cooperate.arrays import Leaf, gather, pick
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.predictors import Predictor
-from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, pick, writes
-from tessy_jax.cooperate.streams import gather, kept_tokens
+from tessy_jax.cooperate.state import Finish, Phase, Role, State, Writer, writes
+from tessy_jax.cooperate.streams import kept_tokens
 from tessy_jax.text.cuts import LoopRule, is_blank
 from tessy_jax.text.retokenize import Retokenizer
 
@@ -118,7 +119,7 @@ class ReleasedBoundary:
     mesh: Mesh | None
 
     def judge(
-        self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
+        self, params: Any, writer: Writer, state: State, cache: Any, rows: Bool[Array, " B"]
     ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
         """Cuts the turns of the thinking `rows`; see `turn.Boundary`. Every turn ends its span."""
         rows = rows & (state.phase == Phase.THINK) & writes(state, self.role)

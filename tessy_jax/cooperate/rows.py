@@ -63,8 +63,9 @@ class Rows:
         return State(
             key=zeros(2, dtype=np.uint32), text=zeros(self.text_bytes, dtype=np.uint8), kept=zeros(), written=zeros(),
             utf8=zeros(), span_start=zeros(), role=zeros(), phase=zeros(), event=zeros(), think_end=zeros(),
-            think_tokens=zeros(), span_sampled=zeros(), finish_think=zeros(), finish_answer=zeros(),
-            log=zeros(self.log, 5), logged=zeros(), writers=(stream(), stream()), judges=(stream(), stream()),
+            think_tokens=zeros(), span_sampled=zeros(), canonical=zeros(dtype=np.bool_), finish_think=zeros(),
+            finish_answer=zeros(), log=zeros(self.log, 5), logged=zeros(), writers=(stream(), stream()),
+            judges=(stream(), stream()),
             style=(zeros(self.context, dtype=np.float32), zeros(self.context, dtype=np.float32)),
         )  # fmt: skip
 
@@ -86,6 +87,7 @@ class Rows:
             "think_end": row.counters.get("think_end", -1),
             "think_tokens": row.counters.get("think_tokens", 0),
             "span_sampled": row.counters.get("span_sampled", 0),
+            "canonical": False,
             "finish_think": Finish[row.finish_think.upper()] if row.finish_think else 0,
             "finish_answer": 0,
             "logged": 0,

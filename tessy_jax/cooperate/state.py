@@ -4,14 +4,12 @@ Letters: B slots, Y bytes of text, S tokens of a stream, V vocabulary, J spans l
 """
 
 import enum
-from typing import Any
 
-import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-Leaf = Any
-"""An array of a pytree: `jax.Array` on the device, NumPy on the host."""
+from tessy_jax.cooperate.arrays import Leaf
+from tessy_jax.cooperate.canonical import Canonical
 
 
 class Role(enum.IntEnum):
@@ -81,6 +79,7 @@ class State(struct.PyTreeNode):
       think_end: where the trace ended, or -1 while it goes on.
       think_tokens: tokens kept in the finished spans of the trace.
       span_sampled: tokens sampled in the current span, kept or not.
+      canonical: whether the kept ones of them are known to be the canonical tokens of the text.
       finish_think, finish_answer: see `Finish`.
       log, logged: spans finished since the host last looked: (role, phase, end, tokens kept, tokens dropped).
       writers: the streams of the student and the teacher.
@@ -100,6 +99,7 @@ class State(struct.PyTreeNode):
     think_end: Int[Leaf, " B"]
     think_tokens: Int[Leaf, " B"]
     span_sampled: Int[Leaf, " B"]
+    canonical: Bool[Leaf, " B"]
     finish_think: Int[Leaf, " B"]
     finish_answer: Int[Leaf, " B"]
     log: Int[Leaf, "B J 5"]
@@ -117,23 +117,16 @@ class Writer(struct.PyTreeNode):
         allowed: bytes that break UTF-8, padding rows, special tokens other than the declared events.
       token_bytes, token_len: the bytes each token stands for.
       event: the structural event each token is (a `Finish`), NONE for text.
+      canonical: its canonical tokens; None where the device does not know them, or need not.
     """
 
     next_utf8: UInt8[Leaf, "Q V"]
     token_bytes: UInt8[Leaf, "V L"]
     token_len: Int[Leaf, " V"]
     event: Int[Leaf, " V"]
+    canonical: Canonical | None = None
 
 
 def writes(state: State, role: Role) -> Bool[Array, " B"]:
     """The rows whose turn it is for `role`."""
     return (state.role == role) & (state.phase != Phase.DONE)
-
-
-def replace_at(items: tuple, index: int, item: Any) -> tuple:
-    return (*items[:index], item, *items[index + 1 :])
-
-
-def pick(where: Bool[Array, " B"], new: Array, old: Array) -> Array:
-    """`new` for the rows in `where`, `old` for the others."""
-    return jnp.where(where.reshape(-1, *([1] * (old.ndim - 1))), new, old)

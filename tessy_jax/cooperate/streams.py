@@ -7,23 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from tessy_jax.cooperate.arrays import gather, pick, scatter
 from tessy_jax.cooperate.host import FAILED, Delivery
-from tessy_jax.cooperate.state import Finish, Stream, pick
+from tessy_jax.cooperate.state import Finish, Stream
 
 Read = Callable[[Int[Array, "B C"], Int[Array, "B C"], Any], Any]
 """`read(tokens, positions, carry) -> carry`: one chunk through a model; position -1 marks padding."""
-
-
-def gather(values: Array, index: Int[Array, "B W"]) -> Array:
-    """`values[b, index[b, w]]`, indices clipped to the array."""
-    return jnp.take_along_axis(values, jnp.clip(index, 0, values.shape[1] - 1), axis=1)
-
-
-def scatter(values: Array, index: Int[Array, "B W"], new: Array, where: Bool[Array, "B W"]) -> Array:
-    """`values[b, index[b, w]] = new[b, w]` where `where`; indices outside the array are dropped."""
-    rows = jnp.arange(values.shape[0])[:, None]
-    outside = values.shape[1]
-    return values.at[rows, jnp.where(where & (index >= 0), index, outside)].set(new, mode="drop")
 
 
 def kept_tokens(stream: Stream, kept: Int[Array, " B"]) -> Int[Array, " B"]:
@@ -65,6 +54,43 @@ def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Str
     )
     return stream.replace(
         **{name: pick(rows, getattr(moved, name), getattr(stream, name)) for name in Stream.__dataclass_fields__}
+    ), why
+
+
+def settled(stream: Stream, rows: Bool[Array, " B"], kept: Int[Array, " B"], count: Int[Array, " B"]) -> Stream:
+    """Makes the first `count` tokens sampled in the span canonical, which stand for the text up to byte `kept`."""
+    end = pick(rows, stream.base + count, stream.base)
+    return stream.replace(n=pick(rows, end, stream.n), base=end, covered=pick(rows, kept, stream.covered))
+
+
+def follow(
+    stream: Stream, source: Stream, rows: Bool[Array, " B"], upto: Int[Array, " B"]
+) -> tuple[Stream, Int[Array, " B"]]:
+    """Gives `stream` the tokens of another model of its vocabulary for the first `upto` bytes, which must be canonical
+    for these, and end there. Also returns why not (a `Finish`), or NONE.
+    """
+    index = jnp.arange(stream.tokens.shape[1])
+    used = index < source.n[:, None]
+    prompt = jnp.sum((stream.ends == 0) & (index < stream.base[:, None]), axis=1)
+    skipped = jnp.sum((source.ends == 0) & used, axis=1)
+    count = jnp.sum((source.ends > 0) & used & (source.ends <= upto[:, None]), axis=1)
+    end = prompt + count
+    why = jnp.where(rows & (end >= stream.tokens.shape[1]), Finish.OVERFLOW, Finish.NONE)
+    there = index + (skipped - prompt)[:, None]
+    new = (rows & (why == Finish.NONE))[:, None] & (index >= prompt[:, None]) & (index < end[:, None])
+    tokens, ends = gather(source.tokens, there), gather(source.ends, there)
+    differs = new & (index < stream.cached[:, None]) & (tokens != stream.tokens)
+    unread = jnp.min(jnp.where(differs, index, stream.tokens.shape[1]), axis=1)
+    moved = stream.replace(
+        tokens=tokens, ends=ends, n=end, base=end, covered=upto, cached=jnp.minimum(stream.cached, unread)
+    )
+    return stream.replace(
+        tokens=jnp.where(new, tokens, stream.tokens),
+        ends=jnp.where(new, ends, stream.ends),
+        **{
+            name: pick(rows & (why == Finish.NONE), getattr(moved, name), getattr(stream, name))
+            for name in ("n", "base", "covered", "cached")
+        },
     ), why
 
 

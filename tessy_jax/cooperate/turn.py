@@ -13,11 +13,12 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
+from tessy_jax.cooperate.arrays import Leaf, pick, replace_at, scatter
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.probe import Probe, listen
 from tessy_jax.cooperate.sampling import Sampling, uniforms
-from tessy_jax.cooperate.state import Finish, Leaf, Phase, Role, State, Stream, Writer, pick, replace_at, writes
-from tessy_jax.cooperate.streams import catch_up, deliver, forget, hand_over, kept_tokens, scatter
+from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, Writer, writes
+from tessy_jax.cooperate.streams import catch_up, deliver, follow, forget, hand_over, kept_tokens, settled
 from tessy_jax.text.tokenizer import INVALID, STATES
 
 
@@ -25,9 +26,9 @@ class Boundary(Protocol):
     """A rule that decides what is kept of a thinking span; see `boundary.PaperBoundary`."""
 
     def judge(
-        self, params: Any, state: State, cache: Any, rows: Bool[Array, " B"]
+        self, params: Any, writer: Writer, state: State, cache: Any, rows: Bool[Array, " B"]
     ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
-        """Judges what the thinking ones of `rows` have sampled.
+        """Judges what the thinking ones of `rows` have sampled with the vocabulary of `writer`.
 
         Returns the state with `kept` moved on, the predictor's cache, the rows whose span is over, those of them whose
         role switches, why thinking ended (NONE where it goes on), and the predictor's passes over the batch.
@@ -64,6 +65,7 @@ class Turn:
       probe: what the sampling pass predicts of each token; None: nothing, the boundary's predictor reads the text.
       step: one hand-over visit, `(text, covered, target) -> Delivery` on the host, and its shape.
       close: the student's end of thinking, `(text, kept) -> Delivery`; None for the teacher.
+      shared: whether the other model has the same vocabulary: then its canonical tokens are this one's.
       marker: the bytes of the end-of-thinking marker with its newlines.
       chunk: tokens per catch-up forward. depth: deepest rollback that the caches' rings hold.
     """
@@ -77,6 +79,7 @@ class Turn:
     step: Callable[..., Delivery]
     close: Callable[..., Delivery] | None
     shape: Delivery
+    shared: bool
     marker: bytes
     max_answer_tokens: int
     reject_unfinished: bool
@@ -99,7 +102,7 @@ class Turn:
             sampled = jnp.sum(state.writers[self.role].n - before)
         rows = writes(state, self.role)
         with jax.named_scope("judge"):
-            state, judge_cache, *verdict, judged = self.boundary.judge(judge_params, state, judge_cache, rows)
+            state, judge_cache, *verdict, judged = self.boundary.judge(judge_params, writer, state, judge_cache, rows)
         state = self._settle(state, rows, *verdict)
         count = jnp.arange(2) == self.role
         done = Steps(count * chunks, count * decodes, count * sampled, count.astype(jnp.int32), count * judged)
@@ -115,13 +118,18 @@ class Turn:
         def step(need: Bool[Array, " B"], covered: Int[Array, " B"]) -> Delivery:
             return visit(self.mesh, self.step, self.shape, need, state.text, covered, state.span_start)
 
-        closed = state.phase == Phase.ANSWER  # its tokens hold the marker: nothing but its own answer follows
-        stream, why = hand_over(state.writers[self.role], rows & ~closed, state.span_start, step, self.depth)
-        state = fail(replace_stream(state, self.role, stream), why)
+        rows &= state.phase != Phase.ANSWER  # there its tokens hold the marker: nothing but its own answer follows
+        stream, why = state.writers[self.role], jnp.zeros_like(state.kept)
+        if self.shared:
+            other = state.writers[1 - self.role]
+            ready = rows & (stream.covered != state.span_start) & (other.covered == state.span_start)
+            stream, why = follow(stream, other, ready, state.span_start)
+        stream, also = hand_over(stream, rows & (why == Finish.NONE), state.span_start, step, self.depth)
+        state = fail(replace_stream(state, self.role, stream), jnp.maximum(why, also))
         if self.close is None:
             return state
         close = self.close
-        closing = rows & (state.phase == Phase.CLOSING)
+        closing = writes(state, self.role) & (state.phase == Phase.CLOSING)
         return lax.cond(jnp.any(closing), lambda s: self._close_thinking(s, close), lambda s: s, state)
 
     def _close_thinking(self, state: State, close: Callable[..., Delivery]) -> State:
@@ -258,6 +266,7 @@ class Turn:
         phase = jnp.where(dropped, Phase.DONE, phase)
         zero = jnp.zeros_like(kept)
         thinking = ended & ~answering
+        state = replace_stream(state, self.role, settled(stream, thinking & state.canonical, state.kept, kept))
         return state.replace(
             log=log,
             logged=state.logged + ended,
@@ -271,6 +280,7 @@ class Turn:
             utf8=pick(thinking, zero, state.utf8),
             event=pick(ended, zero, state.event),
             span_sampled=pick(ended, zero, state.span_sampled),
+            canonical=state.canonical & ~ended,
         )
 
 

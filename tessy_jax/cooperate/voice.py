@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
+from tessy_jax.cooperate.canonical import Canonical
 from tessy_jax.cooperate.host import Delivery, Scribe
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Finish, Writer
@@ -18,7 +19,7 @@ from tessy_jax.data.records import Message
 from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
 from tessy_jax.text.chat import Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
-from tessy_jax.text.tokenizer import INVALID, STATES, byte_matrix, utf8_table
+from tessy_jax.text.tokenizer import INVALID, STATES, ContentTokenizer, byte_matrix, utf8_table
 
 _SPACES = b" \t\r\n\v\f"
 
@@ -66,6 +67,11 @@ class Voice:
     @cached_property
     def scribe(self) -> Scribe:
         return Scribe(self.retokenizer)
+
+    @cached_property
+    def canonical(self) -> Canonical | None:
+        """How its vocabulary encodes text, for the device; None if that is not known."""
+        return Canonical.of(self.chat.tokenizer)
 
     @property
     def open_text(self) -> str:
@@ -126,6 +132,11 @@ class Voice:
         if len(tail.ids) > self.scribe.width:
             raise ValueError(f"the end of thinking takes {len(tail.ids)} tokens; limit {self.scribe.width}")
         return Delivery(tail.drop, tail.ids, [covered] * len(tail.ids), len(tail.ids), covered)
+
+
+def shared(a: ContentTokenizer, b: ContentTokenizer) -> bool:
+    """Whether two vocabularies write text alike."""
+    return a is b or a.fingerprint == b.fingerprint
 
 
 def prompt_ids(chat: Chat, system: str | None, messages: Sequence[Message]) -> list[int]:

@@ -17,6 +17,9 @@ from jaxtyping import DTypeLike
 
 from tessy_jax import models
 from tessy_jax.config import CheckpointPredictor, PredictorConfig, ProbePredictor, RoleConfig
+from tessy_jax.cooperate.canonical import Canonical
+from tessy_jax.cooperate.merges import Merges
+from tessy_jax.cooperate.pieces import CODES, Pieces
 from tessy_jax.cooperate.predictors import Checkpoint, Predictor, Unigram
 from tessy_jax.cooperate.probe import Probe, ProbeParams, read_facts
 from tessy_jax.cooperate.sampling import Sampling
@@ -37,13 +40,21 @@ class ShapeVoice(Voice):
     @cached_property
     def table(self) -> Writer:
         size = self.config.vocab_size
-        shapes: tuple[tuple[tuple[int, ...], type], ...] = (
-            ((2 * STATES, size), jnp.uint8),
-            ((size, LONGEST_TOKEN), jnp.uint8),
-            ((size,), jnp.int32),
-            ((size,), jnp.int32),
-        )
-        return Writer(*(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes))
+        allowed, of_tokens = _shape(jnp.uint8, 2 * STATES, size), _shape(jnp.uint8, size, LONGEST_TOKEN)
+        return Writer(allowed, of_tokens, _shape(jnp.int32, size), _shape(jnp.int32, size))
+
+    @cached_property
+    def canonical(self) -> Canonical:
+        """As large as Qwen3's, of which there are two merges in a bucket on average and 9 at most."""
+        size = self.config.vocab_size
+        one = _shape(jnp.int32, size)
+        buckets = _shape(jnp.int32, 1 << (size // 2).bit_length(), 9, 3)
+        merges = Merges(buckets, one, one, one, _shape(jnp.bool_, size))
+        return Canonical(Pieces(_shape(jnp.uint8, CODES), qwen=True), merges)
+
+
+def _shape(dtype: DTypeLike, *sizes: int) -> Any:
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> ShapeVoice:
@@ -54,7 +65,14 @@ def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> ShapeVo
     except models.ConfigError as error:
         raise models.ConfigError(f"{key}: {error}") from None
     thinking = Thinking(**config.thinking.model_dump(exclude_none=True))
-    chat = Chat(Path(), _bytes_and(thinking.marker), reference=None, template="", thinking=thinking, options={})
+    chat = Chat(
+        Path(),
+        _bytes_and(thinking.marker, facts.vocab_size),
+        reference=None,
+        template="",
+        thinking=thinking,
+        options={},
+    )
     sampling = Sampling(**config.sampling.model_dump())
     return ShapeVoice(*nnx.split(model), model.config, chat, sampling, cache=config.cache)
 
@@ -65,7 +83,7 @@ def predictor(config: PredictorConfig, key: str, writer: Voice, dtype: DTypeLike
     if isinstance(config, CheckpointPredictor):
         model = models.shapes(read_shapes(config.model, f"{key}.model"), dtype, mesh)
         graph, params = nnx.split(model)
-        tokenizer = writer.chat.tokenizer
+        tokenizer = _bytes_and("", model.config.vocab_size)
         return Checkpoint(tokenizer, graph, params, model.config, config.threshold, config.shift, config.block)
     if isinstance(config, ProbePredictor):
         folder = Path(config.model).expanduser()
@@ -77,13 +95,13 @@ def predictor(config: PredictorConfig, key: str, writer: Voice, dtype: DTypeLike
     return Unigram(writer.chat.tokenizer, table, config.threshold)
 
 
-def _bytes_and(marker: str) -> ContentTokenizer:
-    """A vocabulary of the 256 bytes and the end of thinking."""
+def _bytes_and(marker: str, size: int) -> ContentTokenizer:
+    """A vocabulary of the 256 bytes and the end of thinking; another one for each size of a model's."""
     token = {"id": len(BYTE_OF), "content": marker, "special": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     split = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
     spec = {
-        "model": {"type": "BPE", "vocab": dict(BYTE_OF), "merges": []},
+        "model": {"type": "BPE", "vocab": BYTE_OF | {f"of{size}": len(BYTE_OF) + 1}, "merges": []},
         "pre_tokenizer": split,
         "decoder": split,
         "added_tokens": [token | flags],

@@ -151,12 +151,16 @@ class LoopRule:
     min_bytes: int = 64
     max_unit: int = 512
 
+    @property
+    def probe_bytes(self) -> int:
+        """The last bytes of a loop stand in it once more, a unit earlier: at least so many."""
+        return max(1, self.min_bytes * (self.repeats - 1) // self.repeats)
+
     def loops(self, text: bytes, end: int) -> bool:
         """Whether `text[:end]` ends in a loop. Reads at most `repeats * max_unit` bytes."""
         tail = text[max(0, end - max(self.repeats * self.max_unit, self.min_bytes)) : end]
-        # The copies but for the last are at least this long, whatever the unit: a unit is a distance back to the same
-        # bytes.
-        probe = tail[-max(1, self.min_bytes * (self.repeats - 1) // self.repeats) :]
+        # A unit is a distance back to the same bytes.
+        probe = tail[-self.probe_bytes :]
         at = len(tail) - len(probe)
         while probe and (at := tail.rfind(probe, 0, at + len(probe) - 1)) >= 0:
             unit = len(tail) - len(probe) - at

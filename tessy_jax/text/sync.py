@@ -66,7 +66,7 @@ _ALTERNATIVES = {
     *(_NEWLINES, _LOOKAHEAD, _SPACES),
 }
 _EARLIER = {r"\p{N}", r"\p{N}+", r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+"}
-_GPT2 = [
+GPT2 = [
     "'s",
     "'t",
     "'re",
@@ -154,10 +154,20 @@ def sync_rule(tokenizer: ContentTokenizer) -> SyncRule:
     return rule
 
 
-def _pieces(tokenizer: ContentTokenizer) -> SyncRule | None:
+def splits_of(tokenizer: ContentTokenizer) -> list[list[str]]:
+    """The regular expressions that split a byte-level vocabulary's texts one after the other, each as its alternatives.
+
+    Empty if the steps are not those of such a vocabulary. A step that is not known has an alternative in no list.
+    """
     parts = parts_of(tokenizer.spec.get("pre_tokenizer"), "pretokenizers")
-    splits = [_alternatives(part) for part in parts if part["type"] != "ByteLevel" or part.get("use_regex", True)]
-    if not splits or parts[-1]["type"] != "ByteLevel" or any(part["type"] == "ByteLevel" for part in parts[:-1]):
+    if not parts or parts[-1]["type"] != "ByteLevel" or any(part["type"] == "ByteLevel" for part in parts[:-1]):
+        return []
+    return [_alternatives(part) for part in parts if part["type"] != "ByteLevel" or part.get("use_regex", True)]
+
+
+def _pieces(tokenizer: ContentTokenizer) -> SyncRule | None:
+    splits = splits_of(tokenizer)
+    if not splits:
         return None
     *earlier, final = splits
     if not all(set(split) <= _EARLIER for split in earlier) or not set(final) <= _ALTERNATIVES or _SPACES not in final:
@@ -169,7 +179,7 @@ def _pieces(tokenizer: ContentTokenizer) -> SyncRule | None:
 def _alternatives(part: Mapping[str, Any]) -> list[str]:
     """The alternatives of one splitting step; one that is in no list if the step is not known."""
     if part["type"] == "ByteLevel":
-        return _GPT2
+        return GPT2
     if part["type"] == "Digits":
         return [r"\p{N}" if part["individual_digits"] else r"\p{N}+"]
     if part["type"] == "Split" and part["behavior"] == "Isolated" and not part["invert"] and "Regex" in part["pattern"]:

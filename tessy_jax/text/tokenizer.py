@@ -78,7 +78,7 @@ class ContentTokenizer:
         self._spec = {**spec, "added_tokens": kept, "post_processor": None, "truncation": None, "padding": None}
         if model.get("ignore_merges"):
             # There a whole word that is in the vocabulary is one token, made by merges or not.
-            merged = {left + right for left, right in map(_pair, model["merges"])}
+            merged = {left + right for left, right in map(halves, model["merges"])}
             vocab = {t: i for t, i in model["vocab"].items() if t not in self.control or t in merged}
             self._spec["model"] = {**model, "vocab": vocab}
         self._tokenizer = Tokenizer.from_str(json.dumps(self._spec))
@@ -98,6 +98,11 @@ class ContentTokenizer:
     def spec(self) -> Mapping[str, Any]:
         """The tokenizer.json that is in force, without what `__init__` removed."""
         return self._spec
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer that encodes."""
+        return self._tokenizer
 
     def encode(self, data: bytes) -> tuple[list[int], list[int]]:
         """Token ids of valid UTF-8 `data`, and the byte offset in `data` where each token ends (never decreasing).
@@ -147,7 +152,7 @@ class ContentTokenizer:
         return hashlib.sha256(json.dumps([steps, model, table], sort_keys=True).encode()).hexdigest()
 
 
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+def halves(merge: str | Sequence[str]) -> tuple[str, str]:
     """A merge as its two halves; older files write it as one string."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right

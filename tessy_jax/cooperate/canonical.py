@@ -1,0 +1,23 @@
+"""What decides a vocabulary's canonical tokens, as tables for the device."""
+
+from typing import Self
+
+from flax import struct
+
+from tessy_jax.cooperate.merges import Merges
+from tessy_jax.cooperate.pieces import Pieces
+from tessy_jax.text.tokenizer import ContentTokenizer
+
+
+class Canonical(struct.PyTreeNode):
+    """What decides a vocabulary's canonical tokens."""
+
+    pieces: Pieces
+    merges: Merges
+
+    @classmethod
+    def of(cls, tokenizer: ContentTokenizer) -> Self | None:
+        """None for a vocabulary whose encoding is not known here."""
+        pieces = Pieces.of(tokenizer)
+        merges = None if pieces is None else Merges.of(tokenizer)
+        return None if pieces is None or merges is None else cls(pieces, merges)
