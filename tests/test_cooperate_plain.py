@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from test_text_retokenize import ODD, WORDS, texts
 
 from tessy_jax.cooperate.boundary import MAX_WORDS
-from tessy_jax.cooperate.canonical import Canonical
-from tessy_jax.cooperate.merges import Merges
-from tessy_jax.cooperate.pieces import Kind
 from tessy_jax.cooperate.plain import Found, PlainReader
 from tessy_jax.cooperate.scan import NONE, look_back, may_loop
 from tessy_jax.cooperate.state import Finish, Role, State, Stream
+from tessy_jax.encoding.canonical import Canonical
+from tessy_jax.encoding.kinds import Kind
+from tessy_jax.encoding.merges import Merges
 from tessy_jax.text.cuts import LoopRule, is_blank, words
 from tessy_jax.text.tokenizer import ContentTokenizer
 
@@ -69,7 +69,7 @@ def test_neighbours_are_joined_as_their_bytes_are(vocabularies) -> None:
 @jax.jit
 def pieces_of(canonical: Canonical, text: jax.Array, known: jax.Array) -> tuple[jax.Array, ...]:
     pieces = canonical.pieces
-    kind = pieces.kinds_of(text, jnp.arange(text.shape[1])[None] < known)
+    kind = pieces.kinds(text, jnp.arange(text.shape[1])[None] < known)
     return kind, pieces.begin(text, kind), pieces.sure(kind), pieces.stable(kind, text)
 
 

@@ -79,7 +79,7 @@ def test_cuts_are_those_of_the_released_rule(tmp_path: Path) -> None:
     for role in (Role.STUDENT, Role.TEACHER):
         reader = WindowReader(Retokenizer(content), None, None, WINDOW)
         boundary = ReleasedBoundary(role, reader, predictor, 10**6, None)
-        judge = jax.jit(lambda params, state, rows, boundary=boundary: boundary.judge(params, state, (), rows))
+        judge = jax.jit(lambda params, state, rows, boundary=boundary: boundary.judge(params, None, state, (), rows))
         mine = texts[role::2]
         for start in range(0, len(mine), 50):
             group = mine[start : start + 50]

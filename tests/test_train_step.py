@@ -19,7 +19,7 @@ from training import Recorder, batch_of, distance, documents
 from tessy_jax import models
 from tessy_jax.train.batches import Batch
 from tessy_jax.train.optimizer import AdamW
-from tessy_jax.train.remat import REMAT
+from tessy_jax.train.remat import REMAT, in_turn
 from tessy_jax.train.step import Compute, batch_sharding, init, make_eval, make_step
 
 EXACT = Compute("float32", remat="none", attention="dense", loss_chunk=32)
@@ -126,7 +126,7 @@ def test_a_blocks_gradients_are_formed_before_those_of_the_block_below(tmp_path:
 
     def loss(params: Any) -> jax.Array:
         memory = models.Packed(jnp.ones_like(tokens), tuple(config.contexts))
-        return nnx.merge(graph, params)(tokens, tokens, memory, REMAT[remat])[0].sum()
+        return nnx.merge(graph, params)(tokens, tokens, memory, in_turn(remat, None, models.TRAINING))[0].sum()
 
     program = jax.make_jaxpr(jax.grad(loss))(params)
     barriers = [e for e in program.jaxpr.eqns if e.primitive.name == "optimization_barrier"]

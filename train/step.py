@@ -18,7 +18,7 @@ from tessy_jax.train.examples import PARTS
 from tessy_jax.train.lora import Full, Params, Tuning
 from tessy_jax.train.loss import Objective, next_token
 from tessy_jax.train.optimizer import AdamW
-from tessy_jax.train.remat import REMAT
+from tessy_jax.train.remat import in_turn
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _forward(
     def forward(params: Params, micro: Any, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
         model = models.with_parameters(config, {n: p.astype(dtype) for n, p in params.items()}, mesh, rules)
         memory = models.Packed(micro.segments, config.contexts, compute.attention, block)
-        hidden, _ = model(micro.tokens, micro.positions, memory, REMAT[compute.remat])
+        hidden, _ = model(micro.tokens, micro.positions, memory, in_turn(compute.remat, mesh, rules))
         weights = micro.weights * scale
         loss, nll, correct = objective(model, hidden, micro.targets, weights, compute.loss_chunk, mesh, rows)
         return loss, _sums(micro, nll, correct)

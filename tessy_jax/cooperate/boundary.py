@@ -17,7 +17,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.arrays import Leaf, gather, pick, replace_at
+from tessy_jax.arrays import Leaf, gather, pick, replace_at
 from tessy_jax.cooperate.evidence import Evidence
 from tessy_jax.cooperate.host import Delivery, Scribe, visit
 from tessy_jax.cooperate.plain import PlainReader

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from tessy_jax.cooperate.arrays import gather, replace_at
+from tessy_jax.arrays import gather, replace_at
 from tessy_jax.cooperate.host import Delivery
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.probe import Probe

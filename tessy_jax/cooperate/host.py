@@ -17,7 +17,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Int, UInt8
 
-from tessy_jax.cooperate.arrays import Leaf
+from tessy_jax.arrays import Leaf
 from tessy_jax.text.retokenize import Retokenizer, Tail
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from flax import nnx, struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.arrays import pick
+from tessy_jax.arrays import pick
 from tessy_jax.cooperate.state import Phase, Role, State, Writer, writes
 from tessy_jax.cooperate.streams import catch_up
 from tessy_jax.cooperate.turn import Steps, Turn, replace_stream

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, UInt8
 
-from tessy_jax.cooperate.arrays import behind, gather
-from tessy_jax.cooperate.canonical import Canonical
-from tessy_jax.cooperate.pieces import Kind, is_lead, is_white
+from tessy_jax.arrays import behind, gather
 from tessy_jax.cooperate.scan import NONE, look_back, may_loop, word_ends
 from tessy_jax.cooperate.state import Finish, Role, State
 from tessy_jax.cooperate.streams import kept_tokens
+from tessy_jax.encoding.canonical import Canonical
+from tessy_jax.encoding.kinds import Kind, is_lead, is_white
 from tessy_jax.text.cuts import LoopRule
 
 BACK, AHEAD = 64, 448
@@ -67,7 +67,7 @@ class PlainReader:
         known = jnp.minimum(state.written, state.kept + AHEAD)
         inside = (at >= 0) & (at < known[:, None])
         text = jnp.where(inside, gather(state.text, at), 0)
-        kind = canonical.pieces.kinds_of(text, inside)
+        kind = canonical.pieces.kinds(text, inside)
         tokens, ends = self._tokens(state, start)
 
         sampled = _marked(jnp.where(ends > BACK, ends, NONE), text.shape[1])

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import nnx, struct
 from jaxtyping import Array, Float, Float32, Int
 
-from tessy_jax.cooperate.arrays import Leaf
+from tessy_jax.arrays import Leaf
 from tessy_jax.data.lines import replace_file
 from tessy_jax.data.manifest import hash_text
 from tessy_jax.models import DecoderConfig, call_block

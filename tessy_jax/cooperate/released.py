@@ -16,7 +16,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.arrays import Leaf, gather, pick
+from tessy_jax.arrays import Leaf, gather, pick
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.predictors import Predictor
 from tessy_jax.cooperate.state import Finish, Phase, Role, State, Writer, writes

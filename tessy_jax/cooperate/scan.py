@@ -5,8 +5,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, UInt8
 
-from tessy_jax.cooperate.arrays import behind
-from tessy_jax.cooperate.pieces import Kind, is_lead, is_white, next_kind
+from tessy_jax.arrays import behind
+from tessy_jax.encoding.kinds import Kind, is_lead, is_white, next_kind
 from tessy_jax.text.cuts import LONG_WORD, LoopRule
 
 NONE = np.iinfo(np.int32).max

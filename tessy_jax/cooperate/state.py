@@ -8,8 +8,8 @@ import enum
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from tessy_jax.cooperate.arrays import Leaf
-from tessy_jax.cooperate.canonical import Canonical
+from tessy_jax.arrays import Leaf
+from tessy_jax.encoding.canonical import Canonical
 
 
 class Role(enum.IntEnum):

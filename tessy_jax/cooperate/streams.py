@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.arrays import gather, pick, scatter
+from tessy_jax.arrays import gather, pick, scatter
 from tessy_jax.cooperate.host import FAILED, Delivery
 from tessy_jax.cooperate.state import Finish, Stream
 

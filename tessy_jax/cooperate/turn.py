@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.arrays import Leaf, pick, replace_at, scatter
+from tessy_jax.arrays import Leaf, pick, replace_at, scatter
 from tessy_jax.cooperate.host import Delivery, visit
 from tessy_jax.cooperate.probe import Probe, listen
 from tessy_jax.cooperate.sampling import Sampling, uniforms

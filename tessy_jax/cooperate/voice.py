@@ -11,11 +11,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from tessy_jax.cooperate.canonical import Canonical
 from tessy_jax.cooperate.host import Delivery, Scribe
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Finish, Writer
 from tessy_jax.data.records import Message
+from tessy_jax.encoding.canonical import Canonical
 from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
 from tessy_jax.text.chat import Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change

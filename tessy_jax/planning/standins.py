@@ -17,14 +17,15 @@ from jaxtyping import DTypeLike
 
 from tessy_jax import models
 from tessy_jax.config import CheckpointPredictor, PredictorConfig, ProbePredictor, RoleConfig
-from tessy_jax.cooperate.canonical import Canonical
-from tessy_jax.cooperate.merges import Merges
-from tessy_jax.cooperate.pieces import CODES, Pieces
 from tessy_jax.cooperate.predictors import Checkpoint, Predictor, Unigram
 from tessy_jax.cooperate.probe import Probe, ProbeParams, read_facts
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Writer
 from tessy_jax.cooperate.voice import Voice
+from tessy_jax.encoding.canonical import Canonical
+from tessy_jax.encoding.kinds import CODES
+from tessy_jax.encoding.merges import Merges
+from tessy_jax.encoding.pieces import QwenPieces
 from tessy_jax.planning.shapes import read_shapes
 from tessy_jax.text.chat import Chat, Thinking
 from tessy_jax.text.tokenizer import BYTE_OF, STATES, ContentTokenizer
@@ -50,7 +51,7 @@ class ShapeVoice(Voice):
         one = _shape(jnp.int32, size)
         buckets = _shape(jnp.int32, 1 << (size // 2).bit_length(), 9, 3)
         merges = Merges(buckets, one, one, one, _shape(jnp.bool_, size))
-        return Canonical(Pieces(_shape(jnp.uint8, CODES), qwen=True), merges)
+        return Canonical(QwenPieces(_shape(jnp.uint8, CODES)), merges)
 
 
 def _shape(dtype: DTypeLike, *sizes: int) -> Any:

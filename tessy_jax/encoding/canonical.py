@@ -4,8 +4,8 @@ from typing import Self
 
 from flax import struct
 
-from tessy_jax.cooperate.merges import Merges
-from tessy_jax.cooperate.pieces import Pieces
+from tessy_jax.encoding.merges import Merges
+from tessy_jax.encoding.pieces import Pieces
 from tessy_jax.text.tokenizer import ContentTokenizer
 
 

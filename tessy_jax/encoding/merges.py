@@ -21,7 +21,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.arrays import Leaf
+from tessy_jax.arrays import Leaf
 from tessy_jax.text.tokenizer import BYTE_OF, ContentTokenizer, halves
 
 NEVER = np.iinfo(np.int32).max
