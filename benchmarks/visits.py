@@ -7,13 +7,13 @@ the host and what for, and says whether the records are the same.
 import argparse
 import collections
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.config import load_config
 from tessy_jax.cooperate.boundary import PaperBoundary, Reader
 from tessy_jax.cooperate.engine import Engine
-from tessy_jax.cooperate.host import Scribe
 from tessy_jax.cooperate.loop import Loop
 from tessy_jax.cooperate.rows import Job
 from tessy_jax.cooperate.turn import Turn
@@ -32,9 +32,8 @@ def main() -> None:
     config = load_config(options.config, options.overrides)
     problems = [problem for problem in read(Path(config.input)) if isinstance(problem, Problem)][: config.limit]
     engine = Pair.open(config).load(mesh=None)
-    first = _run(engine, problems)
-    engine.loop = Loop(tuple(map(_asking, engine.loop.turns)))
-    counts, records = zip(first, _run(engine, problems), strict=True)
+    turns = engine.loop.turns
+    counts, records = zip(*(_run(engine, some, problems) for some in (turns, map(_asking, turns))), strict=True)
     print(f"{len(records[0])} records, the same: {records[0] == records[1]}\n")
     print("| rows on the host for | device first | host always |\n|---|---:|---:|")
     for kind in KINDS:
@@ -47,26 +46,28 @@ def _asking(turn: Turn) -> Turn:
     return dataclasses.replace(turn, shared=False, boundary=dataclasses.replace(turn.boundary, plain=None))
 
 
-def _run(engine: Engine, problems: list[Problem]) -> tuple[dict[str, int], list[Any]]:
-    """Visits by kind, and the records."""
+def _run(engine: Engine, turns: Iterable[Turn], problems: list[Problem]) -> tuple[dict[str, int], list[Any]]:
+    """Visits by kind, and the records, of an engine with these turns."""
     counts: dict[str, int] = collections.Counter()
-    row, step = Reader.row, Scribe.step
 
-    def counted_row(self: Reader, *args: Any) -> Any:
+    def counted(turn: Turn) -> Turn:
+        def step(*args: Any) -> Any:
+            counts[KINDS[3]] += 1
+            return turn.step(*args)
+
+        return dataclasses.replace(turn, step=step)
+
+    def row(self: Reader, *args: Any) -> Any:
         event, rejected = args[4], args[5]
         counts[KINDS[1 if event else 2 if rejected else 0]] += 1
-        return row(self, *args)
+        return original(self, *args)
 
-    def counted_step(self: Scribe, *args: Any) -> Any:
-        counts[KINDS[3]] += 1
-        return step(self, *args)
-
-    Reader.row, Scribe.step = counted_row, counted_step
+    original, Reader.row = Reader.row, row
     try:
+        engine.loop = Loop(tuple(map(counted, turns)))
         finished = [r for d in engine.run(iter([Job(p, 0) for p in problems])) for r in d.finished]
     finally:
-        Reader.row, Scribe.step = row, step
-    counts[KINDS[3]] -= counts[KINDS[2]]  # taking words back is a step too
+        Reader.row = original
     return counts, sorted(finished, key=lambda record: record.problem.id)
 
 
