@@ -2,7 +2,7 @@
 
 Kinds are asked of the tokenizer itself, once, so they are those of its own edition of Unicode. NFC changes no text of
 characters that are NFC alone, do not compose with the one before, and are no combining marks; where a tokenizer
-normalises, all others are UNKNOWN.
+normalises, all others are UNKNOWN, as are those that Python's edition of Unicode does not have.
 """
 
 import enum
@@ -88,7 +88,7 @@ def kind_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U"
     for i, code in enumerate(codes):
         char = chr(code)
         apart = (3 * i + 1 in starts, 3 * i + 2 in starts)
-        if nfc and (code in composing or unicodedata.combining(char) or not unicodedata.is_normalized("NFC", char)):
+        if nfc and (code in composing or not _alone_in_nfc(char)):
             continue
         if char in "\r\n":
             kinds[code] = Kind.NEWLINE
@@ -103,6 +103,12 @@ def kind_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U"
             kinds[code] = Kind.NUMBER
     kinds[0x17F] = Kind.UNKNOWN  # "ſ" is an s where case does not matter
     return kinds
+
+
+def _alone_in_nfc(char: str) -> bool:
+    """Whether NFC leaves a character as it is, and in its place."""
+    known = unicodedata.category(char) != "Cn"
+    return known and not unicodedata.combining(char) and unicodedata.is_normalized("NFC", char)
 
 
 def _composing() -> set[int]:
