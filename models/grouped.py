@@ -43,6 +43,13 @@ def _tokamax(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: I
 KERNELS: dict[str, Kernel] = {"xla": lax.ragged_dot, "tokamax": _tokamax}
 
 
+def kernel_named(name: str) -> Kernel:
+    """The kernel of KERNELS. Raises ConfigError."""
+    if name not in KERNELS:
+        raise ConfigError(f"experts: {name}: there is no such kernel. Use one of: {', '.join(KERNELS)}.")
+    return KERNELS[name]
+
+
 def check_kernel(kernel: str, experts: Iterable[nnx.Param]) -> None:
     """Raises ConfigError: the kernel, not XLA's, is not installed, or has nothing to do with these parameters."""
     stored = [param.get_metadata()["own_dtype"] for param in experts]

@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from tessy_jax.models.grouped import KERNELS, Kernel
+from tessy_jax.models.grouped import Kernel, kernel_named
 from tessy_jax.models.layers import ACTIVATIONS, Linear, Transposed, parameter
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
 
@@ -54,8 +54,8 @@ class Experts(nnx.Module):
     """
 
     def __init__(self, kernel: str, mesh: Mesh | None, rules: Rules):
-        """`kernel`: key of `KERNELS`, for matrices of the model's dtype."""
-        self.kernel, self.mesh, self.rules = KERNELS[kernel], mesh, rules
+        """`kernel`: key of `grouped.KERNELS`, for matrices of the model's dtype."""
+        self.kernel, self.mesh, self.rules = kernel_named(kernel), mesh, rules
 
     def apply(
         self, rows: Float[Array, "M D"], sizes: Int[Array, " E"], which: Int[Array, " M"], first_part: Any

@@ -123,3 +123,10 @@ def test_a_kernel_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(models.ConfigError) as error:
         models.load(tmp_path, kernel="tokamax")
     assert str(error.value) == "experts: tokamax: it is not installed: pip install 'tessy_jax[kernels]'"
+
+
+def test_a_kernel_that_does_not_exist(tmp_path: Path) -> None:
+    tiny.qwen3_moe(tmp_path)
+    with pytest.raises(models.ConfigError) as error:
+        models.load(tmp_path, kernel="fast")
+    assert str(error.value) == "experts: fast: there is no such kernel. Use one of: xla, tokamax."
