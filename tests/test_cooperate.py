@@ -135,7 +135,8 @@ def test_rollback_leaves_no_trace(engine: Engine, stepwise: Engine, sampled: dic
     assert len(out) == 4
 
 
-def test_budget_can_reject(pair: Pair) -> None:
+def test_budget_can_reject(tmp_path: Path) -> None:
+    pair = pairs.different_vocabularies(tmp_path)
     cooperation = PaperCooperation(preset="paper", k=7, max_think_tokens=3, max_answer_tokens=4, on_budget="reject")
     dispatches = pair.engine(batch=4, cooperation=cooperation).run(iter([Job(PROBLEMS[0], 0)]))
     reasons = [reason for d in dispatches for _, reason in d.rejected]

@@ -1,5 +1,6 @@
 """What decides a vocabulary's canonical tokens, as tables for the device."""
 
+import functools
 from typing import Self
 
 from flax import struct
@@ -16,6 +17,7 @@ class Canonical(struct.PyTreeNode):
     merges: Merges
 
     @classmethod
+    @functools.lru_cache(maxsize=4)  # about a second each, and engines of one process often share their tokenizers
     def of(cls, tokenizer: ContentTokenizer) -> Self | None:
         """None for a vocabulary whose encoding is not known here."""
         pieces = Pieces.of(tokenizer)
