@@ -149,7 +149,10 @@ class Reader:
 
 @dataclasses.dataclass(frozen=True)
 class PaperBoundary:
-    """Judges the words of one role's spans. `judge` is the boundary rule of the `paper` preset."""
+    """Judges the words of one role's spans. `judge` is the boundary rule of the `paper` preset.
+
+    `plain` reads what it can on the device; None: the host reads everything.
+    """
 
     role: Role
     reader: Reader
@@ -208,8 +211,9 @@ class PaperBoundary:
         def ask(rows: Bool[Array, " B"]) -> Reading:
             return visit(self.mesh, self.reader.row, self.reader.shape, rows, *self._arguments(state, rejected))
 
-        if self.plain is None or writer.canonical is None:
+        if self.plain is None:
             return state, ask(open_), state.kept, jnp.zeros_like(state.kept)
+        assert writer.canonical is not None, "what reads on the device needs the vocabulary there"
         found = self.plain.read(writer.canonical, state)
         sure = open_ & jnp.where(rejected, state.canonical, found.sure)
         words = jnp.where(rejected[:, None], 0, found.ends)

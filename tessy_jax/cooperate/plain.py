@@ -70,7 +70,7 @@ class PlainReader:
         kind = canonical.pieces.kinds(text, inside)
         tokens, ends = self._tokens(state, start)
 
-        sampled = _marked(jnp.where(ends > BACK, ends, NONE), text.shape[1])
+        sampled = _mask(jnp.where(ends > BACK, ends, NONE), text.shape[1])
         words, more = word_ends(text, kind, sampled, BACK, self.max_words)
         last_token = jnp.max(jnp.where(ends == NONE, 0, ends), axis=1, keepdims=True)
         seen = words <= last_token  # a cut behind it may depend on tokens that are not looked at
@@ -177,11 +177,11 @@ def _good_words(
     limit = jnp.min(jnp.where(bad, end, NONE), axis=1, keepdims=True)
 
     place = jnp.where(words == NONE, 0, words)
-    fine = gather(_marked(ends, text.shape[1]) & pieces.stable(kind, text), place) & (place < limit) & (start >= 0)
+    fine = gather(_mask(ends, text.shape[1]) & pieces.stable(kind, text), place) & (place < limit) & (start >= 0)
     return jnp.cumprod(fine & (words != NONE), axis=1, dtype=jnp.int32) > 0
 
 
-def _marked(places: Int[Array, "B I"], size: int) -> Bool[Array, "B X"]:
+def _mask(places: Int[Array, "B I"], size: int) -> Bool[Array, "B X"]:
     """True at these places of a window of `size`; others are dropped."""
     rows = jnp.arange(places.shape[0])[:, None]
     return jnp.zeros((places.shape[0], size), bool).at[rows, jnp.where(places < 0, size, places)].set(True, mode="drop")

@@ -77,21 +77,20 @@ def follow(
     end = prompt + count
     why = jnp.where(rows & (end >= stream.tokens.shape[1]), Finish.OVERFLOW, Finish.NONE)
     there = index + (skipped - prompt)[:, None]
-    new = (rows & (why == Finish.NONE))[:, None] & (index >= prompt[:, None]) & (index < end[:, None])
+    taken = rows & (why == Finish.NONE)
+    new = taken[:, None] & (index >= prompt[:, None]) & (index < end[:, None])
     tokens, ends = gather(source.tokens, there), gather(source.ends, there)
     differs = new & (index < stream.cached[:, None]) & (tokens != stream.tokens)
     unread = jnp.min(jnp.where(differs, index, stream.tokens.shape[1]), axis=1)
-    moved = stream.replace(
-        tokens=tokens, ends=ends, n=end, base=end, covered=upto, cached=jnp.minimum(stream.cached, unread)
-    )
-    return stream.replace(
+    followed = stream.replace(
         tokens=jnp.where(new, tokens, stream.tokens),
         ends=jnp.where(new, ends, stream.ends),
-        **{
-            name: pick(rows & (why == Finish.NONE), getattr(moved, name), getattr(stream, name))
-            for name in ("n", "base", "covered", "cached")
-        },
-    ), why
+        n=pick(taken, end, stream.n),
+        base=pick(taken, end, stream.base),
+        covered=pick(taken, upto, stream.covered),
+        cached=pick(taken, jnp.minimum(stream.cached, unread), stream.cached),
+    )
+    return followed, why
 
 
 def forget(stream: Stream, rows: Bool[Array, " B"], depth: int) -> Stream:

@@ -66,14 +66,8 @@ def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> ShapeVo
     except models.ConfigError as error:
         raise models.ConfigError(f"{key}: {error}") from None
     thinking = Thinking(**config.thinking.model_dump(exclude_none=True))
-    chat = Chat(
-        Path(),
-        _bytes_and(thinking.marker, facts.vocab_size),
-        reference=None,
-        template="",
-        thinking=thinking,
-        options={},
-    )
+    tokenizer = _bytes_and(thinking.marker, facts.vocab_size)
+    chat = Chat(Path(), tokenizer, reference=None, template="", thinking=thinking, options={})
     sampling = Sampling(**config.sampling.model_dump())
     return ShapeVoice(*nnx.split(model), model.config, chat, sampling, cache=config.cache)
 
