@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -128,7 +129,12 @@ def _write(
     shard = (jax.process_index(), jax.process_count())
     with (
         RunDir.open(
-            config.output, config_yaml=to_yaml(config), manifest=manifest, overwrite=options.overwrite, shard=shard
+            config.output,
+            config_yaml=to_yaml(config),
+            manifest=manifest,
+            overwrite=options.overwrite,
+            shard=shard,
+            barrier=partial(multihost_utils.sync_global_devices, "run directory"),
         ) as run,
         log_to(run.log_path),
     ):

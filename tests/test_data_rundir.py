@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -319,6 +321,42 @@ def test_two_shards_and_another_number_of_them(tmp_path):
     with launch(tmp_path, overwrite=True) as alone:
         assert alone.done == set()
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["part-00000-of-00001.jsonl"]
+
+
+def test_two_processes_begin_at_once(tmp_path):
+    """Neither takes the other's files for foreign ones, and neither reads what the other is still to remove."""
+    keys = [("r0", 0), ("r1", 0)]
+    for turn in range(40):
+        run, barrier = tmp_path / str(turn), Barrier(2, timeout=60)
+        if overwrite := turn % 2 == 1:
+            with launch(run) as alone:  # the second process's row stands in a file that the first removes
+                alone.append(record(1))
+
+        def begin(index, run=run, barrier=barrier, overwrite=overwrite):
+            with launch(run, shard=(index, 2), barrier=barrier.wait, overwrite=overwrite) as part:
+                assert part.done == set()
+                barrier.wait()
+                part.append(record(index))
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(begin, range(2)))
+        with launch(run) as alone:
+            assert alone.done == set(keys)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_that_another_process_begins_meanwhile(tmp_path, monkeypatch, first):
+    """`first`: before this process lists the folder; or when it has."""
+    look = Path.iterdir
+
+    def begun_meanwhile(folder):
+        before = list(look(folder))
+        monkeypatch.setattr(Path, "iterdir", look)
+        launch(folder, shard=(0, 2)).close()
+        return look(folder) if first else iter(before)
+
+    monkeypatch.setattr(Path, "iterdir", begun_meanwhile)
+    launch(tmp_path, shard=(1, 2)).close()
 
 
 def test_hash_folder_notices_weights_and_texts(tmp_path):

@@ -46,14 +46,18 @@ def write_manifest(path: Path, kind: str, manifest: Mapping[str, Any]) -> None:
 
 
 def stored_manifest(path: Path, kind: str) -> dict[str, Any] | None:
-    """The manifest of the run of this kind in a directory, None for an empty one; refuses to touch any other."""
+    """The manifest of the run of this kind in a directory, None for an empty one; refuses to touch any other.
+
+    Another process may begin the same run meanwhile. It writes the manifest first: what is listed before the manifest
+    is looked for belongs to a run only if the manifest is found.
+    """
+    foreign = sorted(file.name for file in path.iterdir() if not _HIDDEN.fullmatch(file.name))
     try:
         manifest = json.loads((path / "manifest.json").read_text("utf-8"))
         if isinstance(manifest, dict) and manifest.get("format") == kind:
             return manifest
     except (FileNotFoundError, ValueError):
         pass
-    foreign = sorted(file.name for file in path.iterdir() if not _HIDDEN.fullmatch(file.name))
     if not foreign:
         return None
     raise RunDirError(

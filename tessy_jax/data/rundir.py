@@ -10,7 +10,7 @@ records count wherever they stand, rows in flight start again.
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +86,7 @@ class RunDir:
         manifest: Mapping[str, Any],
         overwrite: bool = False,
         shard: tuple[int, int] = (0, 1),
+        barrier: Callable[[], None] = lambda: None,
         kind: Kind = TRACES,
     ) -> Self:
         """Creates the directory, or resumes the run in it.
@@ -95,6 +96,7 @@ class RunDir:
           manifest: from `make_manifest`; its "identity" must equal that of the run to resume.
           overwrite: remove what an earlier run wrote (never other files) and start anew.
           shard: index of this process and number of processes.
+          barrier: returns when all processes have called it: none reads what another is still to remove.
           kind: what the run writes.
 
         Raises:
@@ -108,7 +110,13 @@ class RunDir:
             stored = stored_manifest(path, kind.format)
             run = cls(path, kind, shard, take_lock(path, shard))
             try:
-                run._prepare(config_yaml, manifest, stored, overwrite)
+                if stored is not None and not overwrite:
+                    compare(path, stored, manifest)
+                run._clear(overwrite)
+                if shard[0] == 0:
+                    run._describe(config_yaml, manifest, anew=overwrite or stored is None)
+                barrier()
+                run._begin()
             except BaseException:
                 run.close()
                 raise
@@ -172,26 +180,25 @@ class RunDir:
     ) -> None:
         self.close()
 
-    def _prepare(
-        self, config_yaml: str, manifest: Mapping[str, Any], stored: Mapping[str, Any] | None, overwrite: bool
-    ) -> None:
-        if stored is not None and not overwrite:
-            compare(self.path, stored, manifest)
-        own = list(self._own_files())
-        if overwrite:
-            for file in own:
+    def _clear(self, overwrite: bool) -> None:
+        """Removes the own files, or what a crash left half written of them."""
+        for file in self._own_files():
+            if overwrite:
                 file.unlink()
-        if overwrite or stored is None:
-            write_manifest(self.path, self._kind.format, manifest)
-        if overwrite or not (self.path / "config.yaml").exists():
-            replace_file(self.path / "config.yaml", config_yaml)
-        for folder in ("data", "journal"):
-            (self.path / folder).mkdir(exist_ok=True)
-        for file in own:
-            if file.suffix == ".jsonl" and file.exists() and file.parent.name != "journal":
+            elif file.suffix == ".jsonl" and file.parent.name != "journal":
                 remove_torn_line(file)
         for leftover in self._journal.parent.glob(f".{self._journal.name}.*.tmp"):
             leftover.unlink()
+
+    def _describe(self, config_yaml: str, manifest: Mapping[str, Any], *, anew: bool) -> None:
+        if anew:
+            write_manifest(self.path, self._kind.format, manifest)
+        if anew or not (self.path / "config.yaml").exists():
+            replace_file(self.path / "config.yaml", config_yaml)
+
+    def _begin(self) -> None:
+        for folder in ("data", "journal"):
+            (self.path / folder).mkdir(exist_ok=True)
         self._read_done()
         self._files = {kind: LineFile(path, durable=kind != "metrics") for kind, path in self._paths.items()}
 
