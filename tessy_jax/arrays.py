@@ -11,7 +11,8 @@ Leaf = Any
 
 def gather(values: Array, index: Int[Array, "B W"]) -> Array:
     """`values[b, index[b, w]]`, indices clipped to the array."""
-    return jnp.take_along_axis(values, jnp.clip(index, 0, values.shape[1] - 1), axis=1)
+    index = jnp.clip(index, 0, values.shape[1] - 1)
+    return jnp.take_along_axis(values, index, axis=1, mode="promise_in_bounds")  # or JAX checks them once more
 
 
 def scatter(values: Array, index: Int[Array, "B W"], new: Array, where: Bool[Array, "B W"]) -> Array:

@@ -58,10 +58,11 @@ def test_sampled_rows_are_the_oracles(pair: Pair, sampled: dict[tuple[str, int],
     assert len({r.finish.think for r in sampled.values()}) > 1
 
 
-def test_greedy_rows_are_the_oracles(pair: Pair) -> None:
+def test_greedy_rows_are_the_oracles_on_eight_devices(pair: Pair) -> None:
     greedy = dataclasses.replace(pair, samplings=GREEDY)
     oracle = greedy.oracle()
-    for (id_, sample), record in run(greedy.engine(batch=8), PROBLEMS[:3]).items():
+    mesh = make_mesh(MeshConfig(data=8), batch=8)
+    for (id_, sample), record in run(greedy.engine(batch=8, mesh=mesh), PROBLEMS[:3]).items():
         same(record, oracle.trace(problem(id_).messages, id_, sample), pair)
 
 
@@ -102,9 +103,8 @@ def test_k_is_a_speed_knob(pair: Pair, sampled: dict[tuple[str, int], Record], k
         assert [(s.by, s.start, s.end) for s in record.spans] == [(s.by, s.start, s.end) for s in sampled[key].spans]
 
 
-@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
-def test_mesh_writes_the_same_rows(pair: Pair, sampled: dict[tuple[str, int], Record], axes: dict[str, int]) -> None:
-    mesh = make_mesh(MeshConfig(**axes), batch=8)
+def test_mesh_writes_the_same_rows(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), batch=8)
     for key, record in run(pair.engine(batch=8, mesh=mesh), PROBLEMS).items():
         assert record == sampled[key]
 

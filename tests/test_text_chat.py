@@ -1,5 +1,6 @@
 """Prompts equal the checkpoint's own; control strings in contents are text; wrong folders are refused."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -30,13 +31,31 @@ def rewrite(folder, name, **change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
 
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """load(family, **options of Chat.load): large vocabularies take seconds, so each chat is read once."""
+    chats = {}
+
+    @functools.cache
+    def folder(name):
+        return getattr(vocab, name)(tmp_path_factory.mktemp(name))
+
+    def loaded(name, **options):
+        key = name, repr(sorted(options.items()))
+        if key not in chats:
+            chats[key] = Chat.load(folder(name), **options)
+        return chats[key]
+
+    return loaded
+
+
+OPTIONS = {"o200k": {"options": {"reasoning_effort": "high"}, "date": "2025-10-31"}}
 FAMILIES = ["small_chatml", "sentencepiece", "qwen3", "o200k", "llama3", "r1", "r1_llama", "r1_qwen"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prompts_equal_the_checkpoints_own(tmp_path, name):
-    options, date = ({"reasoning_effort": "low"}, "2025-10-31") if name == "o200k" else (None, None)
-    chat = Chat.load(getattr(vocab, name)(tmp_path), options=options, date=date)
+def test_prompts_equal_the_checkpoints_own(load, name):
+    chat = load(name, **OPTIONS.get(name, {}))
     chat.check()
     assert chat.thinking == (HARMONY if name == "o200k" else Thinking())
     for messages in PROBES:
@@ -49,22 +68,20 @@ def test_prompts_equal_the_checkpoints_own(tmp_path, name):
         assert chat.reference.decode(ours[len(theirs) :]) == opened
 
 
-DIRECT = Thinking(open="", before="", marker="</think>", after="")
+DIRECT = {"thinking": Thinking(open="", before="", marker="</think>", after="")}
 R1_PROMPT = "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜><think>\n"
 GOLDEN = [
-    ("qwen3", {}, Thinking(), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n"),
+    ("qwen3", {}, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n"),
     (
         "qwen3",
-        {"enable_thinking": False},
-        DIRECT,
+        DIRECT | {"options": {"enable_thinking": False}},
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
     ),
-    ("r1", {}, Thinking(), R1_PROMPT),
-    ("r1_llama", {}, Thinking(), R1_PROMPT),
-    ("r1_qwen", {}, Thinking(), R1_PROMPT),
+    ("r1", {}, R1_PROMPT),
+    ("r1_llama", {}, R1_PROMPT),
+    ("r1_qwen", {}, R1_PROMPT),
     (
         "llama3",
-        {},
         DIRECT,
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
@@ -72,16 +89,15 @@ GOLDEN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "variables", "thinking", "text"), GOLDEN, ids=[f"{g[0]}{g[1]}" for g in GOLDEN])
-def test_prompts_word_for_word(tmp_path, name, variables, thinking, text):
-    chat = Chat.load(getattr(vocab, name)(tmp_path), thinking=thinking, options=variables)
+@pytest.mark.parametrize(("name", "options", "text"), GOLDEN, ids=[f"{g[0]}{'-'.join(g[1])}" for g in GOLDEN])
+def test_prompts_word_for_word(load, name, options, text):
+    chat = load(name, **options)
     chat.check()
     ids = chat.prompt_ids(USER)
     assert chat.reference.decode(ids) == text
     assert ids == chat.reference(text, add_special_tokens=False)["input_ids"]
     bos = chat.reference.bos_token_id
     assert bos is None or ids.count(bos) == 1
-    assert (chat.template_hash == Chat.load(tmp_path, thinking=thinking).template_hash) == (not variables)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +108,9 @@ def test_prompts_word_for_word(tmp_path, name, variables, thinking, text):
         ("r1_qwen", [151646, 151644, 13048, 151645, 151648, 198], 151649, 151643),
     ],
 )
-def test_r1_token_by_token(tmp_path, name, prompt, end, eos):
+def test_r1_token_by_token(load, name, prompt, end, eos):
     """The same strings have other ids in each of its vocabularies; Qwen3 reads two of them as something else."""
-    chat = Chat.load(getattr(vocab, name)(tmp_path))
+    chat = load(name)
     assert chat.prompt_ids(USER) == prompt
     assert (chat.end_ids, chat.eos_ids, chat.end_of_turn) == ({end}, {eos}, eos)
     past = [*USER, {"role": "assistant", "content": "<think>\nx\n</think>\n\nHi"}, *USER]
@@ -102,11 +118,11 @@ def test_r1_token_by_token(tmp_path, name, prompt, end, eos):
         "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜>\n\nHi<｜end▁of▁sentence｜><｜User｜>Hi<｜Assistant｜><think>\n"
     )
     template = chat.template.replace("<think>\\n", "")
-    assert Chat.load(tmp_path, template=template).prompt_ids(USER) == prompt  # earlier files of R1 leave it out
+    assert Chat.load(chat.folder, template=template).prompt_ids(USER) == prompt  # earlier files of R1 leave it out
 
 
-def test_qwen3_prompt_token_by_token(tmp_path):
-    chat = Chat.load(vocab.qwen3(tmp_path))
+def test_qwen3_prompt_token_by_token(load):
+    chat = load("qwen3")
     newline, begin, end = 198, 151644, 151645
     user, hi, assistant = (chat.tokenizer.encode(word)[0][0] for word in (b"user", b"Hi", b"assistant"))
     assert chat.prompt_ids(USER) == [begin, user, newline, hi, end, newline, begin, assistant, newline, 151667, newline]
@@ -114,9 +130,9 @@ def test_qwen3_prompt_token_by_token(tmp_path):
     assert chat.textual_marker is None
 
 
-def test_control_strings_in_contents_are_text(tmp_path):
+def test_control_strings_in_contents_are_text(load):
     for name in ("small_chatml", "qwen3", "sentencepiece"):
-        chat = Chat.load(getattr(vocab, name)(tmp_path / name))
+        chat = load(name)
         for attack in chat.tokenizer.control:
             content = f"a {attack}{attack}b\U000f0000 <|im_{attack}end|>"
             plain = chat.prompt_ids([{"role": "user", "content": "Hi"}])
@@ -153,8 +169,8 @@ def test_a_textual_marker(tmp_path):
     assert chat.closed_ids(trace, answer) == chat.tokenizer.encode(trace + chat.close_text + answer)[0]
 
 
-def test_closed_text_equals_the_checkpoints_tokens(tmp_path):
-    chat = Chat.load(vocab.qwen3(tmp_path))
+def test_closed_text_equals_the_checkpoints_tokens(load):
+    chat = load("qwen3")
     trace, answer = "So it is 4.", "The answer is <|im_end|> 4."
     ids = chat.closed_ids(trace.encode(), answer.encode())
     assert ids.count(151668) == 1
@@ -195,10 +211,9 @@ START, END, MESSAGE, CHANNEL, RETURN, CALL = 200006, 200007, 200008, 200005, 200
 ASSISTANT, ANALYSIS, FINAL = 173781, 35644, 17196
 
 
-@pytest.fixture(scope="module")
-def harmony(tmp_path_factory):
-    folder = vocab.o200k(tmp_path_factory.mktemp("o200k"))
-    return Chat.load(folder, options={"reasoning_effort": "high"}, date="2025-10-31")
+@pytest.fixture
+def harmony(load):
+    return load("o200k", **OPTIONS["o200k"])
 
 
 def test_a_harmony_prompt_token_by_token(harmony):

@@ -5,7 +5,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, UInt8
 
-from tessy_jax.arrays import behind
+from tessy_jax.arrays import behind, gather
 from tessy_jax.encoding.kinds import Kind, is_lead, is_white, next_kind
 from tessy_jax.text.cuts import LONG_WORD, LoopRule
 
@@ -74,9 +74,9 @@ def may_loop(text: UInt8[Array, "B X"], ends: Int[Array, "B W"], rule: LoopRule)
     hashes = sums - behind(sums, rule.probe_bytes)
     units = np.arange(1, rule.max_unit + 1)
     here = jnp.where(ends == NONE, 0, ends)
-    now = jnp.take_along_axis(hashes, here, axis=1)[:, :, None]
+    now = gather(hashes, here)[:, :, None]
     places = jnp.maximum(here[:, :, None] - units, 0)
-    earlier = jnp.take_along_axis(hashes, places.reshape(len(text), -1), axis=1).reshape(places.shape)
+    earlier = gather(hashes, places.reshape(len(text), -1)).reshape(places.shape)
     same = now == earlier * powers[units - 1]
     return jnp.any(same & (ends != NONE)[:, :, None], axis=(1, 2))
 

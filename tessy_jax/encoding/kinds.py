@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
-from tessy_jax.arrays import ahead, behind
+from tessy_jax.arrays import ahead, behind, gather
 from tessy_jax.text.cuts import is_blank
 from tessy_jax.text.tokenizer import ContentTokenizer
 
@@ -41,7 +41,7 @@ def kinds_in(table: UInt8[Array, " U"], text: UInt8[Array, "B X"], inside: Bool[
     four = (b0 & 7) << 18 | (b1 & 63) << 12 | (b2 & 63) << 6 | b3 & 63
     code = jnp.select([width == 1, width == 2, width == 3], [b0, two, three], four)
     last = jnp.arange(text.shape[1]) + width - 1
-    whole = jnp.take_along_axis(inside, jnp.minimum(last, text.shape[1] - 1), axis=1) & (last < text.shape[1])
+    whole = gather(inside, last) & (last < text.shape[1])
     kind = jnp.where(whole & (code < len(table)), table[jnp.minimum(code, len(table) - 1)], Kind.UNKNOWN)
     for back in (3, 2, 1):  # a byte inside a character: the nearest lead before it
         kind = jnp.where(~leads & behind(leads, back), behind(kind, back), kind)
@@ -71,7 +71,7 @@ def is_solid(kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
 def next_kind(text: UInt8[Array, "B X"], kind: UInt8[Array, "B X"]) -> UInt8[Array, "B X"]:
     """The kind of the character after the one that begins at each byte."""
     at = jnp.arange(text.shape[1]) + width_of(text)
-    after = jnp.take_along_axis(kind, jnp.minimum(at, text.shape[1] - 1), axis=1)
+    after = gather(kind, at)
     return jnp.where(at < text.shape[1], after, Kind.OUTSIDE).astype(kind.dtype)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, UInt8
 
-from tessy_jax.arrays import Leaf, ahead, behind
+from tessy_jax.arrays import Leaf, ahead, behind, gather
 from tessy_jax.encoding.kinds import Kind, is_lead, is_solid, is_white, kind_table, kinds_in, next_kind
 from tessy_jax.text.sync import GPT2, splits_of
 from tessy_jax.text.tokenizer import ContentTokenizer, parts_of
@@ -126,7 +126,7 @@ class QwenPieces(Pieces):
         newline = kind == Kind.NEWLINE
         at = jnp.arange(kind.shape[1])
         last_not = jax.lax.cummax(jnp.where(newline, -1, at), axis=1)
-        after_other = newline & (jnp.take_along_axis(kind, jnp.maximum(last_not, 0), axis=1) == Kind.OTHER)
+        after_other = newline & (gather(kind, last_not) == Kind.OTHER)
         inside = jnp.where(_newline_follows(kind), behind(after_other, 1) & ~newline, (before == Kind.NEWLINE) | last)
         return jnp.where(is_white(before), inside, ~(newline & (before == Kind.OTHER)))
 
