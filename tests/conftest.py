@@ -1,6 +1,9 @@
-"""Eight virtual devices for every test, set before JAX starts, one thread for torch, and the demo's real weights."""
+"""For every test: eight virtual devices, set before JAX starts; one thread for torch; the demo's weights; Ctrl-C."""
 
 import os
+import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -10,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from tessy_jax import command
 from tessy_jax.demo import prepare
 
 
@@ -21,3 +25,21 @@ def demo_weights() -> Path:
     directory = Path(os.environ.get("TESSY_DEMO_WEIGHTS", Path(__file__).parent.parent / ".cache" / "demo"))
     prepare(directory)
     return directory
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """interrupt(number=SIGINT) signals this process, and returns when the command has said that it will stop."""
+    said, say = threading.Event(), command.say
+
+    def heard(console: object, message: str, style: str | None = None) -> None:
+        say(console, message, style)
+        if message.startswith("stopping after"):
+            said.set()
+
+    def send(number: int = signal.SIGINT) -> None:
+        signal.raise_signal(number)
+        assert said.wait(timeout=60), "the signal was not noticed"
+
+    monkeypatch.setattr(command, "say", heard)
+    return send

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -147,13 +146,11 @@ def test_a_dead_endpoint_loses_nothing(config, capsys, tmp_path):
     assert reject["reply"] == '["is"]'
 
 
-def test_interrupt_keeps_what_is_done(config, monkeypatch, capsys):
+def test_interrupt_keeps_what_is_done(config, monkeypatch, capsys, interrupt):
     def slow(self, left):
         for number, segment in enumerate(left):
             if number == 3:
-                signal.raise_signal(signal.SIGINT)
-                while "stopping after" not in capsys.readouterr().err:
-                    pass
+                interrupt()
             yield [Annotated(segment, [])]
 
     with monkeypatch.context() as patch:
@@ -166,13 +163,13 @@ def test_interrupt_keeps_what_is_done(config, monkeypatch, capsys):
     assert len(segments(config.parent / "run")) == 36
 
 
-def test_interrupt_waits_for_the_requests_in_flight(config, capsys):
+def test_interrupt_waits_for_the_requests_in_flight(config, capsys, interrupt):
     asked = []
 
     def answer(body):
         asked.append(body)
         if len(asked) == 5:
-            signal.raise_signal(signal.SIGINT)
+            interrupt()
         return said("[]")
 
     with serving(answer) as server:

@@ -1,9 +1,7 @@
 """One model alone: `sample` from end to end, and the same engine as an annotator."""
 
 import json
-import os
 import shutil
-import signal
 from functools import cache
 from pathlib import Path
 from unittest import mock
@@ -128,19 +126,17 @@ def test_weights_are_there_once_and_the_silent_cache_is_small():
     assert type(caches[1].layers[0].context) is models.Blocks
 
 
-def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys):
+def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys, interrupt):
     run, write, journals = tmp_path / "run", RunDir.write_journal, []
 
-    def interrupt(self, rows):
+    def interrupted(self, rows):
         journals.append(rows)
         if len(journals) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-            while "stopping after this dispatch" not in capsys.readouterr().err:
-                pass
+            interrupt()
         write(self, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunDir, "write_journal", interrupt)
+        patch.setattr(RunDir, "write_journal", interrupted)
         assert call("--output", run, "samples=2") == 130
     assert "stopped; the same command goes on from here" in capsys.readouterr().err
     assert len(records(run)) < len(whole())

@@ -1,6 +1,5 @@
 """Resuming is exact: however a run is interrupted, it trains on the same batches and ends with the same weights."""
 
-import os
 import random
 import resource
 import shutil
@@ -32,7 +31,7 @@ def test_killed_processes(tmp_path):
 
 
 @pytest.fixture
-def interrupt(monkeypatch):
+def interrupt_at(monkeypatch, interrupt):
     """Sends signals to the process when a step begins to be computed."""
 
     def at(steps: dict[int, int]) -> None:
@@ -41,8 +40,7 @@ def interrupt(monkeypatch):
         def counted(batch, sharding):
             calls.append(batch)
             if (number := steps.get(len(calls))) is not None:
-                os.kill(os.getpid(), number)
-                time.sleep(0.3)
+                interrupt(number)
             return place(batch, sharding)
 
         monkeypatch.setattr(trainer, "place", counted)
@@ -51,9 +49,9 @@ def interrupt(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_saves_and_leaves(tmp_path, monkeypatch, interrupt, capsys, number):
+def test_first_signal_saves_and_leaves(tmp_path, monkeypatch, interrupt_at, capsys, number):
     run = tmp_path / "run"
-    interrupt({6: number})  # the first is the evaluation before the first step
+    interrupt_at({6: number})  # the first is the evaluation before the first step
     assert call("--output", run) == 130
     messages = capsys.readouterr().err
     assert "stopping after this step; once more to stop at once" in messages
@@ -67,10 +65,10 @@ def test_first_signal_saves_and_leaves(tmp_path, monkeypatch, interrupt, capsys,
     assert difference(run, whole()) == 0
 
 
-def test_eight_devices_then_four(tmp_path, monkeypatch, interrupt):
+def test_eight_devices_then_four(tmp_path, monkeypatch, interrupt_at):
     """Both are the run on one device, within the rounding of float32; so is one that changes over."""
     run = tmp_path / "run"
-    interrupt({8: signal.SIGINT})
+    interrupt_at({8: signal.SIGINT})
     assert call("--output", run, *EIGHT) == 130
     monkeypatch.undo()
     done = len(order(run))
@@ -82,10 +80,10 @@ def test_eight_devices_then_four(tmp_path, monkeypatch, interrupt):
     assert difference(run, whole()) < 2e-6
 
 
-def test_more_pieces_are_the_same_run(tmp_path, monkeypatch, interrupt):
+def test_more_pieces_are_the_same_run(tmp_path, monkeypatch, interrupt_at):
     """A run may go on with another accumulation, as it may on other devices."""
     run = tmp_path / "run"
-    interrupt({6: signal.SIGINT})
+    interrupt_at({6: signal.SIGINT})
     assert call("--output", run) == 130
     monkeypatch.undo()
     assert call("--output", run, "batch.accumulate=4") == 0

@@ -82,17 +82,16 @@ def test_disk_full(tmp_path, monkeypatch, capsys):
     assert records(run) == whole()
 
 
-def test_first_interrupt_finishes_the_dispatch(tmp_path, monkeypatch, capsys):
+def test_first_interrupt_finishes_the_dispatch(tmp_path, monkeypatch, capsys, interrupt):
     run, write, journals = tmp_path / "run", RunDir.write_journal, []
 
-    def interrupt(self, rows):
+    def interrupted(self, rows):
         journals.append(rows)
         if len(journals) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.3)
+            interrupt()
         write(self, rows)
 
-    monkeypatch.setattr(RunDir, "write_journal", interrupt)
+    monkeypatch.setattr(RunDir, "write_journal", interrupted)
     assert call("--output", run, "samples=2") == 130
     monkeypatch.undo()
     messages = capsys.readouterr().err
