@@ -75,7 +75,7 @@ def may_loop(text: UInt8[Array, "B X"], ends: Int[Array, "B W"], rule: LoopRule)
     units = np.arange(1, rule.max_unit + 1)
     here = jnp.where(ends == NONE, 0, ends)
     now = gather(hashes, here)[:, :, None]
-    places = jnp.maximum(here[:, :, None] - units, 0)
+    places = here[:, :, None] - units
     earlier = gather(hashes, places.reshape(len(text), -1)).reshape(places.shape)
     same = now == earlier * powers[units - 1]
     return jnp.any(same & (ends != NONE)[:, :, None], axis=(1, 2))
