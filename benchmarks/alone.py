@@ -13,18 +13,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tessy_jax.config import Budgets
-from tessy_jax.cooperate.alone import lone_engine
-from tessy_jax.cooperate.engine import Dispatch, Engine, Settings
-from tessy_jax.cooperate.rows import Job
+from tessy_jax.config.sections import Budgets
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Role
-from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.records import Message
+from tessy_jax.engine.engine import Dispatch, Engine, Settings
+from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.rows import Job
+from tessy_jax.engine.solo import solo_engine
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Alone(Voice):
+class Alone(LanguageModel):
     """A voice whose prompts have `length` tokens: the first and the last ones of the chat's prompt. None: all of it."""
 
     length: int | None = None
@@ -35,7 +35,13 @@ class Alone(Voice):
 
 
 def alone_engine(
-    voice: Voice, sampling: Sampling, settings: Settings, tokens: int, k: int, length: int | None, mesh: Mesh | None
+    voice: LanguageModel,
+    sampling: Sampling,
+    settings: Settings,
+    tokens: int,
+    k: int,
+    length: int | None,
+    mesh: Mesh | None,
 ) -> Engine:
     """An engine in which `voice` writes exactly `tokens` tokens per row, all in one dispatch and `k` per turn.
 
@@ -49,7 +55,7 @@ def alone_engine(
             raise SystemExit("error: the prompt must be longer than the end-of-thinking marker: raise --prompt-tokens")
     writer = Alone(voice.graph, voice.params, voice.config, chat, sampling, voice.system, voice.cache, length)
     settings = dataclasses.replace(settings, turns_per_dispatch=math.ceil(tokens / k))
-    return lone_engine(writer, Budgets(max_think_tokens=1, max_answer_tokens=tokens), k, settings, 0, mesh)
+    return solo_engine(writer, Budgets(max_think_tokens=1, max_answer_tokens=tokens), k, settings, 0, mesh)
 
 
 def run(engine: Engine, jobs: Sequence[Job]) -> list[Dispatch]:

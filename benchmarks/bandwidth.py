@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from tessy_jax.cooperate.voice import Voice
+from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.models import Cache
 
 
@@ -32,7 +32,7 @@ def measure(mebibytes: int = 512, repeats: int = 10) -> dict[str, float]:
     return rates
 
 
-def step_bytes(voice: Voice, cache: Cache) -> tuple[int, int]:
+def step_bytes(voice: LanguageModel, cache: Cache) -> tuple[int, int]:
     """Bytes that one decode step of the whole batch has to read: (weights, cache slots).
 
     An embedding matrix that is not also the output matrix is left out: a step reads a few of its rows.

@@ -19,19 +19,19 @@ from alone import Torch, alone_engine, run, written
 from bandwidth import measure, step_bytes
 from jax.sharding import Mesh
 
-from tessy_jax.config import SynthesisConfig, load_config
-from tessy_jax.cooperate.alone import answering
-from tessy_jax.cooperate.engine import MARGIN, Dispatch, Engine, Settings
-from tessy_jax.cooperate.rows import NAMES, Job
+from tessy_jax.config.synthesize import SynthesisConfig, load_config
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Role
-from tessy_jax.cooperate.voice import Voice
 from tessy_jax.data.inputs import read
 from tessy_jax.data.records import Problem
-from tessy_jax.mesh import make_mesh
-from tessy_jax.pair import Pair
-from tessy_jax.settings import ConfigError
-from tessy_jax.traces import USER_ERRORS
+from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.engine.engine import MARGIN, Dispatch, Engine, Settings
+from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.pair import Pair
+from tessy_jax.engine.rows import NAMES, Job
+from tessy_jax.engine.run import USER_ERRORS
+from tessy_jax.engine.solo import answer_job
+from tessy_jax.errors import ConfigError
 
 Table = list[dict[str, Any]]
 
@@ -111,7 +111,7 @@ def _torch(pair: Pair, role: Role) -> Torch | None:
 
 def decode(
     config: SynthesisConfig,
-    voice: Voice,
+    voice: LanguageModel,
     torch: Torch | None,
     problems: list[Problem],
     batch: int,
@@ -127,7 +127,7 @@ def decode(
     jobs = []
     for i, problem in zip(range(batch), itertools.cycle(problems), strict=False):
         long = [{**m, "content": " ".join([m["content"]] * prompt)} for m in problem.messages]
-        jobs.append(answering(engine.voices[Role.STUDENT], Problem(f"{problem.id} {i}", long)))
+        jobs.append(answer_job(engine.voices[Role.STUDENT], Problem(f"{problem.id} {i}", long)))
 
     first = _total(run(engine, jobs))
     prompts, ours = written(engine)
@@ -172,7 +172,7 @@ def cooperation(
     settings, voice = engine.settings, engine.voices[Role.TEACHER]
     k = max(turn.tokens for turn in engine.loop.turns)
     single = alone_engine(voice, voice.sampling, settings, each, k, None, mesh)
-    alone_jobs = [answering(single.voices[Role.STUDENT], p, s) for p in problems for s in samples]
+    alone_jobs = [answer_job(single.voices[Role.STUDENT], p, s) for p in problems for s in samples]
     alone_first = run(single, alone_jobs)
 
     passes = [(run(engine, jobs), run(single, alone_jobs)) for _ in range(repeats)]

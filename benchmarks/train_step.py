@@ -19,7 +19,7 @@ import numpy as np
 from synthesis import machine, show
 
 from tessy_jax import models
-from tessy_jax.train.batches import Batch
+from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.remat import REMAT
 from tessy_jax.train.step import Compute, TrainState, init, make_step

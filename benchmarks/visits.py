@@ -11,15 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.config import load_config
-from tessy_jax.cooperate.boundary import PaperBoundary, Reader
-from tessy_jax.cooperate.engine import Engine
+from tessy_jax.config.synthesize import load_config
+from tessy_jax.cooperate.judge import PaperBoundary
 from tessy_jax.cooperate.loop import Loop
-from tessy_jax.cooperate.rows import Job
 from tessy_jax.cooperate.turn import Turn
+from tessy_jax.cooperate.words_host import HostWords
 from tessy_jax.data.inputs import read
 from tessy_jax.data.records import Problem
-from tessy_jax.pair import Pair
+from tessy_jax.engine.engine import Engine
+from tessy_jax.engine.pair import Pair
+from tessy_jax.engine.rows import Job
 
 KINDS = ("words of a span", "words that an event ends", "words taken back", "tokens handed over")
 
@@ -57,17 +58,17 @@ def _run(engine: Engine, turns: Iterable[Turn], problems: list[Problem]) -> tupl
 
         return dataclasses.replace(turn, step=step)
 
-    def row(self: Reader, *args: Any) -> Any:
+    def row(self: HostWords, *args: Any) -> Any:
         event, rejected = args[4], args[5]
         counts[KINDS[1 if event else 2 if rejected else 0]] += 1
         return original(self, *args)
 
-    original, Reader.row = Reader.row, row
+    original, HostWords.row = HostWords.row, row
     try:
         engine.loop = Loop(tuple(map(counted, turns)))
         finished = [r for d in engine.run(iter([Job(p, 0) for p in problems])) for r in d.finished]
     finally:
-        Reader.row = original
+        HostWords.row = original
     return counts, sorted(finished, key=lambda record: record.problem.id)
 
 

@@ -27,9 +27,9 @@ from tessy_jax.models.build import (
     with_parameters,
 )
 from tessy_jax.models.cache import Cache, Packed, init_cache
-from tessy_jax.models.config import ConfigError, DecoderConfig
-from tessy_jax.models.context import Blocks, Full, Sliding
+from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier, call_block
+from tessy_jax.models.mask import Blocks, Full, Sliding
 from tessy_jax.models.registry import config_from_hf, read_config
 from tessy_jax.models.save import save_hf
 from tessy_jax.models.sharding import INFERENCE, TRAINING, Rules, ShardingError, sharding_for
@@ -41,10 +41,10 @@ __all__ = [
     "Blocks",
     "Cache",
     "CausalLM",
-    "ConfigError",
     "DecoderConfig",
     "Full",
     "Model",
+    "ModelConfigError",
     "Packed",
     "ParamSpec",
     "Rules",

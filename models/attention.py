@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from tessy_jax.models.context import Context
+from tessy_jax.models.mask import Mask
 
 _HIDDEN = jnp.finfo(jnp.float32).min
 #: Tokens per block of `blockwise` by platform. On two CPU cores forward and backward of 2 x 512 tokens, 9 heads, take
@@ -72,7 +72,7 @@ def blockwise(
     v: Float[Array, "B T K H"],
     segments: Int[Array, "B T"],
     positions: Int[Array, "B T"],
-    context: Context,
+    context: Mask,
     scale: float,
     block: int | None = None,
     sinks: Float[Array, " N"] | None = None,
@@ -123,13 +123,13 @@ def _attend(
     v: Float[Array, "I B K S H"],
     segments: Int[Array, "I B S"],
     positions: Int[Array, "I B S"],
-    context: Context,
+    context: Mask,
     scale: float,
 ) -> tuple[Float[Array, "I B K Q H"], Float32[Array, "I B K Q"]]:
     return _forward(q, k, v, segments, positions, context, scale)[0]
 
 
-def _forward(q: Array, k: Array, v: Array, segments: Array, positions: Array, context: Context, scale: float) -> Any:
+def _forward(q: Array, k: Array, v: Array, segments: Array, positions: Array, context: Mask, scale: float) -> Any:
     count = q.shape[0]
     first = _first_block(positions, context, count)
 
@@ -154,7 +154,7 @@ def _forward(q: Array, k: Array, v: Array, segments: Array, positions: Array, co
     return (out, log_total), (q, k, v, segments, positions, out, log_total)
 
 
-def _backward(context: Context, scale: float, saved: Any, given: tuple[Array, Array]) -> tuple[Any, ...]:
+def _backward(context: Mask, scale: float, saved: Any, given: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, segments, positions, out, log_total = saved
     d_out, d_log_total = given
     count = q.shape[0]
@@ -194,7 +194,7 @@ def _scores(
     j: Int[Array, ""],
     segments: Int[Array, "I B S"],
     positions: Int[Array, "I B S"],
-    context: Context,
+    context: Mask,
     scale: float,
 ) -> tuple[Float32[Array, "B K Q S"], Bool[Array, "B K Q S"]]:
     """Scores of query block i against key block j, and which of them count; the others are as low as can be."""
@@ -205,7 +205,7 @@ def _scores(
     return jnp.where(visible, scores, _HIDDEN), jnp.broadcast_to(visible, scores.shape)
 
 
-def _first_block(positions: Int[Array, "I B S"], context: Context, count: int) -> Int[Array, " I"]:
+def _first_block(positions: Int[Array, "I B S"], context: Mask, count: int) -> Int[Array, " I"]:
     """The first block of keys that a query of each block may see: positions count from the start of its document."""
     block = positions.shape[2]
     index = jnp.arange(count * block).reshape(count, 1, block)

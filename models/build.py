@@ -13,7 +13,7 @@ from jaxtyping import Array, DTypeLike
 
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier
-from tessy_jax.models.layers import Arranged, Expected, Made
+from tessy_jax.models.layers import DerivedFrom, Expected, Permuted
 from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
 
 
@@ -25,7 +25,7 @@ class ParamSpec:
     fill: float | None
     dtype: DTypeLike | None
     by_expert: bool
-    made: Made | None
+    made: DerivedFrom | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,9 +37,9 @@ class ParamSpec:
         return tuple(d.axis for d in self.dims)
 
     @property
-    def arranged(self) -> Arranged | None:
+    def arranged(self) -> Permuted | None:
         """How its tensor is got back, where it is in another order."""
-        return self.made if isinstance(self.made, Arranged) else None
+        return self.made if isinstance(self.made, Permuted) else None
 
     def dtype_in(self, model: DTypeLike) -> jnp.dtype:
         """Its dtype in a model of dtype `model`."""

@@ -25,8 +25,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, DTypeLike, Float, Float32, Int
 
 from tessy_jax.models.attention import blockwise, dense
-from tessy_jax.models.config import ConfigError, DecoderConfig
-from tessy_jax.models.context import Context
+from tessy_jax.models.config import DecoderConfig, ModelConfigError
+from tessy_jax.models.mask import Mask
 from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for, ways_of
 
 
@@ -68,7 +68,7 @@ class LayerCache:
     v: Float[Array, "B K S H"] | None
     k_scale: Float32[Array, "B K S 1"] | None
     v_scale: Float32[Array, "B K S 1"] | None
-    context: Context = field(metadata={"static": True})
+    context: Mask = field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -171,7 +171,7 @@ class Packed:
     """
 
     segments: Int[Array, "B C"]
-    contexts: tuple[Context, ...] = field(metadata={"static": True})
+    contexts: tuple[Mask, ...] = field(metadata={"static": True})
     attention: Literal["dense", "blocks"] = field(default="dense", metadata={"static": True})
     block: int | None = field(default=None, metadata={"static": True})
 
@@ -202,7 +202,7 @@ def init_cache(
     slack: int,
     dtype: DTypeLike = jnp.float32,
     *,
-    context: Context | None = None,
+    context: Mask | None = None,
     mesh: Mesh | None = None,
     rules: Rules = INFERENCE,
 ) -> Cache:
@@ -219,10 +219,10 @@ def init_cache(
         ConfigError: a token would see more than `max_position_embeddings` tokens.
         ShardingError: `batch` does not divide over the mesh.
     """
-    contexts: Sequence[Context] = config.contexts if context is None else (context,) * config.num_hidden_layers
+    contexts: Sequence[Mask] = config.contexts if context is None else (context,) * config.num_hidden_layers
     farthest = max(c.reach(length) for c in contexts)
     if farthest > config.max_position_embeddings:
-        raise ConfigError(
+        raise ModelConfigError(
             f"a context of {farthest} tokens was asked of a model with max_position_embeddings "
             f"{config.max_position_embeddings} (config.json): ask for less, or set the model's RoPE scaling and limit."
         )
@@ -236,7 +236,7 @@ def init_cache(
         dims = (Dim(batch, "batch"), heads, Dim(1), Dim(remembered.size))
         sharding = sharding_for(mesh, rules, dims, "cache")
 
-    def layer(context: Context) -> LayerCache:
+    def layer(context: Mask) -> LayerCache:
         def zeros(size: int, dtype: DTypeLike) -> Array:
             shape = (batch, heads.size, context.slots(length, slack), size)
             return jnp.zeros(shape, dtype, device=sharding)

@@ -13,19 +13,20 @@ from typing import Any, ClassVar, Self
 from flax import nnx
 from jax.sharding import Mesh
 
-from tessy_jax.models.context import Context, Full, Sliding
+from tessy_jax.errors import UserError
+from tessy_jax.models.mask import Full, Mask, Sliding
 from tessy_jax.models.rope import Linear, Llama3, Rope, Scaling, Unscaled, Yarn
 from tessy_jax.models.sharding import Dim, Rules
 
 _REQUIRED = object()
 
 
-class ConfigError(ValueError):
+class ModelConfigError(UserError, ValueError):
     """A config.json that cannot be read, or asks for what is not implemented."""
 
 
 @dataclass(frozen=True)
-class Remembered:
+class CacheSpec:
     """What a layer remembers of each token.
 
     Attributes:
@@ -63,7 +64,7 @@ class DecoderConfig:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    contexts: tuple[Context, ...]
+    contexts: tuple[Mask, ...]
     ropes: tuple[Rope, ...]
     activation: str
     rms_norm_eps: float
@@ -118,9 +119,9 @@ class DecoderConfig:
         raise NotImplementedError
 
     @property
-    def remembered(self) -> Remembered:
+    def remembered(self) -> CacheSpec:
         """What the cache holds."""
-        return Remembered(Dim(self.num_key_value_heads, "kv_heads"), self.head_dim)
+        return CacheSpec(Dim(self.num_key_value_heads, "kv_heads"), self.head_dim)
 
     @property
     def expert_share(self) -> float:
@@ -164,8 +165,8 @@ class Fields:
             )
         return method
 
-    def error(self, field: str, problem: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {field}: {problem}.")
+    def error(self, field: str, problem: str) -> ModelConfigError:
+        return ModelConfigError(f"{self.where}: {field}: {problem}.")
 
     def get(self, field: str, default: Any = _REQUIRED) -> Any:
         """The value, or `default` where it is missing or null."""
@@ -222,9 +223,9 @@ class Fields:
         except (KeyError, TypeError):
             raise self.error("id2label", f"is {names!r}; it must map '0', '1', … to label names") from None
 
-    def contexts(self, types: list[str], window: int | None) -> tuple[Context, ...]:
+    def contexts(self, types: list[str], window: int | None) -> tuple[Mask, ...]:
         """HF `layer_types` -> contexts. `window` is for the sliding layers."""
-        known: dict[str, Context] = {"full_attention": Full()}
+        known: dict[str, Mask] = {"full_attention": Full()}
         if window is not None:
             known["sliding_attention"] = Sliding(window)
         unknown = sorted(set(types) - set(known))
@@ -234,7 +235,7 @@ class Fields:
             raise self.error("layer_types", f"has {len(types)} entries for {self.size('num_hidden_layers')} layers")
         return tuple(known[t] for t in types)
 
-    def windows_above(self) -> tuple[Context, ...]:
+    def windows_above(self) -> tuple[Mask, ...]:
         """Qwen's contexts: layers from `max_window_layers` on have a window, where `use_sliding_window` says so."""
         layers = self.size("num_hidden_layers")
         window = self.size("sliding_window") if self.get("use_sliding_window", False) else None
@@ -280,7 +281,7 @@ class Fields:
         return Rope(float(parameters.get("rope_theta", theta)), scaling)
 
 
-def windows_to_hf(contexts: tuple[Context, ...]) -> dict[str, Any]:
+def windows_to_hf(contexts: tuple[Mask, ...]) -> dict[str, Any]:
     """The inverse of `Fields.windows_above`."""
     windows = [c.window if isinstance(c, Sliding) else None for c in contexts]
     window = next((w for w in windows if w is not None), None)

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Float32, Int
 
 from tessy_jax.models.cache import Memory
 from tessy_jax.models.config import DecoderConfig
+from tessy_jax.models.formats.int8 import in_int8
 from tessy_jax.models.grouped import check_kernel
-from tessy_jax.models.int8 import in_int8
 from tessy_jax.models.layers import Embedding, Linear
 from tessy_jax.models.rope import Rotation
 from tessy_jax.models.sharding import Dim, Rules, sharding_for

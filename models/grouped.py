@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from tessy_jax.models.config import ConfigError
+from tessy_jax.models.config import ModelConfigError
 
 Stacks = TypeVar("Stacks")
 
@@ -46,7 +46,7 @@ KERNELS: dict[str, Kernel] = {"xla": lax.ragged_dot, "tokamax": _tokamax}
 def kernel_named(name: str) -> Kernel:
     """The kernel of KERNELS. Raises ConfigError."""
     if name not in KERNELS:
-        raise ConfigError(f"experts: {name}: there is no such kernel. Use one of: {', '.join(KERNELS)}.")
+        raise ModelConfigError(f"experts: {name}: there is no such kernel. Use one of: {', '.join(KERNELS)}.")
     return KERNELS[name]
 
 
@@ -54,11 +54,13 @@ def check_kernel(kernel: str, experts: Iterable[nnx.Param]) -> None:
     """Raises ConfigError: the kernel, not XLA's, is not installed, or has nothing to do with these parameters."""
     stored = [param.get_metadata()["own_dtype"] for param in experts]
     if not stored:
-        raise ConfigError(f"experts: {kernel}: the model has no experts. Leave it out.")
+        raise ModelConfigError(f"experts: {kernel}: the model has no experts. Leave it out.")
     if any(dtype is not None for dtype in stored):
-        raise ConfigError(f"experts: {kernel}: the experts are packed, in 8 bits or fewer; only xla multiplies those.")
+        raise ModelConfigError(
+            f"experts: {kernel}: the experts are packed, in 8 bits or fewer; only xla multiplies those."
+        )
     if importlib.util.find_spec(kernel) is None:
-        raise ConfigError(f"experts: {kernel}: it is not installed: pip install 'tessy_jax[kernels]'")
+        raise ModelConfigError(f"experts: {kernel}: it is not installed: pip install 'tessy_jax[kernels]'")
 
 
 def one_by_one(

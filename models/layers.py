@@ -34,7 +34,7 @@ class Expected:
     dtype: DTypeLike | None = None
 
 
-class Made(Protocol):
+class DerivedFrom(Protocol):
     """Makes a parameter while loading, from other tensors of the checkpoint."""
 
     @property
@@ -48,7 +48,7 @@ class Made(Protocol):
 
 
 @runtime_checkable
-class Arranged(Made, Protocol):
+class Permuted(DerivedFrom, Protocol):
     """The numbers of one tensor in another order."""
 
     def back(self, value: np.ndarray) -> np.ndarray:
@@ -80,7 +80,7 @@ def parameter(
     fill: float | None = None,
     dtype: DTypeLike | None = None,
     by_expert: bool = False,
-    made: Made | None = None,
+    made: DerivedFrom | None = None,
 ) -> nnx.Param:
     """A parameter without a value yet.
 

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.models.config import ConfigError, DecoderConfig
-from tessy_jax.models.deepseek_v3 import DeepseekV3Config
-from tessy_jax.models.gemma3 import Gemma3Config
-from tessy_jax.models.gpt_oss import GptOssConfig
-from tessy_jax.models.llama import LlamaConfig
-from tessy_jax.models.qwen2 import Qwen2Config
-from tessy_jax.models.qwen3 import Qwen3Config
-from tessy_jax.models.qwen3_moe import Qwen3MoeConfig
+from tessy_jax.models.config import DecoderConfig, ModelConfigError
+from tessy_jax.models.families.deepseek_v3 import DeepseekV3Config
+from tessy_jax.models.families.gemma3 import Gemma3Config
+from tessy_jax.models.families.gpt_oss import GptOssConfig
+from tessy_jax.models.families.llama import LlamaConfig
+from tessy_jax.models.families.qwen2 import Qwen2Config
+from tessy_jax.models.families.qwen3 import Qwen3Config
+from tessy_jax.models.families.qwen3_moe import Qwen3MoeConfig
 
 #: HF class name (config.json: architectures[0]) -> family. transformers has no Gemma3ForTokenClassification.
 ARCHITECTURES: dict[str, type[DecoderConfig]] = {
@@ -35,7 +35,7 @@ def config_from_hf(raw: Mapping[str, Any], where: str = "config.json") -> Decode
     """The contents of a config.json -> its family's config. Raises ConfigError."""
     names = raw.get("architectures") or [None]
     if names[0] not in ARCHITECTURES:
-        raise ConfigError(
+        raise ModelConfigError(
             f"{where}: architectures: {names[0]!r} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}."
         )
     return ARCHITECTURES[names[0]].from_hf(raw, where)
@@ -45,11 +45,11 @@ def read_config(folder: str | Path) -> DecoderConfig:
     """Read `folder`/config.json. Raises ConfigError: missing, not JSON, or not supported."""
     path = Path(folder) / "config.json"
     if not Path(folder).is_dir():
-        raise ConfigError(f"{folder}: no such folder. Give a folder with a Hugging Face checkpoint.")
+        raise ModelConfigError(f"{folder}: no such folder. Give a folder with a Hugging Face checkpoint.")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file. A Hugging Face checkpoint has it beside its weights.")
+        raise ModelConfigError(f"{path}: no such file. A Hugging Face checkpoint has it beside its weights.")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path}: is not valid JSON ({error}). Download the file again.") from None
+        raise ModelConfigError(f"{path}: is not valid JSON ({error}). Download the file again.") from None
     return config_from_hf(raw, str(path))

@@ -17,7 +17,7 @@ from jaxtyping import Array, DTypeLike
 from tessy_jax.models.build import describe, named_parameters
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.decoder import Model
-from tessy_jax.models.layers import Arranged
+from tessy_jax.models.layers import Permuted
 from tessy_jax.models.weights import DTYPES, FLOATS, WeightsError
 
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
@@ -106,7 +106,7 @@ class _Tensor:
     index: int | None
     dtype: np.dtype
     shape: tuple[int, ...]
-    arranged: Arranged | None
+    arranged: Permuted | None
 
     @property
     def nbytes(self) -> int:

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tessy_jax.errors import UserError
+
 log = logging.getLogger(__name__)
 
 
-class ShardingError(ValueError):
+class ShardingError(UserError, ValueError):
     """An array cannot be laid out on the mesh as the rules say."""
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, DTypeLike
 
+from tessy_jax.errors import UserError
 from tessy_jax.models.build import ParamSpec, assemble, describe
-from tessy_jax.models.config import ConfigError, DecoderConfig
+from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.decoder import Model
-from tessy_jax.models.layers import Expected, Made
+from tessy_jax.models.layers import DerivedFrom, Expected
 from tessy_jax.models.registry import ARCHITECTURES, read_config
 from tessy_jax.models.sharding import INFERENCE, Rules
 
@@ -29,7 +30,7 @@ DTYPES: dict[str, Any] = FLOATS | {"F8_E4M3": ml_dtypes.float8_e4m3fn, "U8": np.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A checkpoint folder whose tensors cannot be read as its config.json says."""
 
 
@@ -50,7 +51,7 @@ class Source:
 
     parts: list[list[Tensor]]
     stacked: bool
-    made: Made | None
+    made: DerivedFrom | None
 
     def read(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         """A part of the parameter in memory of its own; no other bytes of the files are touched."""
@@ -132,14 +133,14 @@ def classifier_config(folder: str | Path, labels: tuple[str, ...]) -> DecoderCon
     """What `load_classifier` makes of a checkpoint; raises ConfigError as it does."""
     found = read_config(folder)
     if found.labels and len(found.labels) != len(labels):
-        raise ConfigError(
+        raise ModelConfigError(
             f"{folder}: is a token classifier with {len(found.labels)} labels ({', '.join(found.labels)}), not "
             f"{len(labels)} ({', '.join(labels)}): give a language model, or a classifier with as many labels."
         )
     config = found if found.labels else replace(found, labels=labels)
     if config.architecture not in ARCHITECTURES:
         known = ", ".join(name for name in ARCHITECTURES if name.endswith("ForTokenClassification"))
-        raise ConfigError(
+        raise ModelConfigError(
             f"{folder}: transformers has no {config.architecture}, so nothing could read what is trained. "
             f"Start from a model of one of these: {known}."
         )

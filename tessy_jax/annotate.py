@@ -13,33 +13,25 @@ from typing import Any
 from rich.console import Console
 
 from tessy_jax.annotation.agreement import compare, read_annotated
-from tessy_jax.annotation.annotator import Annotated, Annotator, AnnotatorError, Outcome
-from tessy_jax.annotation.config import AnnotateConfig, AnnotatorConfig, EndpointConfig, LexiconConfig
+from tessy_jax.annotation.annotator import Annotator, AnnotatorError, Outcome
 from tessy_jax.annotation.endpoint import Endpoint
 from tessy_jax.annotation.lexicon import Lexicon
-from tessy_jax.annotation.segments import Segment, Thoughts, draw
-from tessy_jax.annotation.thoughts import data_path, read_thoughts
-from tessy_jax.command import (
-    DONE,
-    ERROR,
-    INTERRUPTED,
-    REJECTS,
-    Stop,
-    log_to,
-    overrides,
-    run,
-    say,
-    tell,
-)
+from tessy_jax.annotation.segments import Thoughts, draw
+from tessy_jax.annotation.thoughts import read_thoughts
+from tessy_jax.config.annotate import AnnotateConfig, AnnotatorConfig, EndpointConfig, LexiconConfig
+from tessy_jax.config.schema import describe, load_as, to_yaml
+from tessy_jax.console.app import overrides, run
+from tessy_jax.console.interrupt import Interrupt
+from tessy_jax.console.messages import log_to, say, tell
+from tessy_jax.console.progress import View, duration
+from tessy_jax.console.show_segments import agreement_table, show_segment
+from tessy_jax.data.hashing import hash_file, make_manifest
 from tessy_jax.data.inputs import Reject
-from tessy_jax.data.lines import read_objects
-from tessy_jax.data.manifest import hash_file, make_manifest
-from tessy_jax.data.rundir import SEGMENTS, RunDir
-from tessy_jax.data.sources import files
-from tessy_jax.report.panel import View, duration
-from tessy_jax.report.segments import agreement_table, show_segment
-from tessy_jax.settings import describe, load_as, to_yaml
-from tessy_jax.traces import USER_ERRORS
+from tessy_jax.data.jsonl import read_objects
+from tessy_jax.data.run_rows import SEGMENTS, RunDir
+from tessy_jax.data.segments import Annotated, Segment
+from tessy_jax.data.sources import data_path, files
+from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
 
 DEMO = Path("configs/annotate_demo.yaml")
 RELEASED = "released"
@@ -56,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_as(AnnotateConfig, options.config, overrides(options, DEMO, ("input", "output", "limit")))
         return _annotate(config, options, console)
 
-    return run(annotate, USER_ERRORS)
+    return run(annotate)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,7 +216,7 @@ def _go_on(
 ) -> tuple[AnnotatorError | None, bool]:
     """Annotates what is left. Returns the error that ended it and whether the user did."""
     with (
-        Stop(console, "the segments in flight") as stop,
+        Interrupt(console, "the segments in flight") as stop,
         View("annotation", progress.cells, console) as view,
         closing(annotator.annotate(itertools.takewhile(lambda _: not stop.asked, left))) as groups,
     ):

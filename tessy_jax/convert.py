@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.gguf.architectures import architecture_of, hf_config, hf_names, token_ids
-from tessy_jax.gguf.reader import GGUFError, GGUFFile
-from tessy_jax.gguf.tokenizer import build_tokenizer
-from tessy_jax.gguf.weights import stored_bytes, write_safetensors
+from tessy_jax.models.gguf.architectures import architecture_of, hf_config, hf_names, token_ids
+from tessy_jax.models.gguf.reader import GGUFError, GGUFFile
+from tessy_jax.models.gguf.tokenizer import build_tokenizer
+from tessy_jax.models.gguf.weights import stored_bytes, write_safetensors
 
 
 def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = False) -> None:

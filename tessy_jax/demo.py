@@ -14,12 +14,13 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 from tessy_jax.convert import convert
-from tessy_jax.gguf.reader import GGUFError
+from tessy_jax.errors import UserError
+from tessy_jax.models.gguf.reader import GGUFError
 
 STUDENT, TEACHER = "smollm2-135m-instruct", "gemma3-270m"
 
 
-class MissingPackageError(Exception):
+class MissingPackageError(UserError):
     """A package that carries demo weights is not installed; the message has the command that installs it."""
 
 

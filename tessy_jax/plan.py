@@ -12,21 +12,18 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from tessy_jax.command import DONE, ERROR, overrides, run
-from tessy_jax.config import SynthesisConfig
-from tessy_jax.models import ConfigError as ModelError
-from tessy_jax.models import ShardingError
+from tessy_jax.config.schema import load_as, read_yaml
+from tessy_jax.config.sft import SftConfig
+from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.console.app import overrides, run
+from tessy_jax.errors import DONE, ERROR, ConfigError
 from tessy_jax.planning.pair import plan_pair
 from tessy_jax.planning.report import Plan
 from tessy_jax.planning.show import show
-from tessy_jax.planning.topology import PlanError, Topology
+from tessy_jax.planning.topology import Topology
 from tessy_jax.planning.training import plan_sft
-from tessy_jax.settings import ConfigError, load_as, read_yaml
-from tessy_jax.text.tokenizer import TextError
-from tessy_jax.train.config import SftConfig
 
 DEMO = Path("configs/demo.yaml")
-USER_ERRORS = (PlanError, ModelError, ShardingError, TextError, OSError)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return DONE if plan.fits else ERROR
 
-    return run(compile_all, USER_ERRORS, "interrupted")
+    return run(compile_all, "interrupted")
 
 
 def _plan(path: Path, changes: list[str], topology: Topology) -> Plan:

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from tessy_jax.sample_config import SampleConfig
-from tessy_jax.solo import Solo
-from tessy_jax.traces import run_command
+from tessy_jax.config.sample import SampleConfig
+from tessy_jax.engine.run import run_command
+from tessy_jax.engine.solo import Solo
 
 DEMO = Path("configs/sample_demo.yaml")
 

@@ -10,40 +10,28 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from tessy_jax.command import (
-    DONE,
-    INTERRUPTED,
-    REJECTS,
-    Stop,
-    log_to,
-    overrides,
-    run,
-    tell,
-)
-from tessy_jax.data.folders import RunDirError
-from tessy_jax.data.inputs import InputError
-from tessy_jax.data.lines import read_objects
-from tessy_jax.mesh import make_mesh
-from tessy_jax.models import ConfigError as ModelError
-from tessy_jax.models import ShardingError, WeightsError
-from tessy_jax.report.curves import draw
-from tessy_jax.report.panel import View
-from tessy_jax.settings import describe, load_as, to_yaml
-from tessy_jax.student import Student
-from tessy_jax.text.tokenizer import TextError
-from tessy_jax.train.batches import BatchError
+from tessy_jax.analysis.curves import draw
+from tessy_jax.config.schema import describe, load_as, to_yaml
+from tessy_jax.config.sft import SftConfig
+from tessy_jax.console.app import overrides, run
+from tessy_jax.console.interrupt import Interrupt
+from tessy_jax.console.messages import log_to, tell
+from tessy_jax.console.progress import View
+from tessy_jax.data.jsonl import read_objects
+from tessy_jax.data.training_folder import run_directory
+from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import CheckpointError, Checkpoints
-from tessy_jax.train.config import SftConfig
+from tessy_jax.train.data.inspect import inspect
+from tessy_jax.train.data.packing import BatchPlan
+from tessy_jax.train.data.sft_data import SftData
 from tessy_jax.train.export import export
-from tessy_jax.train.folder import run_directory
-from tessy_jax.train.inspect import inspect
-from tessy_jax.train.material import Material
 from tessy_jax.train.memory import memory_lines
 from tessy_jax.train.metrics import MetricsFile, Reporter, Sink, TensorBoard
 from tessy_jax.train.mfu import peak_of
-from tessy_jax.train.packing import Plan
 from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_step
-from tessy_jax.train.trainer import Loop, TrainingError
+from tessy_jax.train.student import Student
+from tessy_jax.train.trainer import Trainer, TrainingError
 
 DEMO = Path("configs/sft_demo.yaml")
 _FORMAT = "tessy_jax sft 1"
@@ -52,11 +40,6 @@ _WRITTEN = (
     *("metrics.jsonl", "run*.log", "curves.png", "config.yaml"),
 )
 """What a run leaves in its directory, besides the manifest, as patterns."""
-
-USER_ERRORS = (
-    *(InputError, RunDirError, TextError, WeightsError, ShardingError, ModelError, CheckpointError, TrainingError),
-    *(BatchError, OSError),
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             raise _out_of_memory(error) from None
 
-    return run(train, USER_ERRORS)
+    return run(train)
 
 
 def _out_of_memory(error: Exception) -> TrainingError:
@@ -134,7 +117,7 @@ def _sft(config: SftConfig, options: argparse.Namespace, console: Console) -> in
 def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, console: Console) -> int:
     config, path = student.config, student.config.output
     tell(console, f"reading {', '.join(config.data.train)}")
-    material = Material.open(config, student.chat, path)
+    material = SftData.open(config, student.chat, path)
     tell(console, material.summary())
     plan = material.train.plan
     optimizer = student.optimizer(plan.steps)
@@ -156,7 +139,7 @@ def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, con
             data.set_state(position)
             tell(console, f"going on after step {done} of {plan.steps}")
         reporter = _reporter(student, plan, done, console)
-        loop = Loop(
+        loop = Trainer(
             step=make_step(student.model, mesh, optimizer, student.compute, student.tuning),
             evaluate=make_eval(student.model, mesh, student.compute, student.tuning),
             sharding=None if mesh is None else batch_sharding(mesh),
@@ -168,7 +151,7 @@ def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, con
             evaluate_every=config.evaluate_every,
         )
         tell(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
-        with Stop(console, "this step") as stop, View("training", reporter.cells, console) as view:
+        with Interrupt(console, "this step") as stop, View("training", reporter.cells, console) as view:
             state = loop.run(state, data, checkpoints, reporter, stop, view.update)
         reporter.close()
         checkpoints.wait()
@@ -181,7 +164,7 @@ def _train(student: Student, mesh: Mesh | None, options: argparse.Namespace, con
     return _code(material, console)
 
 
-def _reporter(student: Student, plan: Plan, done: int, console: Console) -> Reporter:
+def _reporter(student: Student, plan: BatchPlan, done: int, console: Console) -> Reporter:
     """What writes the lines of numbers: the first process."""
     config, path = student.config, student.config.output
     sinks: list[Sink] = []
@@ -213,7 +196,7 @@ def _export(student: Student, state: TrainState, mesh: Mesh | None, console: Con
     return DONE
 
 
-def _code(material: Material, console: Console) -> int:
+def _code(material: SftData, console: Console) -> int:
     if not material.rejected:
         return DONE
     tell(console, f"{material.rejected} rows could not be used; see {material.train.corpus.folder}/rejects.jsonl")
@@ -228,7 +211,7 @@ def _look(student: Student, mesh: Mesh | None, options: argparse.Namespace) -> i
     out = Console(highlight=False, markup=False, soft_wrap=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = student.config.output if (student.config.output / "corpus").is_dir() else Path(scratch)
-        material = Material.open(student.config, student.chat, folder)
+        material = SftData.open(student.config, student.chat, folder)
         if options.inspect is not None:
             for step in range(min(options.inspect, len(material.train))):
                 out.rule(f"step {step + 1}")

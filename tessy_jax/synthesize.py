@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from tessy_jax.config import SynthesisConfig
-from tessy_jax.pair import Pair
-from tessy_jax.traces import run_command
+from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.engine.pair import Pair
+from tessy_jax.engine.run import run_command
 
 DEMO = Path("configs/demo.yaml")
 

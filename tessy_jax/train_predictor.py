@@ -12,51 +12,38 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.classifier import Classifier
-from tessy_jax.command import (
-    DONE,
-    INTERRUPTED,
-    REJECTS,
-    Stop,
-    log_to,
-    overrides,
-    run,
-    tell,
-)
-from tessy_jax.cooperate.predictors import Unigram
-from tessy_jax.data.folders import RunDirError
-from tessy_jax.data.inputs import InputError
-from tessy_jax.data.lines import replace_file
+from tessy_jax.analysis.curves import draw
+from tessy_jax.analysis.predictor_report import write_report
+from tessy_jax.config.predictors import TrainPredictorConfig
+from tessy_jax.config.schema import describe, load_as, to_yaml
+from tessy_jax.console.app import overrides, run
+from tessy_jax.console.interrupt import Interrupt
+from tessy_jax.console.messages import log_to, tell
+from tessy_jax.console.progress import View
+from tessy_jax.data.jsonl import replace_file
 from tessy_jax.data.records import dump_line
-from tessy_jax.mesh import make_mesh
-from tessy_jax.report.curves import draw
-from tessy_jax.report.panel import View
-from tessy_jax.report.predictor import write_report
-from tessy_jax.report.scores import best_threshold, evaluate
-from tessy_jax.settings import describe, load_as, to_yaml
-from tessy_jax.text.tokenizer import TextError
-from tessy_jax.train.batches import BatchError
-from tessy_jax.train.checkpoints import CheckpointError, Checkpoints
-from tessy_jax.train.classify import Lessons, Patience, PredictorReporter, StopOrPatience, judge, judged_tokens
+from tessy_jax.data.training_folder import run_directory
+from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
+from tessy_jax.predictors.base import Unigram
+from tessy_jax.predictors.scores import best_threshold, evaluate
+from tessy_jax.train.checkpoints import Checkpoints
+from tessy_jax.train.classifier import Classifier
+from tessy_jax.train.data.predictor_data import PredictorData
 from tessy_jax.train.export import export
-from tessy_jax.train.folder import run_directory
 from tessy_jax.train.loss import token_class
 from tessy_jax.train.memory import memory_lines
 from tessy_jax.train.metrics import MetricsFile, Sink, TensorBoard
 from tessy_jax.train.mfu import peak_of
-from tessy_jax.train.predictor_config import TrainPredictorConfig
+from tessy_jax.train.predictor_eval import Patience, PredictorReporter, StopOrPatience, judged_tokens, predict
 from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_step
-from tessy_jax.train.trainer import Loop, TrainingError, place
+from tessy_jax.train.trainer import Trainer, place
 
 DEFAULT = Path("configs/predictor.yaml")
 _FORMAT = "tessy_jax train_predictor 1"
 _WRITTEN = (
     *("checkpoints", "tensorboard", "export", "metrics.jsonl", "rejects.jsonl", "run.log"),
     *("curves.png", "report.html", "report.json", "config.yaml"),
-)
-USER_ERRORS = (
-    *(InputError, RunDirError, TextError, models.WeightsError, models.ShardingError, models.ConfigError),
-    *(CheckpointError, TrainingError, BatchError, OSError),
 )
 
 
@@ -69,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_as(TrainPredictorConfig, options.config, overrides(options, DEFAULT, ("output",)))
         return _run(config, options, console)
 
-    return run(train, USER_ERRORS)
+    return run(train)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +80,7 @@ def _run(config: TrainPredictorConfig, options: argparse.Namespace, console: Con
     ways = config.mesh.data * config.mesh.fsdp
     mesh = make_mesh(config.mesh, ways, "mesh")
     classifier = Classifier.open(config)
-    lessons = Lessons.open(config, classifier.tokenizer)
+    lessons = PredictorData.open(config, classifier.tokenizer)
     if options.dry_run:
         out = Console(highlight=False, markup=False, soft_wrap=True)
         out.print(lessons.summary())
@@ -117,7 +104,7 @@ def _run(config: TrainPredictorConfig, options: argparse.Namespace, console: Con
         return done
 
 
-def _train(classifier: Classifier, lessons: Lessons, mesh: Mesh | None, console: Console) -> int:
+def _train(classifier: Classifier, lessons: PredictorData, mesh: Mesh | None, console: Console) -> int:
     config, path, plan = classifier.config, classifier.config.output, lessons.train.plan
     optimizer = classifier.optimizer(plan.steps)
     with Checkpoints(path / "checkpoints", config.checkpoint.keep, max(1, config.checkpoint.best)) as checkpoints:
@@ -136,7 +123,7 @@ def _train(classifier: Classifier, lessons: Lessons, mesh: Mesh | None, console:
                 tell(console, f"going on after step {done} of {plan.steps}")
             reporter = _reporter(classifier, lessons, done, patience, console)
             compute, model = classifier.compute, classifier.model
-            loop = Loop(
+            loop = Trainer(
                 step=make_step(model, mesh, optimizer, compute, objective=token_class),
                 evaluate=make_eval(model, mesh, compute, objective=token_class),
                 sharding=None if mesh is None else batch_sharding(mesh),
@@ -147,7 +134,7 @@ def _train(classifier: Classifier, lessons: Lessons, mesh: Mesh | None, console:
                 checkpoint_every=config.checkpoint.every,
                 evaluate_every=None,
             )
-            with Stop(console, "this step") as stop, View("training", reporter.cells, console) as view:
+            with Interrupt(console, "this step") as stop, View("training", reporter.cells, console) as view:
                 state = loop.run(state, data, checkpoints, reporter, StopOrPatience(stop, patience), view.update)
             reporter.close()
             checkpoints.wait()
@@ -164,7 +151,7 @@ def _train(classifier: Classifier, lessons: Lessons, mesh: Mesh | None, console:
 
 
 def _reporter(
-    classifier: Classifier, lessons: Lessons, done: int, patience: Patience, console: Console
+    classifier: Classifier, lessons: PredictorData, done: int, patience: Patience, console: Console
 ) -> PredictorReporter:
     config, path, plan = classifier.config, classifier.config.output, lessons.train.plan
     sinks: list[Sink] = [MetricsFile(path / "metrics.jsonl", done)]
@@ -177,7 +164,9 @@ def _reporter(
     return PredictorReporter(sinks, first=done, total=plan.steps, epoch=plan.epoch, peak=peak, patience=patience)
 
 
-def _finish(classifier: Classifier, lessons: Lessons, state: TrainState, mesh: Mesh | None, console: Console) -> int:
+def _finish(
+    classifier: Classifier, lessons: PredictorData, state: TrainState, mesh: Mesh | None, console: Console
+) -> int:
     """Exports the predictor, and judges what was exported."""
     config, path = classifier.config, classifier.config.output
     folder = path / "export"
@@ -185,7 +174,7 @@ def _finish(classifier: Classifier, lessons: Lessons, state: TrainState, mesh: M
     tell(console, f"the predictor after step {int(state.step)} is in {folder}")
     model = models.load(folder, mesh=mesh, rules=models.TRAINING, dtype=config.compute.dtype)
     sharding = None if mesh is None else batch_sharding(mesh)
-    p = judge(model, lessons.held_out, lambda batch: place(batch, sharding), config.compute.attention)
+    p = predict(model, lessons.held_out, lambda batch: place(batch, sharding), config.compute.attention)
     items = lessons.held_out.corpus.items
     tokens, said = judged_tokens(items, p)
     baseline = None

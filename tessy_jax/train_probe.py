@@ -15,35 +15,27 @@ from jaxtyping import Bool, Float
 from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.command import DONE, ERROR, REJECTS, overrides, run, tell
-from tessy_jax.cooperate.predictors import Unigram
-from tessy_jax.cooperate.probe import Probe, ProbeParams
-from tessy_jax.data.folders import RunDirError, explained
+from tessy_jax.analysis.predictor_report import write_report
+from tessy_jax.analysis.reproduced import compare
+from tessy_jax.config.predictors import TrainProbeConfig
+from tessy_jax.config.schema import describe, load_as
+from tessy_jax.console.app import overrides, run
+from tessy_jax.console.messages import tell
+from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.inputs import InputError, Reject
-from tessy_jax.data.manifest import hash_folder
-from tessy_jax.mesh import make_mesh
-from tessy_jax.report.predictor import write_report
-from tessy_jax.report.reproduced import compare
-from tessy_jax.report.scores import best_threshold, evaluate, f1
-from tessy_jax.settings import ConfigError, describe, load_as
-from tessy_jax.text.tokenizer import TextError
-from tessy_jax.train.classify import judged_tokens
-from tessy_jax.train.examples import CONTEXT
-from tessy_jax.train.labels import held_out
-from tessy_jax.train.predictor_config import TrainProbeConfig
+from tessy_jax.data.run_folder import explained
+from tessy_jax.data.split import held_out
+from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.errors import DONE, ERROR, REJECTS, ConfigError
+from tessy_jax.predictors.base import Unigram
+from tessy_jax.predictors.probe import Probe, ProbeParams
+from tessy_jax.predictors.scores import best_threshold, evaluate, f1
+from tessy_jax.train.data.examples import CONTEXT
+from tessy_jax.train.predictor_eval import judged_tokens
 from tessy_jax.train.probe import Features, Fit, Response, fit, read_features, read_responses, styles
-from tessy_jax.writer import Writer
 
 DEFAULT = Path("configs/probe_demo.yaml")
-USER_ERRORS = (
-    InputError,
-    RunDirError,
-    TextError,
-    models.WeightsError,
-    models.ShardingError,
-    models.ConfigError,
-    OSError,
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         words = ["python", "-m", "tessy_jax.train_probe", *(sys.argv[1:] if argv is None else argv)]
         return _run(config, shlex.join(words), options, console)
 
-    return run(train, USER_ERRORS, "interrupted; nothing was written")
+    return run(train, "interrupted; nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +84,7 @@ def _run(config: TrainProbeConfig, command: str, options: argparse.Namespace, co
     if config.baseline is not None and not Path(config.baseline).expanduser().is_file():
         raise ConfigError(f"baseline: there is no file '{config.baseline}'")
     mesh = make_mesh(config.mesh, config.rows, "rows")
-    writer = Writer.open(config.writer, "writer.model")
+    writer = ModelSource.open(config.writer, "writer.model")
     model_config = models.read_config(writer.folder)
     layers = _layers(config.layers, model_config.num_hidden_layers)
     every, rejects = read_responses(
@@ -208,7 +200,7 @@ def _choose(
     return tried, best, tried[best]["threshold"]
 
 
-def _probe(found: Fit, layer: int, threshold: float, writer: Writer) -> Probe:
+def _probe(found: Fit, layer: int, threshold: float, writer: ModelSource) -> Probe:
     """As it is stored: with biases of 16 bits."""
     biases = found.token_bias.astype(np.float16).astype(np.float32)
     params = ProbeParams(jnp.asarray(found.weight, jnp.float32), jnp.float32(found.bias), jnp.asarray(biases))
@@ -224,7 +216,7 @@ def _report(
     sides: np.ndarray,
     tried: list[dict[str, Any]],
     command: str,
-    writer: Writer,
+    writer: ModelSource,
 ) -> dict[str, Any]:
     """Writes the report on the held-out responses; returns its numbers."""
     final = Fit(np.asarray(probe.params.weight), float(probe.params.bias), np.asarray(probe.params.token_bias))
@@ -268,7 +260,7 @@ def _save(
     config: TrainProbeConfig,
     metrics: dict[str, Any],
     command: str,
-    writer: Writer,
+    writer: ModelSource,
     model_config: models.DecoderConfig,
 ) -> None:
     kept = {

@@ -13,8 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tessy_jax import command
+from tessy_jax.console import interrupt as interrupts
 from tessy_jax.demo import prepare
+from tests.kit import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,7 @@ def demo_weights() -> Path:
     """The folder that holds smollm2-135m-instruct/ and gemma3-270m/: TESSY_DEMO_WEIGHTS, or .cache/demo, prepared where
     they are absent.
     """
-    directory = Path(os.environ.get("TESSY_DEMO_WEIGHTS", Path(__file__).parent.parent / ".cache" / "demo"))
+    directory = Path(os.environ.get("TESSY_DEMO_WEIGHTS", ROOT / ".cache" / "demo"))
     prepare(directory)
     return directory
 
@@ -30,7 +31,7 @@ def demo_weights() -> Path:
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """interrupt(number=SIGINT) signals this process, and returns when the command has said that it will stop."""
-    said, say = threading.Event(), command.say
+    said, say = threading.Event(), interrupts.say
 
     def heard(console: object, message: str, style: str | None = None) -> None:
         say(console, message, style)
@@ -41,5 +42,5 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         signal.raise_signal(number)
         assert said.wait(timeout=60), "the signal was not noticed"
 
-    monkeypatch.setattr(command, "say", heard)
+    monkeypatch.setattr(interrupts, "say", heard)
     return send

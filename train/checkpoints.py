@@ -10,13 +10,14 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from tessy_jax.errors import UserError
 from tessy_jax.train.step import TrainState
 
 _METRIC = "held_out_loss"
 _WRITING = "earlier checkpoints are as they were; repair this and run the same command again"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be written or read; the message is meant for the user."""
 
 

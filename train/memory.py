@@ -5,7 +5,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.train import batches
+from tessy_jax.train.data import batches
 from tessy_jax.train.lora import Tuning
 from tessy_jax.train.loss import Objective
 from tessy_jax.train.optimizer import AdamW

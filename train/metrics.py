@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from tessy_jax.data.lines import LineFile, read_objects, replace_file
+from tessy_jax.console.progress import duration
+from tessy_jax.data.jsonl import LineFile, read_objects, replace_file
 from tessy_jax.data.records import dump_line
-from tessy_jax.report.panel import duration
-from tessy_jax.settings import ConfigError
-from tessy_jax.train.batches import Batch
-from tessy_jax.train.examples import CONTEXT, PARTS
+from tessy_jax.errors import ConfigError
+from tessy_jax.train.data.batches import Batch
+from tessy_jax.train.data.examples import CONTEXT, PARTS
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.step import Metrics, Sums
 

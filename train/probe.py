@@ -20,17 +20,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tessy_jax import models
-from tessy_jax.annotation.annotator import Annotated
-from tessy_jax.annotation.thoughts import data_path
-from tessy_jax.cooperate.probe import listen
+from tessy_jax.config.predictors import ProbeFitConfig
+from tessy_jax.data.annotated import read_annotated
 from tessy_jax.data.inputs import BadRow, InputError, Reject, row_object
 from tessy_jax.data.records import Record
-from tessy_jax.data.sources import rows
+from tessy_jax.data.segments import Annotated
+from tessy_jax.data.sources import data_path, rows
+from tessy_jax.predictors.probe import record_hidden_states
 from tessy_jax.text.chat import Chat, with_system
-from tessy_jax.train.examples import CONTEXT, STYLE
-from tessy_jax.train.labels import Labelled, read_annotated
-from tessy_jax.train.packing import pack
-from tessy_jax.train.predictor_config import ProbeFitConfig
+from tessy_jax.train.data.examples import CONTEXT, STYLE
+from tessy_jax.train.data.labels import Labelled
+from tessy_jax.train.data.packing import pack
 
 # -- responses ---------------------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ def read_features(
     def read(params: Any, tokens: Array, positions: Array, segments: Array, at: Array) -> Float32[Array, "L M D"]:
         heard: list[Array] = []
         memory = models.Packed(segments, contexts, "blocks")
-        nnx.merge(graph, params)(tokens, positions, memory, listen(heard))
+        nnx.merge(graph, params)(tokens, positions, memory, record_hidden_states(heard))
         return jnp.stack([heard[layer].reshape(-1, heard[layer].shape[-1])[at] for layer in layers], dtype=jnp.float32)
 
     total = sum(response.labels for response in responses)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float32, Int32
 from tessy_jax import models
 from tessy_jax.models.attention import block_on
 from tessy_jax.models.sharding import Dim
-from tessy_jax.train.batches import Batch
-from tessy_jax.train.examples import PARTS
+from tessy_jax.train.data.batches import Batch
+from tessy_jax.train.data.examples import PARTS
 from tessy_jax.train.lora import Full, Params, Tuning
 from tessy_jax.train.loss import Objective, next_token
 from tessy_jax.train.optimizer import AdamW

@@ -9,14 +9,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
-from tessy_jax.train.batches import Batch
+from tessy_jax.errors import UserError
 from tessy_jax.train.checkpoints import Checkpoints
+from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.metrics import Reporter, Seen
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.step import Evaluation, Metrics, Step, Sums, TrainState
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on; the message is meant for the user."""
 
 
@@ -36,7 +37,7 @@ class Stop(Protocol):
 
 
 @dataclass(frozen=True)
-class Loop:
+class Trainer:
     """What a run does at its steps.
 
     Attributes:

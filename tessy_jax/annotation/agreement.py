@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from tessy_jax.annotation.thoughts import data_path
-from tessy_jax.data.lines import read_objects
-from tessy_jax.data.sources import InputError, files
+from tessy_jax.data.jsonl import read_objects
+from tessy_jax.data.sources import InputError, data_path, files
 
 Key = tuple[str, int, int]
 """Id, sample and segment."""

@@ -6,26 +6,17 @@ boundaries, so that "so" is not found inside "solution", "it" not inside "it's",
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-_JOINERS = "'’-"  # between two letters they belong to the word
-
-
-@dataclass(frozen=True, order=True)
-class Span:
-    """A half-open range of characters."""
-
-    start: int
-    end: int
+from tessy_jax.data.segments import StyleSpan
+from tessy_jax.text.boundaries import is_boundary
 
 
 class AlignError(ValueError):
     """A phrase is not in the text where it should be; the message says which and why."""
 
 
-def locate(text: str, phrases: Iterable[str]) -> list[Span]:
+def locate(text: str, phrases: Iterable[str]) -> list[StyleSpan]:
     """The spans of `phrases`, one each, in order.
 
     Each phrase is found as early as possible after the end of the one before. Where the list does not fit that way, a
@@ -41,58 +32,25 @@ def locate(text: str, phrases: Iterable[str]) -> list[Span]:
     return _in_order(candidates, overlapping=False) or _in_order(candidates, overlapping=True) or _refuse(candidates)
 
 
-def occurrences(text: str, phrase: str) -> list[Span]:
+def occurrences(text: str, phrase: str) -> list[StyleSpan]:
     """All places at which a phrase stands between word boundaries, also overlapping ones."""
     return [span for span in _matches(text, phrase) if is_boundary(text, span.start) and is_boundary(text, span.end)]
 
 
-def merge(spans: Iterable[Span]) -> list[Span]:
-    """The same characters as sorted spans without overlap; spans that only touch stay two."""
-    merged: list[Span] = []
-    for span in sorted(spans):
-        if merged and span.start < merged[-1].end:
-            merged[-1] = Span(merged[-1].start, max(merged[-1].end, span.end))
-        else:
-            merged.append(span)
-    return merged
-
-
-def is_boundary(text: str, at: int) -> bool:
-    """Whether a word may begin or end before the character `at`: no word goes on from one side to the other.
-
-    Letters and digits make words, with apostrophes and hyphens between them. Scripts that are written without spaces
-    (wide characters: Chinese, Japanese, Korean) have a boundary at every character.
-    """
-    if not 0 < at < len(text):
-        return True
-    left, right = text[at - 1], text[at]
-    if _wordy(left) and _wordy(right):
-        return False
-    if left in _JOINERS:
-        return not (_wordy(right) and at > 1 and _wordy(text[at - 2]))
-    if right in _JOINERS:
-        return not (_wordy(left) and at + 1 < len(text) and _wordy(text[at + 1]))
-    return True
-
-
-def _wordy(char: str) -> bool:
-    return (char.isalnum() or char == "_") and unicodedata.east_asian_width(char) not in "WF"
-
-
-def _matches(text: str, phrase: str) -> list[Span]:
+def _matches(text: str, phrase: str) -> list[StyleSpan]:
     """All places of a phrase, inside words too."""
     words = phrase.split()
     if not words:
         return []
     pattern = r"\s+".join(map(re.escape, words))
-    return [Span(m.start(1), m.end(1)) for m in re.finditer(rf"(?=({pattern}))", text)]
+    return [StyleSpan(m.start(1), m.end(1)) for m in re.finditer(rf"(?=({pattern}))", text)]
 
 
-def _in_order(candidates: Sequence[tuple[str, list[Span]]], overlapping: bool) -> list[Span]:
+def _in_order(candidates: Sequence[tuple[str, list[StyleSpan]]], overlapping: bool) -> list[StyleSpan]:
     """The earliest span of each phrase that fits behind the one before; empty where there is none."""
-    placed: list[Span] = []
+    placed: list[StyleSpan] = []
     for _, found in candidates:
-        last = placed[-1] if placed else Span(0, 0)
+        last = placed[-1] if placed else StyleSpan(0, 0)
         fits = (s for s in found if (last.start <= s.start and s not in placed if overlapping else last.end <= s.start))
         span = next(fits, None)
         if span is None:
@@ -101,7 +59,7 @@ def _in_order(candidates: Sequence[tuple[str, list[Span]]], overlapping: bool) -
     return placed
 
 
-def _refuse(candidates: Sequence[tuple[str, list[Span]]]) -> list[Span]:
+def _refuse(candidates: Sequence[tuple[str, list[StyleSpan]]]) -> list[StyleSpan]:
     """Raises AlignError for the first phrase that has no place behind those before it; no phrases have no places."""
     for count in range(1, len(candidates) + 1):
         if not _in_order(candidates[:count], overlapping=True):

@@ -4,36 +4,12 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tessy_jax.annotation.align import AlignError, Span, locate, merge
+from tessy_jax.annotation.align import AlignError, locate
 from tessy_jax.annotation.reply import ReplyError, read_reply
-from tessy_jax.annotation.segments import Segment
+from tessy_jax.data.segments import Annotated, Segment, merge
+from tessy_jax.errors import UserError
 
 _MAX_REPLY = 2000  # characters of an unusable reply kept in the rejects
-
-
-@dataclass(frozen=True)
-class Annotated:
-    """A segment with its style spans: characters of its text, sorted, without overlap.
-
-    `truncated`: the reply was cut off, so that spans at the end may be missing.
-    """
-
-    segment: Segment
-    spans: list[Span]
-    truncated: bool = False
-
-    def to_row(self, annotator: str) -> dict[str, Any]:
-        """The line of the output."""
-        row = {
-            "id": self.segment.id,
-            "sample_index": self.segment.sample_index,
-            "segment": self.segment.index,
-            "offset": self.segment.start,
-            "text": self.segment.text,
-            "spans": [{"start": span.start, "end": span.end} for span in self.spans],
-            "annotator": annotator,
-        }
-        return row | {"truncated": True} if self.truncated else row
 
 
 @dataclass(frozen=True)
@@ -61,7 +37,7 @@ Outcome = Annotated | Refused
 Outcomes = Generator[Sequence[Outcome], None, None]
 
 
-class AnnotatorError(RuntimeError):
+class AnnotatorError(UserError, RuntimeError):
     """The annotator cannot go on; the message is for the user. Segments without an outcome are still to be done."""
 
 

@@ -12,10 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from tessy_jax.annotation.annotator import AnnotatorError, Outcome, Outcomes, Refused, judge_reply
-from tessy_jax.annotation.config import EndpointConfig
-from tessy_jax.annotation.segments import Segment
-from tessy_jax.annotation.task import TASK_HASH, task
-from tessy_jax.settings import ConfigError
+from tessy_jax.annotation.prompt import TASK_HASH, task
+from tessy_jax.config.annotate import EndpointConfig
+from tessy_jax.data.segments import Segment
+from tessy_jax.errors import ConfigError
 
 _BUSY = (408, 425, 429)
 _UNUSABLE = (400, 413, 422)  # of this request, not of the server

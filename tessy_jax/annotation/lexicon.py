@@ -11,10 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.annotation.align import Span
-from tessy_jax.annotation.annotator import Annotated, Outcomes
-from tessy_jax.annotation.segments import Segment
-from tessy_jax.data.manifest import hash_text
+from tessy_jax.annotation.annotator import Outcomes
+from tessy_jax.data.hashing import hash_text
+from tessy_jax.data.segments import Annotated, Segment, StyleSpan
 from tessy_jax.text.tokenizer import TextError
 
 _GROUP = 256  # segments at a time
@@ -49,9 +48,9 @@ class Lexicon:
             raise TextError(f"{file}: not a list of phrases of the form {form}: {error!r}") from None
         return cls(phrases)
 
-    def spans(self, text: str) -> list[Span]:
+    def spans(self, text: str) -> list[StyleSpan]:
         """The phrases in a text; of two that overlap, the earlier one, and the longer one where both begin."""
-        return [Span(*match.span()) for match in self._pattern.finditer(text)]
+        return [StyleSpan(*match.span()) for match in self._pattern.finditer(text)]
 
     def identity(self) -> dict[str, Any]:
         return {"phrases": hash_text("\n".join(self._phrases))}

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from tessy_jax.annotation.annotator import Outcome, Outcomes, Refused, judge_reply
-from tessy_jax.annotation.config import LlmConfig
-from tessy_jax.annotation.segments import Segment
-from tessy_jax.annotation.task import TASK_HASH, task
-from tessy_jax.config import Budgets, RoleConfig, ThinkingConfig
-from tessy_jax.cooperate.alone import DirectChat, answering, lone_engine
-from tessy_jax.cooperate.engine import Engine
-from tessy_jax.cooperate.rows import Job
+from tessy_jax.annotation.prompt import TASK_HASH, task
+from tessy_jax.config.annotate import LlmConfig
+from tessy_jax.config.sections import Budgets, RoleConfig, ThinkingConfig
 from tessy_jax.data.records import Problem, Record
-from tessy_jax.mesh import make_mesh
+from tessy_jax.data.segments import Segment
+from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.engine.engine import Engine, settings
+from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.engine.rows import Job
+from tessy_jax.engine.solo import DirectChat, answer_job, solo_engine
 from tessy_jax.text.chat import Chat
-from tessy_jax.writer import Writer, settings
 
 _K = 20  # tokens generated per turn; no reply depends on it
 _NO_THINKING = ThinkingConfig(open="", before="", after="")
@@ -29,14 +29,14 @@ class Llm:
     A model that thinks is given an empty thinking, or room for one; any other model answers its plain prompt.
     """
 
-    def __init__(self, config: LlmConfig, writer: Writer):
+    def __init__(self, config: LlmConfig, writer: ModelSource):
         """Use `open`."""
         self.name = f"llm:{writer.folder.name}"
         self._config, self._writer = config, writer
 
     @classmethod
     def open(cls, config: LlmConfig) -> "Llm":
-        """Reads what is small, as `Writer.open` does, and raises what it raises. The weights come with `annotate`."""
+        """Reads what is small, as `ModelSource.open` does; raises what it raises. `annotate` loads the weights."""
         make_mesh(config.mesh, config.engine.batch)
         role = RoleConfig(
             model=config.model,
@@ -44,7 +44,7 @@ class Llm:
             thinking=config.thinking or _NO_THINKING,
             sampling=config.sampling,
         )
-        return cls(config, Writer.open(role, "annotator.model", Chat if config.thinking else DirectChat))
+        return cls(config, ModelSource.open(role, "annotator.model", Chat if config.thinking else DirectChat))
 
     def identity(self) -> dict[str, Any]:
         values = self._config.model_dump(include={"max_think_tokens", "max_answer_tokens", "seed"})
@@ -62,7 +62,7 @@ class Llm:
         def job(segment: Segment) -> Job:
             problem = Problem(id=repr(segment.key), messages=task(segment.text))
             asked[problem.id] = segment
-            return Job(problem, 0) if self._config.max_think_tokens else answering(engine.voices[0], problem)
+            return Job(problem, 0) if self._config.max_think_tokens else answer_job(engine.voices[0], problem)
 
         for dispatch in engine.run(map(job, segments)):
             outcomes: list[Outcome] = []
@@ -84,7 +84,7 @@ class Llm:
         mesh = make_mesh(config.mesh, config.engine.batch)
         voice = self._writer.load(mesh, jnp.dtype(config.engine.dtype))
         budgets = Budgets(max_think_tokens=max(1, config.max_think_tokens), max_answer_tokens=config.max_answer_tokens)
-        return lone_engine(voice, budgets, _K, settings(config.engine), config.seed, mesh)
+        return solo_engine(voice, budgets, _K, settings(config.engine), config.seed, mesh)
 
 
 def _reply(record: Record) -> str:

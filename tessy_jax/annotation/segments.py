@@ -4,6 +4,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from tessy_jax.data.segments import Segment
+
 _WORD = re.compile(r"\S+")
 
 
@@ -16,29 +18,6 @@ class Thoughts:
     id: str
     sample_index: int
     text: str
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A window of thinking text.
-
-    Attributes:
-      id, sample_index: of the response.
-      index: number of the window; windows of one response do not overlap.
-      start: character of the thinking text at which it begins; None: not known.
-      text: from its first word to its last.
-    """
-
-    id: str
-    sample_index: int
-    index: int
-    start: int | None
-    text: str
-
-    @property
-    def key(self) -> tuple[str, int, int]:
-        """Unique within a run."""
-        return self.id, self.sample_index, self.index
 
 
 def draw(thoughts: Thoughts, words: int, per_response: int, seed: int) -> list[Segment]:

@@ -6,23 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.annotation.annotator import Annotated
-from tessy_jax.annotation.config import ThoughtsConfig
-from tessy_jax.annotation.released import from_released, is_released
-from tessy_jax.annotation.segments import Segment, Thoughts
+from tessy_jax.annotation.segments import Thoughts
+from tessy_jax.config.annotate import ThoughtsConfig
 from tessy_jax.data.inputs import BadRow, Reject, kind, present, row_object
 from tessy_jax.data.records import Record
-from tessy_jax.data.sources import RawRow, rows
+from tessy_jax.data.released import from_released, is_released
+from tessy_jax.data.segments import Annotated, Segment
+from tessy_jax.data.sources import RawRow, data_path, rows
 
 THINKING_FIELDS = ("think_text", "reasoning_content", "reasoning", "thinking")
 RESPONSE_FIELDS = ("response", "completion", "content", "answer")
 _CONVERSATIONS = ("messages", "dialogs", "conversations", "prompt")
-
-
-def data_path(path: Path) -> Path:
-    """Where the rows are: in the `data` folder of a run directory of ours, else at the path itself."""
-    path = path.expanduser()
-    return path / "data" if (path / "manifest.json").is_file() and (path / "data").is_dir() else path
 
 
 def read_thoughts(path: Path, form: ThoughtsConfig) -> Iterator[Thoughts | Annotated | Reject]:

@@ -18,21 +18,21 @@ from flax import nnx, struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.arrays import pick
-from tessy_jax.cooperate.state import Phase, Role, State, Writer, writes
+from tessy_jax.cooperate.state import Phase, Role, State, Vocab, writes
 from tessy_jax.cooperate.streams import catch_up
-from tessy_jax.cooperate.turn import Steps, Turn, replace_stream
+from tessy_jax.cooperate.turn import Turn, WorkCount, replace_stream
+from tessy_jax.text_jax.arrays import pick
 
 
 class Params(struct.PyTreeNode):
     """All that is only read: by role, the writers' weights and tables and the predictors' weights."""
 
     writers: tuple[Any, ...]
-    tables: tuple[Writer, ...]
+    tables: tuple[Vocab, ...]
     judges: tuple[Any, ...]
 
 
-class Memory(struct.PyTreeNode):
+class Carry(struct.PyTreeNode):
     """Everything that is written: the rows, and by role the caches (writer, predictor)."""
 
     state: State
@@ -54,26 +54,26 @@ class Loop:
         for name, program in compiled.items():
             object.__setattr__(self, name, program)
 
-    dispatch: Callable[..., tuple[Memory, Steps]] = dataclasses.field(init=False)
-    prefill: Callable[..., Memory] = dataclasses.field(init=False)
-    admit: Callable[..., Memory] = dataclasses.field(init=False)
+    dispatch: Callable[..., tuple[Carry, WorkCount]] = dataclasses.field(init=False)
+    prefill: Callable[..., Carry] = dataclasses.field(init=False)
+    admit: Callable[..., Carry] = dataclasses.field(init=False)
 
     def _dispatch(
-        self, params: Params, memory: Memory, turns: Int[Array, ""], enough: Int[Array, ""]
-    ) -> tuple[Memory, Steps]:
+        self, params: Params, memory: Carry, turns: Int[Array, ""], enough: Int[Array, ""]
+    ) -> tuple[Carry, WorkCount]:
         """Runs at most `turns` turns of each role, and returns early once `enough` more rows are done or all of them
         are.
         """
         memory = memory.replace(state=memory.state.replace(logged=jnp.zeros_like(memory.state.logged)))
         busy = memory.state.phase != Phase.DONE
 
-        def going_on(carry: tuple[Memory, Steps, Array]) -> Bool[Array, ""]:
+        def going_on(carry: tuple[Carry, WorkCount, Array]) -> Bool[Array, ""]:
             memory, _, i = carry
             still = busy & (memory.state.phase != Phase.DONE)
             done = jnp.sum(busy) - jnp.sum(still)
             return (i < turns) & jnp.any(still) & (done < enough)
 
-        def one(carry: tuple[Memory, Steps, Array]) -> tuple[Memory, Steps, Array]:
+        def one(carry: tuple[Carry, WorkCount, Array]) -> tuple[Carry, WorkCount, Array]:
             memory, steps, i = carry
             for role in Role:
                 memory, steps = lax.cond(
@@ -81,26 +81,26 @@ class Loop:
                 )
             return memory, steps, i + 1
 
-        memory, steps, _ = lax.while_loop(going_on, one, (memory, Steps.zero(), jnp.zeros((), jnp.int32)))
+        memory, steps, _ = lax.while_loop(going_on, one, (memory, WorkCount.zero(), jnp.zeros((), jnp.int32)))
         return memory, steps
 
-    def _turn(self, role: Role, params: Params) -> Callable[[Memory, Steps], tuple[Memory, Steps]]:
-        def run(memory: Memory, steps: Steps) -> tuple[Memory, Steps]:
+    def _turn(self, role: Role, params: Params) -> Callable[[Carry, WorkCount], tuple[Carry, WorkCount]]:
+        def run(memory: Carry, steps: WorkCount) -> tuple[Carry, WorkCount]:
             state, caches, steps = self.turns[role](
                 params.writers[role], params.judges[role], params.tables[role], memory.state, memory.caches[role], steps
             )
             both = (caches, memory.caches[1]) if role == Role.STUDENT else (memory.caches[0], caches)
-            return Memory(state, both), steps
+            return Carry(state, both), steps
 
         return run
 
-    def _admit(self, memory: Memory, rows: Bool[Array, " B"], fresh: State) -> Memory:
+    def _admit(self, memory: Carry, rows: Bool[Array, " B"], fresh: State) -> Carry:
         """Puts the `rows` of `fresh` into their slots. Their caches need no clearing: nothing of them has been read
         yet.
         """
         return memory.replace(state=jax.tree.map(lambda new, old: pick(rows, new, old), fresh, memory.state))
 
-    def _prefill(self, params: Params, memory: Memory, slots: Int[Array, " A"], *, role: Role, chunk: int) -> Memory:
+    def _prefill(self, params: Params, memory: Carry, slots: Int[Array, " A"], *, role: Role, chunk: int) -> Carry:
         """Reads the streams of `slots` into `role`'s cache, `chunk` tokens at a time, all but the last token.
 
         Only these rows are computed: slots beyond the batch pad the list.
@@ -122,4 +122,4 @@ class Loop:
         stream = jax.tree.map(back, state.writers[role], stream)
         caches = (cache, judge_cache)
         both = (caches, memory.caches[1]) if role == Role.STUDENT else (memory.caches[0], caches)
-        return Memory(replace_stream(state, role, stream), both)
+        return Carry(replace_stream(state, role, stream), both)

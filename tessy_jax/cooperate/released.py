@@ -16,13 +16,14 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.arrays import Leaf, gather, pick
-from tessy_jax.cooperate.host import Delivery, visit
-from tessy_jax.cooperate.predictors import Predictor
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, Writer, writes
+from tessy_jax.cooperate.host_callback import TokenEdits, call_host
+from tessy_jax.cooperate.state import Finish, Phase, Role, State, Vocab, writes
 from tessy_jax.cooperate.streams import kept_tokens
-from tessy_jax.text.cuts import LoopRule, is_blank
+from tessy_jax.predictors.base import Predictor
+from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.retokenize import Retokenizer
+from tessy_jax.text.words import is_blank
+from tessy_jax.text_jax.arrays import Leaf, gather, pick
 
 _BYTES_PER_TOKEN = 16
 
@@ -38,7 +39,7 @@ class Window(struct.PyTreeNode):
       marker: where a textual end-of-thinking marker begins, and where it ends; -1 if there is none.
     """
 
-    delivery: Delivery
+    delivery: TokenEdits
     new: Bool[Leaf, "B W"]
     cut: Int[Leaf, "B W"]
     loops: Bool[Leaf, "B W+1"]
@@ -50,7 +51,7 @@ class Window(struct.PyTreeNode):
             return jax.ShapeDtypeStruct((size,), dtype)
 
         return Window(
-            Delivery.shape(width),
+            TokenEdits.shape(width),
             many(width, jnp.bool_),
             many(width, jnp.int32),
             many(width + 1, jnp.bool_),
@@ -64,7 +65,7 @@ class WindowReader:
 
     retokenizer: Retokenizer
     marker: bytes | None
-    loop: LoopRule | None
+    loop: Repetition | None
     width: int
 
     def row(self, text: np.ndarray, begin: int, written: int) -> Window:
@@ -81,7 +82,9 @@ class WindowReader:
         loops += [False] * (self.width - len(loops)) + [self._loops(data, len(data))]
         at = data.find(self.marker, max(0, begin - len(self.marker) + 1)) if self.marker else -1
         marker = (at, at + len(self.marker or b"")) if at >= 0 else (-1, -1)
-        return Window(Delivery(0, ids, ends, len(ids), len(data)), *(np.asarray(a) for a in (new, cut, loops, marker)))
+        return Window(
+            TokenEdits(0, ids, ends, len(ids), len(data)), *(np.asarray(a) for a in (new, cut, loops, marker))
+        )
 
     def _last_tokens(self, data: bytes) -> tuple[list[int], list[int]]:
         """The last `width` canonical tokens, encoding no more of the text than it takes."""
@@ -119,12 +122,12 @@ class ReleasedBoundary:
     mesh: Mesh | None
 
     def judge(
-        self, params: Any, writer: Writer, state: State, cache: Any, rows: Bool[Array, " B"]
+        self, params: Any, writer: Vocab, state: State, cache: Any, rows: Bool[Array, " B"]
     ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
         """Cuts the turns of the thinking `rows`; see `turn.Boundary`. Every turn ends its span."""
         rows = rows & (state.phase == Phase.THINK) & writes(state, self.role)
         width = self.reader.width
-        window = visit(
+        window = call_host(
             self.mesh, self.reader.row, Window.shape(width), rows, state.text, state.span_start, state.written
         )
         index = jnp.arange(width)

@@ -8,8 +8,8 @@ import enum
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from tessy_jax.arrays import Leaf
-from tessy_jax.encoding.canonical import Canonical
+from tessy_jax.text_jax.arrays import Leaf
+from tessy_jax.text_jax.canonical import Canonical
 
 
 class Role(enum.IntEnum):
@@ -109,7 +109,7 @@ class State(struct.PyTreeNode):
     style: tuple[Float[Leaf, "B S"], ...]
 
 
-class Writer(struct.PyTreeNode):
+class Vocab(struct.PyTreeNode):
     """What the loop must know of a writing model's vocabulary, on the device.
 
     Attributes:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.arrays import gather, pick, scatter
-from tessy_jax.cooperate.host import FAILED, Delivery
+from tessy_jax.cooperate.host_callback import FAILED, TokenEdits
 from tessy_jax.cooperate.state import Finish, Stream
+from tessy_jax.text_jax.arrays import gather, pick, scatter
 
 Read = Callable[[Int[Array, "B C"], Int[Array, "B C"], Any], Any]
 """`read(tokens, positions, carry) -> carry`: one chunk through a model; position -1 marks padding."""
@@ -22,7 +22,7 @@ def kept_tokens(stream: Stream, kept: Int[Array, " B"]) -> Int[Array, " B"]:
     return jnp.sum(in_span & (stream.ends <= kept[:, None]), axis=1)
 
 
-def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Stream, Int[Array, " B"]]:
+def apply_edit(stream: Stream, rows: Bool[Array, " B"], new: TokenEdits) -> tuple[Stream, Int[Array, " B"]]:
     """Replaces the canonical end of `stream` as `new` says. Also returns why not (a `Finish`), or NONE.
 
     What the model has read stays read as far as the tokens agree: the tokens it sampled itself are usually the
@@ -57,13 +57,13 @@ def deliver(stream: Stream, rows: Bool[Array, " B"], new: Delivery) -> tuple[Str
     ), why
 
 
-def settled(stream: Stream, rows: Bool[Array, " B"], kept: Int[Array, " B"], count: Int[Array, " B"]) -> Stream:
+def accept_sampled(stream: Stream, rows: Bool[Array, " B"], kept: Int[Array, " B"], count: Int[Array, " B"]) -> Stream:
     """Makes the first `count` tokens sampled in the span canonical, which stand for the text up to byte `kept`."""
     end = pick(rows, stream.base + count, stream.base)
     return stream.replace(n=pick(rows, end, stream.n), base=end, covered=pick(rows, kept, stream.covered))
 
 
-def follow(
+def copy_tokens(
     stream: Stream, source: Stream, rows: Bool[Array, " B"], upto: Int[Array, " B"]
 ) -> tuple[Stream, Int[Array, " B"]]:
     """Gives `stream` the tokens of another model of its vocabulary for the first `upto` bytes, which must be canonical
@@ -93,7 +93,7 @@ def follow(
     return followed, why
 
 
-def forget(stream: Stream, rows: Bool[Array, " B"], depth: int) -> Stream:
+def rollback(stream: Stream, rows: Bool[Array, " B"], depth: int) -> Stream:
     """Rollback: what lies beyond the tokens in use was never read.
 
     Nothing is erased: a stale slot holds a later position and is overwritten before it becomes visible. Only a ring
@@ -112,7 +112,7 @@ def hand_over(
     stream: Stream,
     rows: Bool[Array, " B"],
     target: Int[Array, " B"],
-    step: Callable[[Bool[Array, " B"], Int[Array, " B"]], Delivery],
+    step: Callable[[Bool[Array, " B"], Int[Array, " B"]], TokenEdits],
     depth: int,
 ) -> tuple[Stream, Int[Array, " B"]]:
     """Makes the tokens of `rows` canonical for the first `target` bytes of the text; also returns why not, or NONE."""
@@ -124,11 +124,11 @@ def hand_over(
     def one(carry: tuple[Stream, Array]) -> tuple[Stream, Array]:
         stream, why = carry
         need = behind(carry)
-        stream, now = deliver(stream, need, step(need, stream.covered))
+        stream, now = apply_edit(stream, need, step(need, stream.covered))
         return stream, jnp.maximum(why, now)
 
     stream, why = lax.while_loop(lambda c: jnp.any(behind(c)), one, (stream, jnp.zeros_like(target)))
-    return forget(stream, rows, depth), why
+    return rollback(stream, rows, depth), why
 
 
 def catch_up(

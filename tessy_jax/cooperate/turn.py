@@ -13,20 +13,28 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.arrays import Leaf, pick, replace_at, scatter
-from tessy_jax.cooperate.host import Delivery, visit
-from tessy_jax.cooperate.probe import Probe, listen
+from tessy_jax.cooperate.host_callback import TokenEdits, call_host
 from tessy_jax.cooperate.sampling import Sampling, uniforms
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, Writer, writes
-from tessy_jax.cooperate.streams import catch_up, deliver, follow, forget, hand_over, kept_tokens, settled
-from tessy_jax.text.tokenizer import INVALID, STATES
+from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream, Vocab, writes
+from tessy_jax.cooperate.streams import (
+    accept_sampled,
+    apply_edit,
+    catch_up,
+    copy_tokens,
+    hand_over,
+    kept_tokens,
+    rollback,
+)
+from tessy_jax.predictors.probe import Probe, record_hidden_states
+from tessy_jax.text.utf8 import INVALID, STATES
+from tessy_jax.text_jax.arrays import Leaf, pick, replace_at, scatter
 
 
 class Boundary(Protocol):
     """A rule that decides what is kept of a thinking span; see `boundary.PaperBoundary`."""
 
     def judge(
-        self, params: Any, writer: Writer, state: State, cache: Any, rows: Bool[Array, " B"]
+        self, params: Any, writer: Vocab, state: State, cache: Any, rows: Bool[Array, " B"]
     ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
         """Judges what the thinking ones of `rows` have sampled with the vocabulary of `writer`.
 
@@ -36,7 +44,7 @@ class Boundary(Protocol):
         ...
 
 
-class Steps(struct.PyTreeNode):
+class WorkCount(struct.PyTreeNode):
     """Work since the host last looked, by role: catch-up chunks, decode steps, tokens sampled, turns, and passes of
     predictors.
     """
@@ -48,7 +56,7 @@ class Steps(struct.PyTreeNode):
     judged: Int[Leaf, " 2"]
 
     @classmethod
-    def zero(cls) -> "Steps":
+    def zero(cls) -> "WorkCount":
         return cls(*(jnp.zeros(2, jnp.int32) for _ in range(5)))
 
 
@@ -76,9 +84,9 @@ class Turn:
     tokens: int
     boundary: Boundary
     probe: Probe | None
-    step: Callable[..., Delivery]
-    close: Callable[..., Delivery] | None
-    shape: Delivery
+    step: Callable[..., TokenEdits]
+    close: Callable[..., TokenEdits] | None
+    shape: TokenEdits
     shared: bool
     marker: bytes
     max_answer_tokens: int
@@ -88,8 +96,8 @@ class Turn:
     mesh: Mesh | None
 
     def __call__(
-        self, params: Any, judge_params: Any, writer: Writer, state: State, caches: tuple, steps: Steps
-    ) -> tuple[State, tuple, Steps]:
+        self, params: Any, judge_params: Any, writer: Vocab, state: State, caches: tuple, steps: WorkCount
+    ) -> tuple[State, tuple, WorkCount]:
         """The turn. `caches` are (this writer's, its predictor's)."""
         cache, judge_cache = caches
         with jax.named_scope("hand_over"):
@@ -105,7 +113,7 @@ class Turn:
             state, judge_cache, *verdict, judged = self.boundary.judge(judge_params, writer, state, judge_cache, rows)
         state = self._settle(state, rows, *verdict)
         count = jnp.arange(2) == self.role
-        done = Steps(count * chunks, count * decodes, count * sampled, count.astype(jnp.int32), count * judged)
+        done = WorkCount(count * chunks, count * decodes, count * sampled, count.astype(jnp.int32), count * judged)
         steps = jax.tree.map(jnp.add, steps, done)
         return state, (cache, judge_cache), steps
 
@@ -115,15 +123,15 @@ class Turn:
         """What the others wrote, in this model's own canonical tokens; the student also closes the thinking."""
         rows = writes(state, self.role)
 
-        def step(need: Bool[Array, " B"], covered: Int[Array, " B"]) -> Delivery:
-            return visit(self.mesh, self.step, self.shape, need, state.text, covered, state.span_start)
+        def step(need: Bool[Array, " B"], covered: Int[Array, " B"]) -> TokenEdits:
+            return call_host(self.mesh, self.step, self.shape, need, state.text, covered, state.span_start)
 
         rows &= state.phase != Phase.ANSWER  # there its tokens hold the marker: nothing but its own answer follows
         stream, why = state.writers[self.role], jnp.zeros_like(state.kept)
         if self.shared:
             other = state.writers[1 - self.role]
             ready = rows & (stream.covered != state.span_start) & (other.covered == state.span_start)
-            stream, why = follow(stream, other, ready, state.span_start)
+            stream, why = copy_tokens(stream, other, ready, state.span_start)
         stream, also = hand_over(stream, rows & (why == Finish.NONE), state.span_start, step, self.depth)
         state = fail(replace_stream(state, self.role, stream), jnp.maximum(why, also))
         if self.close is None:
@@ -132,13 +140,13 @@ class Turn:
         closing = writes(state, self.role) & (state.phase == Phase.CLOSING)
         return lax.cond(jnp.any(closing), lambda s: self._close_thinking(s, close), lambda s: s, state)
 
-    def _close_thinking(self, state: State, close: Callable[..., Delivery]) -> State:
+    def _close_thinking(self, state: State, close: Callable[..., TokenEdits]) -> State:
         """Writes the end-of-thinking marker in the student's form, after the trace less its trailing white space."""
         rows = writes(state, self.role) & (state.phase == Phase.CLOSING)
-        new = visit(self.mesh, close, self.shape, rows, state.text, state.kept)
+        new = call_host(self.mesh, close, self.shape, rows, state.text, state.kept)
         size = len(self.marker)
         think_end = new.covered - size
-        stream, why = deliver(state.writers[self.role], rows, new)
+        stream, why = apply_edit(state.writers[self.role], rows, new)
         rows &= why == Finish.NONE
         at = think_end[:, None] + jnp.arange(size)
         marker = jnp.broadcast_to(jnp.frombuffer(self.marker, jnp.uint8), at.shape)
@@ -148,7 +156,7 @@ class Turn:
             phase=pick(rows, jnp.full_like(state.phase, Phase.ANSWER), state.phase),
             **{name: pick(rows, new.covered, getattr(state, name)) for name in ("kept", "written", "span_start")},
         )
-        return fail(replace_stream(state, self.role, forget(stream, rows, self.depth)), why)
+        return fail(replace_stream(state, self.role, rollback(stream, rows, self.depth)), why)
 
     def _catch_up(self, params: Any, state: State, cache: Any) -> tuple[State, Any, Array]:
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
@@ -164,7 +172,7 @@ class Turn:
     # -- generating ----------------------------------------------------------------------------------------------------
 
     def generate(
-        self, params: Any, judge_params: Any, writer: Writer, state: State, cache: Any
+        self, params: Any, judge_params: Any, writer: Vocab, state: State, cache: Any
     ) -> tuple[State, Any, Array]:
         """Up to `tokens` tokens per row, one forward pass each; a row stops at a structural event or its answer's
         budget. One `while_loop`, whose body is a decode step. Also returns how many there were.
@@ -185,7 +193,7 @@ class Turn:
             last = jnp.maximum(stream.n - 1, 0)
             token = jnp.take_along_axis(stream.tokens, last[:, None], axis=1)
             heard: list[Array] = []
-            hidden, cache = model(token, jnp.where(on, last, -1)[:, None], cache, listen(heard))
+            hidden, cache = model(token, jnp.where(on, last, -1)[:, None], cache, record_hidden_states(heard))
             logits = model.logits(hidden[:, 0])
             with jax.named_scope("sample"):
                 following = writer.next_utf8[state.utf8 + STATES * answering]
@@ -266,7 +274,7 @@ class Turn:
         phase = jnp.where(dropped, Phase.DONE, phase)
         zero = jnp.zeros_like(kept)
         thinking = ended & ~answering
-        state = replace_stream(state, self.role, settled(stream, thinking & state.canonical, state.kept, kept))
+        state = replace_stream(state, self.role, accept_sampled(stream, thinking & state.canonical, state.kept, kept))
         return state.replace(
             log=log,
             logged=state.logged + ended,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.config import Columns
+from tessy_jax.config.sections import Columns
 from tessy_jax.data.records import Message, Problem, dump_line
 from tessy_jax.data.sources import InputError, RawRow, rows
 

@@ -73,7 +73,7 @@ class TokenCounts:
 
 
 @dataclass(frozen=True)
-class Finish:
+class FinishReason:
     """Why thinking ended ("end": the marker, "eos", "channel", "length": the budget, "loop"), and the answer ("stop",
     "length").
     """
@@ -92,7 +92,7 @@ class Record:
     spans: tuple[Span, ...]
     n_tokens: TokenCounts
     switches: int
-    finish: Finish
+    finish: FinishReason
     seed: int
 
     def to_row(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Record:
                 spans=tuple(Span(**span) for span in row["spans"]),
                 n_tokens=TokenCounts(**row["n_tokens"]),
                 switches=row["switches"],
-                finish=Finish(**row["finish"]),
+                finish=FinishReason(**row["finish"]),
                 seed=row["seed"],
             )
         except (KeyError, IndexError, TypeError) as error:

@@ -12,10 +12,12 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
+from tessy_jax.errors import UserError
+
 _BATCH = 256  # rows of a Parquet file held in memory at a time
 
 
-class InputError(ValueError):
+class InputError(UserError, ValueError):
     """The input as a whole cannot be read; the message is meant for the user."""
 
 
@@ -153,3 +155,9 @@ def _json_list(path: Path, key: str) -> list[Any]:
         return list(json.loads(path.read_text("utf-8"))[key]) if path.exists() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {path}: {error!r}") from error
+
+
+def data_path(path: Path) -> Path:
+    """Where the rows are: in the `data` folder of a run directory of ours, else at the path itself."""
+    path = path.expanduser()
+    return path / "data" if (path / "manifest.json").is_file() and (path / "data").is_dir() else path

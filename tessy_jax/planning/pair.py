@@ -11,23 +11,22 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from tessy_jax.config import SynthesisConfig
-from tessy_jax.cooperate.build import build_turns
-from tessy_jax.cooperate.engine import Settings, caches_of, check_budgets, params_of, prefill_rows, rows_of
-from tessy_jax.cooperate.host import ROWS
-from tessy_jax.cooperate.loop import Loop, Memory, Params
-from tessy_jax.cooperate.predictors import Predictor
-from tessy_jax.cooperate.probe import Probe
+from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.cooperate.host_callback import ROWS
+from tessy_jax.cooperate.loop import Carry, Loop, Params
 from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.turn import Turn
-from tessy_jax.mesh import asked, check_rows
-from tessy_jax.planning import standins
-from tessy_jax.planning.compiled import TooLarge, chip_bytes, compile_program, made, placed
+from tessy_jax.devices.mesh import asked, check_rows
+from tessy_jax.engine.build import build_turns
+from tessy_jax.engine.engine import Settings, caches_of, check_budgets, params_of, prefill_rows, rows_of, settings
+from tessy_jax.planning import abstract
+from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program, made, placed
+from tessy_jax.planning.hlo_traffic import repetition, traffic
 from tessy_jax.planning.limits import largest
 from tessy_jax.planning.report import Plan, Step
 from tessy_jax.planning.topology import Topology
-from tessy_jax.planning.traffic import repetition, traffic
-from tessy_jax.writer import settings
+from tessy_jax.predictors.base import Predictor
+from tessy_jax.predictors.probe import Probe
 
 NAMES = tuple(role.name.lower() for role in Role)
 
@@ -38,7 +37,7 @@ class Shapes:
 
     config: SynthesisConfig
     mesh: Mesh
-    voices: tuple[standins.ShapeVoice, ...]
+    voices: tuple[abstract.AbstractModel, ...]
     predictors: tuple[Predictor | Probe, ...]
     settings: Settings
 
@@ -46,9 +45,9 @@ class Shapes:
     def of(cls, config: SynthesisConfig, mesh: Mesh) -> "Shapes":
         """Raises what `read_shapes` does, and ShardingError: a model does not divide over the mesh."""
         dtype = jnp.dtype(config.engine.dtype)
-        voices = tuple(standins.voice(getattr(config, name), f"{name}.model", dtype, mesh) for name in NAMES)
+        voices = tuple(abstract.voice(getattr(config, name), f"{name}.model", dtype, mesh) for name in NAMES)
         predictors = tuple(
-            standins.predictor(getattr(config.predictors, name), f"predictors.{name}", voice, dtype, mesh)
+            abstract.predictor(getattr(config.predictors, name), f"predictors.{name}", voice, dtype, mesh)
             for name, voice in zip(NAMES, voices, strict=True)
         )
         return cls(config, mesh, voices, predictors, settings(config.engine))
@@ -61,11 +60,11 @@ class Shapes:
     def params(self) -> Params:
         return placed(params_of(self.voices, self.predictors), self.mesh)
 
-    def memory(self, sizes: Settings) -> Memory:
+    def memory(self, sizes: Settings) -> Carry:
         """What an engine of these sizes writes to."""
         rows = rows_of(self.voices, self.predictors, sizes, self.config.seed)
         caches = made(lambda mesh: caches_of(self.voices, self.predictors, sizes, mesh), self.mesh)
-        return Memory(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
+        return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
 
     def resident(self, sizes: Settings) -> dict[str, int]:
         """Bytes of a chip that stay in use, by kind."""
@@ -93,7 +92,7 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
 
     Raises:
       ConfigError: the mesh is not the topology's, a size does not divide, or a model is not known.
-      models.ConfigError, ShardingError, PlanError: see `Shapes.of` and `Topology.mesh`.
+      models.ModelConfigError, ShardingError, PlanError: see `Shapes.of` and `Topology.mesh`.
     """
     check_rows(config.mesh, config.engine.batch, "engine.batch")
     mesh = topology.mesh(config.mesh)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tessy_jax.planning.compiled import Program, Refusal
+from tessy_jax.planning.compile import Program, Refusal
 from tessy_jax.planning.topology import Topology
 
 GIB = 2**30

@@ -1,14 +1,14 @@
 """What a model of a configuration looks like, without its weights: from its folder, from the facts shipped in
-`configs/shapes`, or from the hub's config.json alone.
+`planning/model_configs`, or from the hub's config.json alone.
 """
 
 from pathlib import Path
 
 from tessy_jax import models
-from tessy_jax.settings import ConfigError
+from tessy_jax.errors import ConfigError
 
-SHIPPED = Path(__file__).parent / "known"
-"""`<owner>/<name>/config.json` of models that are often named: `configs/shapes`."""
+SHIPPED = Path(__file__).parent / "model_configs"
+"""`<owner>/<name>/config.json` of models that are often named: `planning/model_configs`."""
 
 
 def read_shapes(name: str, key: str) -> models.DecoderConfig:
@@ -16,7 +16,7 @@ def read_shapes(name: str, key: str) -> models.DecoderConfig:
 
     Raises:
       ConfigError: there is neither a folder nor a shipped or downloadable config.json.
-      models.ConfigError: its config.json is of an unknown kind.
+      models.ModelConfigError: its config.json is of an unknown kind.
     """
     folder = Path(name).expanduser()
     for there in (folder, SHIPPED / name):

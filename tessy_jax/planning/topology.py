@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import Mesh
 
-from tessy_jax.config import MeshConfig
-from tessy_jax.mesh import AXES, asked, lay_out, shape_of
-from tessy_jax.settings import ConfigError
+from tessy_jax.config.sections import MeshConfig
+from tessy_jax.devices.mesh import AXES, asked, lay_out, shape_of
+from tessy_jax.errors import ConfigError, UserError
 
 #: What libtpu reads when it starts, to compile only.
 _WITHOUT_A_TPU = {
@@ -23,7 +23,7 @@ _WITHOUT_A_TPU = {
 }
 
 
-class PlanError(RuntimeError):
+class PlanError(UserError, RuntimeError):
     """A plan that cannot be made; the message is meant for the user."""
 
 

@@ -8,16 +8,17 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from tessy_jax import models
-from tessy_jax.mesh import asked, check_rows
-from tessy_jax.planning.compiled import TooLarge, chip_bytes, compile_program
+from tessy_jax.config.sft import SftConfig
+from tessy_jax.devices.mesh import asked, check_rows
+from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program
 from tessy_jax.planning.limits import largest
 from tessy_jax.planning.report import Plan
 from tessy_jax.planning.shapes import read_shapes
 from tessy_jax.planning.topology import Topology
-from tessy_jax.student import adamw, compute, tuning
-from tessy_jax.train import batches, step
-from tessy_jax.train.config import SftConfig
+from tessy_jax.train import step
+from tessy_jax.train.data import batches
 from tessy_jax.train.mfu import Arithmetic
+from tessy_jax.train.student import adamw, compute, tuning
 
 STEPS = 1000
 """Of the run; the schedule's length changes no program's size."""

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.text.cuts import next_cut
 from tessy_jax.text.thinking import Thinking, thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
+from tessy_jax.text.words import next_cut
 
 Messages = Sequence[Mapping[str, Any]]
 """Chat messages: `{"role": ..., "content": text}`."""

@@ -14,7 +14,7 @@ from tessy_jax.text.tokenizer import ContentTokenizer
 
 
 @dataclass(frozen=True)
-class Tail:
+class TokenEdit:
     """A change of a token buffer: forget the last `drop` tokens, then append `ids`, which end at the byte offsets
     `ends` of the whole text.
     """
@@ -36,14 +36,14 @@ class Retokenizer:
         ids, ends = self.tokenizer.encode(bytes(text[start:end]))
         return ids, [start + e for e in ends]
 
-    def tail(self, text: bytes, old: int, new: int) -> Tail:
+    def tail(self, text: bytes, old: int, new: int) -> TokenEdit:
         """The change from the canonical tokens of `text[:old]` to those of `text[:new]`; either may be the longer.
 
         Both offsets must stand between characters. The result is as small as can be: tokens equal in id and end are
         kept.
         """
         if old == new:
-            return Tail(0, [], [])
+            return TokenEdit(0, [], [])
         start = self.sync_before(text, min(old, new))
         return change(self.encode(text, start, old), self.encode(text, start, new))
 
@@ -61,7 +61,7 @@ class Retokenizer:
         """
         return 0 < p < len(text) and self._rule.prefix_stable(text, p)
 
-    def nested(self, text: bytes, old: int, word_ends: Sequence[int]) -> tuple[Tail, int]:
+    def nested(self, text: bytes, old: int, word_ends: Sequence[int]) -> tuple[TokenEdit, int]:
         """The change to the tokens of one of several words, from which the tokens of every word before it can be read.
 
         `word_ends` (ascending, not empty) are the ends of words; the result is the change from `text[:old]` to
@@ -78,11 +78,11 @@ class Retokenizer:
         return self.prefix_stable(text, end) or self.tail(text, end, longer).drop == 0
 
 
-def change(before: tuple[list[int], list[int]], after: tuple[list[int], list[int]]) -> Tail:
+def change(before: tuple[list[int], list[int]], after: tuple[list[int], list[int]]) -> TokenEdit:
     """The change from one list of (ids, ends) to another: tokens are dropped from the first that differs on."""
     same = 0
     for a, b in zip(zip(*before, strict=True), zip(*after, strict=True), strict=False):
         if a != b:
             break
         same += 1
-    return Tail(len(before[0]) - same, after[0][same:], after[1][same:])
+    return TokenEdit(len(before[0]) - same, after[0][same:], after[1][same:])

@@ -1,0 +1,123 @@
+"""Gemma 3, text. HF: transformers/models/gemma3/modeling_gemma3.py (Gemma3ForCausalLM).
+
+Unlike the others: norms before and after attention and MLP with weights stored as offsets from one, sliding layers with
+their own RoPE, scaled embeddings, and a score scale that is not derived from the head size.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from tessy_jax.models.cache import Memory
+from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
+from tessy_jax.models.layers import ACTIVATIONS, Attention, GatedMLP, OffsetRMSNorm
+from tessy_jax.models.mask import Sliding
+from tessy_jax.models.rope import Rope, Rotation
+from tessy_jax.models.sharding import Dim, Rules
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma3Config(DecoderConfig):
+    """A decoder with four norms per block; `query_pre_attn_scalar` ** -0.5 scales the scores."""
+
+    query_pre_attn_scalar: int
+
+    family = "Gemma3"
+    model_type = "gemma3_text"
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
+        fields = Fields(raw, where)
+        for field in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
+            fields.none(field)
+        layers = fields.size("num_hidden_layers")
+        every = fields.size("sliding_window_pattern", fields.get("_sliding_window_pattern", 6))
+        types = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
+        types = fields.get("layer_types", types)
+        ropes = _ropes(fields)
+        return cls(
+            **fields.common(),
+            head_dim=fields.size("head_dim", 256),
+            contexts=fields.contexts(types, fields.size("sliding_window", 4096)),
+            ropes=tuple(ropes[t] for t in types),
+            activation=fields.one_of("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
+            tie_word_embeddings=bool(fields.get("tie_word_embeddings", True)),
+            query_pre_attn_scalar=fields.size("query_pre_attn_scalar", 256),
+        )
+
+    def to_hf(self) -> dict[str, Any]:
+        sliding = {c: r for c, r in zip(self.contexts, self.ropes, strict=True) if isinstance(c, Sliding)}
+        full = [r for c, r in zip(self.contexts, self.ropes, strict=True) if not isinstance(c, Sliding)]
+        types = ["sliding_attention" if isinstance(c, Sliding) else "full_attention" for c in self.contexts]
+        out = super().to_hf() | {
+            "hidden_activation": self.activation,
+            "query_pre_attn_scalar": self.query_pre_attn_scalar,
+            "layer_types": types,
+        }
+        for context, rope in sliding.items():
+            out |= {"sliding_window": context.window, "rope_local_base_freq": rope.theta}
+        for rope in full[:1]:
+            out |= {"rope_theta": rope.theta, "rope_scaling": rope_scaling_to_hf(rope.scaling)}
+        return out
+
+    def norm(self, size: int) -> OffsetRMSNorm:
+        return OffsetRMSNorm(size, self.rms_norm_eps)
+
+    def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> "Gemma3Block":
+        return Gemma3Block(self, layer)
+
+    @property
+    def embedding_scale(self) -> float:
+        return math.sqrt(self.hidden_size)
+
+
+def _ropes(fields: Fields) -> dict[str, Rope]:
+    """The RoPE of each layer type. transformers 5 nests them by type; in 4 scaling is the full layers' only."""
+    theta = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
+    parameters = fields.get("rope_parameters", None)
+    if parameters is None:
+        parameters = {
+            "full_attention": {
+                "rope_theta": fields.get("rope_theta", theta["full_attention"]),
+                **fields.get("rope_scaling", {}),
+            },
+            "sliding_attention": {"rope_theta": fields.get("rope_local_base_freq", theta["sliding_attention"])},
+        }
+    unknown = sorted(set(parameters) - set(theta))
+    if unknown:
+        raise fields.error("rope_parameters", f"has {unknown[0]!r} where full_attention and sliding_attention belong")
+    return {t: fields.rope_from(f"rope_parameters.{t}", parameters.get(t) or {}, theta[t]) for t in theta}
+
+
+class Gemma3Block(nnx.Module):
+    """x + norm(attention(norm(x))), then x + norm(mlp(norm(x)))."""
+
+    def __init__(self, config: Gemma3Config, layer: int):
+        embed = Dim(config.hidden_size, "embed")
+        self.input_layernorm = config.norm(config.hidden_size)
+        self.self_attn = Attention(
+            layer,
+            embed,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            scale=config.query_pre_attn_scalar**-0.5,
+            bias=config.attention_bias,
+            norm=config.norm,
+        )
+        self.post_attention_layernorm = config.norm(config.hidden_size)
+        self.pre_feedforward_layernorm = config.norm(config.hidden_size)
+        self.mlp = GatedMLP(embed, Dim(config.intermediate_size, "ff"), config.activation, bias=False)
+        self.post_feedforward_layernorm = config.norm(config.hidden_size)
+
+    def __call__(
+        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: Memory
+    ) -> tuple[Float[Array, "B C D"], Memory]:
+        attended, memory = self.self_attn(self.input_layernorm(x), rotation, positions, memory)
+        x = x + self.post_attention_layernorm(attended)
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x))), memory

@@ -1,0 +1,107 @@
+"""The configuration of `annotate`."""
+
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.sections import EngineConfig, MeshConfig, PromptConfig, SamplingConfig, ThinkingConfig
+
+
+class LexiconConfig(Config):
+    kind: Literal["lexicon"] = Field(description="A list of phrases: weak labels.")
+    phrases: Located = Field(
+        default="configs/style_phrases.json", description="File of the list.", validate_default=True
+    )
+
+
+class ReplySamplingConfig(SamplingConfig):
+    temperature: float = Field(default=0.0, ge=0, description="Softmax temperature; 0: greedy.")
+
+
+class ReplyEngineConfig(EngineConfig):
+    context: PositiveInt = Field(default=2048, description="Cache slots (tokens) per row: the task and the reply.")
+
+
+class LlmConfig(Config):
+    """A language model on our engine."""
+
+    kind: Literal["llm"] = Field(description="A language model on this machine.")
+    model: Located = Field(description="Checkpoint folder, or a model hub id.")
+    prompt: PromptConfig = PromptConfig()
+    thinking: ThinkingConfig | None = Field(
+        default=None,
+        description="How the model writes its thinking, left empty unless max_think_tokens; null: it never thinks.",
+    )
+    sampling: ReplySamplingConfig = ReplySamplingConfig()
+    max_think_tokens: int = Field(default=0, ge=0, description="Tokens of thinking before the reply.")
+    max_answer_tokens: PositiveInt = Field(default=512, description="Tokens of the reply.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the sampling.")
+    engine: ReplyEngineConfig = ReplyEngineConfig()
+    mesh: MeshConfig = MeshConfig()
+
+    @model_validator(mode="after")
+    def _check_thinking(self) -> Self:
+        if self.max_think_tokens and self.thinking is None:
+            raise ValueError("needs thinking where max_think_tokens is given: say how the model writes it")
+        return self
+
+
+class EndpointConfig(Config):
+    """A server with the chat API of OpenAI; vLLM, SGLang, llama.cpp and many others have it."""
+
+    kind: Literal["endpoint"] = Field(description="A server with OpenAI's chat API.")
+    url: str = Field(description="Base of the API, e.g. http://localhost:8000/v1.")
+    model: str = Field(min_length=1, description="Name of the model there.")
+    key_env: str | None = Field(default=None, description="Environment variable that holds the key; null: no key.")
+    temperature: float = Field(default=0.0, ge=0, description="Sent with each request.")
+    max_tokens: PositiveInt = Field(default=512, description="Sent with each request.")
+    extra: dict[str, Any] = Field(
+        default={}, description="More fields of each request, e.g. {chat_template_kwargs: {enable_thinking: false}}."
+    )
+    concurrency: PositiveInt = Field(default=8, description="Requests at the same time.")
+    timeout: float = Field(default=120.0, gt=0, description="Seconds to wait for the server.")
+    retries: int = Field(default=5, ge=0, description="Further attempts where the server fails or is busy.")
+    backoff: float = Field(
+        default=1.0, gt=0, description="Seconds before the second attempt; doubled each time, at most 60."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("should be a URL such as http://localhost:8000/v1")
+        if parts.username or parts.password:
+            raise ValueError("must not hold a name or password: name the variable that holds the key as key_env")
+        return value.rstrip("/")
+
+
+AnnotatorConfig = Annotated[LexiconConfig | LlmConfig | EndpointConfig, Field(discriminator="kind")]
+
+
+class SegmentsConfig(Config):
+    words: PositiveInt = Field(default=60, description="Words of a segment, as white space separates them.")
+    per_response: PositiveInt = Field(default=100, description="Segments of a response at most; may be raised later.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the drawing.")
+
+
+class ThoughtsConfig(Config):
+    """How thinking is marked in rows of others."""
+
+    open: str = Field(default="<think>", description="Opens the thinking; may be absent.")
+    marker: str = Field(default="</think>", min_length=1, description="Ends the thinking.")
+
+
+class AnnotateConfig(Config):
+    """All that `python -m tessy_jax.annotate` needs to know."""
+
+    annotator: AnnotatorConfig
+    segments: SegmentsConfig = SegmentsConfig()
+    thoughts: ThoughtsConfig = ThoughtsConfig()
+    input: Located = Field(
+        description="Thinking text: a run directory, .jsonl, .jsonl.gz, .parquet or a dataset folder."
+    )
+    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    limit: PositiveInt | None = Field(default=None, description="Stop after this many responses; null: all.")

@@ -1,0 +1,215 @@
+"""Typed configuration: one YAML file, dotted overrides, and errors that name the key, the place and the remedy.
+
+Relative paths in a configuration (models, tables, input) are looked for in the current directory, then in the folder of
+the YAML file, then in that folder's parent; the first that exists is taken. A name found nowhere stays as written: it
+may be a model hub id. So `configs/demo.yaml` of a checkout means the same files from any directory. Paths that a run
+creates (`output`, `engine.compilation_cache`) are relative to the current directory.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from tessy_jax.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of all configuration sections: immutable, no unknown keys, no silent type conversion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def _locate(value: str, info: ValidationInfo) -> str:
+    path = Path(value).expanduser()
+    for folder in (Path(), *(info.context or ())):
+        if (folder / path).exists():
+            return str(folder / path)
+    return value
+
+
+Located = Annotated[str, Field(min_length=1), AfterValidator(_locate)]
+OutputPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
+
+
+def load_as(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """The configuration of a YAML file, with overrides such as `engine.batch=8` replacing values or whole sections.
+
+    Raises:
+      ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
+    """
+    merged: Any = OmegaConf.create(read_yaml(path))
+    sources: dict[str, str] = {}
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not key.strip(". "):
+            raise ConfigError(f"override '{override}' is not of the form key=value, for example engine.batch=8")
+        try:
+            value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
+            OmegaConf.update(merged, key, value, merge=False)
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"cannot read override '{override}': {_one_line(error)}") from error
+        sources[key] = f"override '{override}'"
+    values = OmegaConf.to_container(merged)
+    folder = path.expanduser().parent
+    try:
+        return schema.model_validate(values, context=(folder, folder / ".."))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(schema, error.errors(), values, str(path), sources))) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration with all defaults filled in, as YAML that `load_as` reads back to the same value."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes line ends and invisible characters as escapes."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def describe(schema: type[Config]) -> str:
+    """Every key of a configuration class with its default and description, one per line."""
+    rows = [(entry.key + entry.variant, entry.default, entry.description) for entry in _entries(schema)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{key:<{widths[0]}}  {default:<{widths[1]}}  {text}".rstrip() for key, default, text in rows)
+
+
+class _Entry(NamedTuple):
+    key: str
+    variant: str
+    default: str
+    description: str
+
+
+def _entries(schema: type[BaseModel], prefix: str = "", variant: str = "") -> Iterator[_Entry]:
+    """The leaves of a schema, depth first; sections of a union are listed one after the other."""
+    for name, field in schema.model_fields.items():
+        key = prefix + name
+        sections = list(_sections(field.annotation))
+        for section in sections:
+            tag = f" ({field.discriminator}: {_tag(section, field.discriminator)})" if field.discriminator else variant
+            yield from _entries(section, key + ".", tag)
+        if not sections:
+            default = _show(field.default) if field.default_factory is None else "derived"
+            yield _Entry(key, variant, default, field.description or "")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)
+
+
+def _tag(section: type[BaseModel], discriminator: Any) -> str:
+    return str(get_args(section.model_fields[discriminator].annotation)[0])
+
+
+def _show(default: object) -> str:
+    if default is PydanticUndefined:
+        return "required"
+    return "null" if default is None else repr(default) if isinstance(default, str) else str(default)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a configuration file as they stand there. ConfigError if it cannot be read."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path.expanduser()))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"cannot read {path}: {_one_line(error)}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold keys with values, not a list")
+    return {str(key): value for key, value in values.items()}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _explain(
+    schema: type[Config], errors: Sequence[ErrorDetails], values: Any, path: str, sources: Mapping[str, str]
+) -> Iterator[str]:
+    entries = list(_entries(schema))
+    unknown = any(error["type"] == "extra_forbidden" for error in errors)
+    for error in errors:
+        kind, context, value = error["type"], error.get("ctx", {}), error["input"]
+        key = _dotted(error["loc"], values)
+        if kind.startswith("union_tag"):  # the key that chooses between variants
+            key += "." + context["discriminator"].strip("'")
+        if kind == "extra_forbidden":
+            for leaf in _leaves(key, value):
+                yield f"unknown key '{leaf}' in {_source(leaf, path, sources)}; {_suggest(leaf, entries)}"
+        elif kind in ("missing", "union_tag_not_found"):
+            if not unknown:  # often the same mistake seen from the other side
+                yield f"missing key '{key}' in {path}: add it there, or give {key}=... as an override"
+        elif kind != "default_factory_not_called":  # follows from another error
+            if kind == "union_tag_invalid":
+                problem, value = "should be one of " + context["expected_tags"], context["tag"]
+            elif kind in ("model_type", "model_attributes_type"):
+                problem = "should be a section with keys of its own"
+            elif kind == "path_type":
+                problem = "should be a path"
+            else:
+                problem = str(context.get("error") or error["msg"].removeprefix("Input ").replace("tuple", "list"))
+            got = "" if kind == "value_error" else f", got {value!r}"
+            yield f"'{key}' in {_source(key, path, sources)} {problem}{got}"
+
+
+def _dotted(location: Sequence[int | str], values: Any) -> str:
+    """The user's key of a pydantic location, which also names the variants of unions."""
+    parts: list[str] = []
+    for index, part in enumerate(location):
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+        elif isinstance(values, dict) and index < len(location) - 1:
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _leaves(key: str, value: object) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{key}.{name}", inner)
+    else:
+        yield key
+
+
+def _source(key: str, path: str, sources: Mapping[str, str]) -> str:
+    """Where a key was set: the last override of it, of a section around it or of a key within it, else the file."""
+    related = [
+        place for name, place in sources.items() if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
+    ]
+    return related[-1] if related else path
+
+
+def _suggest(key: str, entries: Sequence[_Entry]) -> str:
+    if variants := [entry.variant for entry in entries if entry.key == key]:
+        return f"it belongs to another variant{', '.join(variants)}"
+    known = [entry.key for entry in entries]
+    if near := difflib.get_close_matches(key, known, n=1, cutoff=0.7):
+        return f"did you mean '{near[0]}'?"
+    prefix = key.rpartition(".")[0]
+    siblings = dict.fromkeys(name for name in known if name.rpartition(".")[0] == prefix)
+    return "known keys: " + ", ".join((prefix and siblings) or dict.fromkeys(name.split(".")[0] for name in known))

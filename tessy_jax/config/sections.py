@@ -1,0 +1,111 @@
+"""Sections of a configuration that several commands share: a model and how it writes, budgets, engine, mesh."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveInt, Strict, model_validator
+
+from tessy_jax.config.schema import Config, Located, OutputPath
+
+
+class PromptConfig(Config):
+    template: str | None = Field(default=None, description="Jinja chat template; null: the checkpoint's own.")
+    system: str | None = Field(default=None, description="System message put before the problem; null: none.")
+    options: dict[str, Any] = Field(default={}, description="Variables of the template, {reasoning_effort: high}.")
+    date: str | None = Field(default=None, description="The date that templates write (GPT-OSS); null: today's.")
+
+
+class ThinkingConfig(Config):
+    """How thinking is written in the model's text; only the student's form appears in records. What is null is as the
+    model's control tokens say: GPT-OSS's harmony, or else Qwen3's <think>.
+    """
+
+    open: str | None = Field(default=None, description="Text that opens the thinking; null: as the model does.")
+    before: str | None = Field(default=None, description="Text between the last thought and the marker; null: same.")
+    marker: str | None = Field(default=None, min_length=1, description="Text that ends the thinking; null: same.")
+    after: str | None = Field(default=None, description="Text between the marker and the answer; null: same.")
+
+
+class SamplingConfig(Config):
+    temperature: float = Field(default=1.0, ge=0, description="Softmax temperature; 0: greedy.")
+    top_k: int = Field(default=0, ge=0, description="Keep the k most probable tokens; 0: all.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Keep the fewest tokens with this total probability.")
+    min_p: float = Field(default=0.0, ge=0, lt=1, description="Drop tokens below this share of the highest one.")
+
+
+class RoleConfig(Config):
+    model: Located = Field(description="Checkpoint folder, or a model hub id.")
+    weights: Literal["int8"] | None = Field(default=None, description="int8: matrices in 8 bits; null: as stored.")
+    cache: Literal["int8"] | None = Field(default=None, description="int8: keys and values in 8 bits; null: dtype.")
+    experts: Literal["xla", "tokamax"] = Field(
+        default="xla", description="What multiplies by the experts' matrices; tokamax needs tessy_jax[kernels]."
+    )
+    prompt: PromptConfig = PromptConfig()
+    thinking: ThinkingConfig = ThinkingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """How `models.load` is to load the model."""
+        return {"int8": self.weights == "int8", "kernel": self.experts}
+
+
+class RepetitionConfig(Config):
+    """A loop is a cycle of tokens at the end of the text, repeated without a break."""
+
+    repeats: int = Field(default=8, ge=2, description="Repetitions of the cycle that make a loop.")
+    min_bytes: PositiveInt = Field(default=64, description="Bytes that the repetitions must cover together.")
+
+
+class Budgets(Config):
+    """Limits of one trace; both presets have them."""
+
+    max_think_tokens: PositiveInt = Field(default=30720, description="Tokens of thinking, each in its author's tokens.")
+    max_answer_tokens: PositiveInt = Field(default=8192, description="Tokens of the answer.")
+    on_budget: Literal["close", "reject"] = Field(
+        default="close", description="Past the budget or in a loop: end the thinking, or reject."
+    )
+    loop: RepetitionConfig | None = Field(default=RepetitionConfig(), description="Loop detection; null: off.")
+
+
+def _default_buckets(data: dict[str, Any]) -> tuple[int, ...]:
+    # Longer prompts are read in pieces of the largest bucket: caches with a window must have room for one piece.
+    context = data.get("context", 64)
+    return tuple(2**n for n in range(6, 11) if 2**n <= context) or (context,)
+
+
+class EngineConfig(Config):
+    batch: PositiveInt = Field(default=8, description="Slots: rows in flight at the same time, over all devices.")
+    context: PositiveInt = Field(default=40960, description="Cache slots (tokens) per row and model.")
+    prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
+        default_factory=_default_buckets,
+        min_length=1,
+        description="Padded prompt lengths in tokens, ascending, at most context; longer prompts are read in "
+        "pieces of the last; default: powers of two from 64 to 1024.",
+    )
+    chunk: PositiveInt = Field(default=16, description="Tokens per forward pass when a model catches up.")
+    turns_per_dispatch: PositiveInt = Field(default=4, description="Turns run on the device before the host looks.")
+    dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="Weights, activations and caches.")
+    compilation_cache: OutputPath | None = Field(default=None, description="JAX's compilation cache; null: none.")
+
+    @model_validator(mode="after")
+    def _check_buckets(self) -> Self:
+        buckets = self.prompt_buckets
+        if list(buckets) != sorted(set(buckets)) or buckets[-1] > self.context:
+            raise ValueError(
+                f"has wrong buckets: prompt_buckets must ascend and end at context ({self.context}) or below"
+            )
+        return self
+
+
+class MeshConfig(Config):
+    data: PositiveInt = Field(default=1, description="Devices along the batch.")
+    fsdp: PositiveInt = Field(default=1, description="Devices that share each weight, gathered on use.")
+    tensor: PositiveInt = Field(default=1, description="Devices that split heads and hidden features.")
+    expert: PositiveInt = Field(default=1, description="Devices that split experts.")
+
+
+class Columns(Config):
+    """Names of the input fields, where detection is not wanted; null: detected."""
+
+    prompt: str | None = Field(default=None, description="Field that holds the prompt: a string or a list of messages.")
+    id: str | None = Field(default=None, description="Field that holds the id.")

@@ -1,0 +1,123 @@
+"""Visits to the host from inside the jitted loop: text needs a tokenizer, and tokenizers run in Python.
+
+A visit is a pure function of its arguments, row by row. On a mesh it happens in a fully manual `shard_map` over the
+batch axes, so that each process reads only its own rows. It never touches JAX, and an error comes back as a code:
+an exception inside a callback has no defined outcome (design §4).
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Int, UInt8
+
+from tessy_jax.text.retokenize import Retokenizer, TokenEdit
+from tessy_jax.text_jax.arrays import Leaf
+
+log = logging.getLogger(__name__)
+
+ROWS = PartitionSpec(("data", "fsdp"))
+"""How everything that leads with B lies on the mesh."""
+
+FAILED = -1
+"""The `count` of a delivery that the host could not make."""
+
+
+class TokenEdits(struct.PyTreeNode):
+    """What one visit brings for a stream: drop tokens from its canonical end, then append others.
+
+    Attributes:
+      drop: canonical tokens to forget.
+      ids, ends: R tokens and the bytes of the text reached after each.
+      count: how many of them are meant; FAILED if the host could not read the row.
+      covered: bytes that the canonical tokens stand for afterwards.
+    """
+
+    drop: Int[Leaf, " B"]
+    ids: Int[Leaf, "B R"]
+    ends: Int[Leaf, "B R"]
+    count: Int[Leaf, " B"]
+    covered: Int[Leaf, " B"]
+
+    @staticmethod
+    def shape(width: int) -> "TokenEdits":
+        one = jax.ShapeDtypeStruct((), jnp.int32)
+        many = jax.ShapeDtypeStruct((width,), jnp.int32)
+        return TokenEdits(one, many, many, one, one)
+
+
+def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " B"], *args: Array) -> Any:
+    """Calls `row(*arguments of the row)` on the host for each row in `rows`; other rows get zeros.
+
+    `shape` is a Delivery, or a dataclass with one as its field `delivery`, of per-row shapes; `row` takes NumPy
+    values and returns the same with values. If it raises, the error is logged and the delivery's `count` says
+    FAILED.
+    """
+    leaves = jax.tree.leaves(shape)
+    tree: Any = jax.tree.structure(shape)
+    failure = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+    nothing = jax.tree.unflatten(tree, failure)
+    failed = nothing if isinstance(nothing, TokenEdits) else nothing.delivery
+    failed.count[...] = FAILED
+    # One array of int32 for everything: on TPUs a callback in a shard_map cannot return arrays of several ranks.
+    sizes = [math.prod(leaf.shape) for leaf in leaves]
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+
+    def batch(rows: Array, *args: Array) -> np.ndarray:
+        asked, *columns = (np.asarray(a) for a in (rows, *args))
+        out = np.zeros((len(asked), sum(sizes)), np.int32)
+        for b in np.flatnonzero(asked):
+            try:
+                values = tree.flatten_up_to(row(*(column[b] for column in columns)))
+            except Exception:
+                log.exception("a row could not be read on the host; it goes to the rejects")
+                values = failure
+            for start, value in zip(starts, map(np.atleast_1d, values), strict=True):
+                out[b, start : start + len(value)] = value
+        return out
+
+    def local(rows: Array, *args: Array) -> Array:
+        return jax.pure_callback(batch, jax.ShapeDtypeStruct((rows.shape[0], sum(sizes)), jnp.int32), rows, *args)
+
+    call = local if mesh is None else jax.shard_map(local, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
+    packed = call(rows, *args)
+    parts = [
+        packed[:, start : start + size].reshape(-1, *leaf.shape).astype(leaf.dtype)
+        for start, size, leaf in zip(starts, sizes, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, parts)
+
+
+class HostTokenizer:
+    """Keeps one vocabulary's canonical tokens of the rows up to date, at most `width` tokens a visit."""
+
+    def __init__(self, retokenizer: Retokenizer, width: int = 64):
+        self.retokenizer, self.width = retokenizer, width
+
+    @property
+    def shape(self) -> TokenEdits:
+        return TokenEdits.shape(self.width)
+
+    def step(self, text: UInt8[np.ndarray, " Y"], covered: int, target: int) -> TokenEdits:
+        """From the canonical tokens of `text[:covered]` towards those of `text[:target]`."""
+        data = text[: max(covered, target)].tobytes()
+        tail = self.retokenizer.tail(data, int(covered), int(target))
+        return self.pack(data, covered, target, tail)
+
+    def pack(self, data: bytes, covered: int, target: int, tail: TokenEdit) -> TokenEdits:
+        """`tail` as a delivery; if it is too long, a shorter step in the same direction instead."""
+        while len(tail.ids) > self.width:
+            reached = [end for end in tail.ends[: self.width - 8] if covered < end < target]
+            if not reached:
+                raise ValueError(
+                    f"{len(tail.ids)} tokens replace {tail.drop} from byte {covered} to {target}; limit {self.width}"
+                )
+            target = reached[-1]
+            tail = self.retokenizer.tail(data, int(covered), target)
+        return TokenEdits(tail.drop, tail.ids, tail.ends, len(tail.ids), int(target))

@@ -1,0 +1,212 @@
+"""Rows between host and device: what a slot holds, as a `RowState`; a finished row, as a `Record`."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from tessy_jax.cooperate.sampling import row_key
+from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream
+from tessy_jax.data.records import Author, Problem, Record, RowState, Span, TokenCounts
+from tessy_jax.data.records import FinishReason as Ending
+from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.text.retokenize import Retokenizer
+
+NAMES: tuple[Author, Author] = ("student", "teacher")
+"""Authors by `Role`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One sample of one problem, new or taken up again where the journal left it."""
+
+    problem: Problem
+    sample_index: int
+    state: RowState | None = None
+
+    @property
+    def start(self) -> RowState:
+        return self.state or RowState(
+            id=self.problem.id, sample_index=self.sample_index, text=b"", spans=(), role="student", phase="think",
+            span_start=0, kept=0, span_tokens=(), span_ends=(), event=0, counters={}, finish_think=None,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Builds and reads the rows of a batch. Arrays here are NumPy and hold this process's slots only.
+
+    Attributes:
+      voices: the student and the teacher.
+      judges: the vocabularies that the two predictors read, by role; None: a probe, which reads no text.
+      context: tokens per stream. text_bytes: bytes of text per row. log: spans that fit one dispatch.
+    """
+
+    voices: tuple[LanguageModel, ...]
+    judges: tuple[Retokenizer | None, ...]
+    context: int
+    text_bytes: int
+    log: int
+    seed: int
+
+    def empty(self, batch: int) -> State:
+        """A batch of empty slots."""
+
+        def zeros(*shape: int, dtype: type = np.int32) -> np.ndarray:
+            return np.zeros((batch, *shape), dtype)
+
+        def stream() -> Stream:
+            many, one = (lambda: zeros(self.context)), zeros
+            return Stream(many(), many(), one(), one(), one(), one(), one())
+
+        return State(
+            key=zeros(2, dtype=np.uint32), text=zeros(self.text_bytes, dtype=np.uint8), kept=zeros(), written=zeros(),
+            utf8=zeros(), span_start=zeros(), role=zeros(), phase=zeros(), event=zeros(), think_end=zeros(),
+            think_tokens=zeros(), span_sampled=zeros(), canonical=zeros(dtype=np.bool_), finish_think=zeros(),
+            finish_answer=zeros(), log=zeros(self.log, 5), logged=zeros(), writers=(stream(), stream()),
+            judges=(stream(), stream()),
+            style=(zeros(self.context, dtype=np.float32), zeros(self.context, dtype=np.float32)),
+        )  # fmt: skip
+
+    def fill(self, batch: State, slot: int, job: Job, prompts: Sequence[Sequence[int]]) -> None:
+        """Writes `job` into a slot: all that is not in its `RowState` follows from it."""
+        row = job.start
+        role = Role(NAMES.index(row.role))
+        thinking = row.phase == "think"
+        phase = Phase.ANSWER if not thinking else Phase.CLOSING if row.finish_think else Phase.THINK
+        values = {
+            "key": row_key(self.seed, row.id, row.sample_index),
+            "kept": row.kept,
+            "written": len(row.text),
+            "utf8": self.voices[role].utf8_after(row.span_tokens),
+            "span_start": row.span_start,
+            "role": role,
+            "phase": phase,
+            "event": row.event,
+            "think_end": row.counters.get("think_end", -1),
+            "think_tokens": row.counters.get("think_tokens", 0),
+            "span_sampled": row.counters.get("span_sampled", 0),
+            "canonical": False,
+            "finish_think": Finish[row.finish_think.upper()] if row.finish_think else 0,
+            "finish_answer": 0,
+            "logged": 0,
+        }
+        for name, value in values.items():
+            getattr(batch, name)[slot] = value
+        batch.text[slot, : len(row.text)] = np.frombuffer(row.text, np.uint8)
+        for author, voice in enumerate(self.voices):
+            sampled = (row.span_tokens, row.span_ends) if author == role else ((), ())
+            if thinking:
+                ids, ends = voice.retokenizer.encode(row.text, 0, row.span_start)
+            else:
+                ids = voice.chat.closed_ids(row.text[: row.counters["think_end"]]) if author == Role.STUDENT else []
+                ends = [row.span_start] * len(ids)
+            _fill_stream(batch.writers[author], slot, prompts[author], (ids, ends), row.span_start, sampled)
+        for stream, retokenizer in zip(batch.judges, self.judges, strict=True):
+            covered = row.kept if thinking and retokenizer else 0
+            read = retokenizer.encode(row.text, 0, covered) if retokenizer else ((), ())
+            _fill_stream(stream, slot, (), read, covered, ((), ()))
+        base = int(batch.writers[role].base[slot])
+        batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
+
+    def snapshot(self, batch: State, slot: int, job: Job, spans: Sequence[Span]) -> RowState:
+        """The row in `slot` as the journal keeps it. A turn never ends with an event pending."""
+        role = Role(int(batch.role[slot]))
+        stream = batch.writers[role]
+        phase = int(batch.phase[slot])
+        sampled = int(batch.span_sampled[slot])
+        span = slice(int(stream.base[slot]), int(stream.n[slot])) if sampled else slice(0, 0)
+        finish = int(batch.finish_think[slot])
+        return RowState(
+            id=job.problem.id,
+            sample_index=job.sample_index,
+            text=batch.text[slot, : int(batch.written[slot])].tobytes(),
+            spans=tuple(spans),
+            role=NAMES[role],
+            phase="answer" if phase == Phase.ANSWER else "think",
+            span_start=int(batch.span_start[slot]),
+            kept=int(batch.kept[slot]),
+            span_tokens=tuple(stream.tokens[slot, span].tolist()),
+            span_ends=tuple(stream.ends[slot, span].tolist()),
+            span_style=() if self.judges[role] else tuple(batch.style[role][slot, span].tolist()),
+            event=int(batch.event[slot]),
+            counters={
+                "think_tokens": int(batch.think_tokens[slot]),
+                "span_sampled": sampled,
+                "think_end": int(batch.think_end[slot]),
+            },
+            finish_think=Finish(finish).name.lower() if finish else None,
+        )
+
+    def spans(self, batch: State, slot: int, before: Sequence[Span]) -> list[Span]:
+        """`before` and the spans that this dispatch finished, in bytes; one that kept nothing still says what it
+        dropped.
+        """
+        spans = list(before)
+        for role, phase, end, kept, dropped in batch.log[slot, : int(batch.logged[slot])].tolist():
+            answer = phase == Phase.ANSWER
+            start = spans[-1].end if spans else 0
+            if answer:
+                start = int(batch.think_end[slot]) + len(self.voices[Role.STUDENT].chat.close_text)
+            span = Span(NAMES[role], "answer" if answer else "think", start, max(start, end), kept, dropped)
+            last = spans[-1] if spans else None
+            if last is not None and (last.by, last.phase) == (span.by, span.phase):  # its author goes on
+                span = Span(
+                    span.by, span.phase, last.start, span.end, last.n_tokens + kept, last.dropped_tokens + dropped
+                )
+                spans.pop()
+            spans.append(span)
+        return spans
+
+    def record(self, batch: State, slot: int, job: Job, spans: Sequence[Span]) -> Record | str:
+        """The finished row as a record, or the reason why it is rejected."""
+        think, answer = Finish(int(batch.finish_think[slot])), Finish(int(batch.finish_answer[slot]))
+        if Finish.OVERFLOW in (think, answer):
+            return f"the row outgrew its buffers ({self.context} tokens, {self.text_bytes} bytes): raise engine.context"
+        if think == Finish.FAILED:
+            return "the text could not be tokenised on the host; run.log has the reason"
+        if answer == Finish.NONE:
+            return f"thinking ended by '{think.name.lower()}' and on_budget is 'reject'"
+        text = batch.text[slot, : int(batch.written[slot])].tobytes()
+        text = text.decode("utf-8", errors="ignore").encode()  # a budget can end within a character
+        open_, think_end = self.voices[Role.STUDENT].open_text, int(batch.think_end[slot])
+
+        def place(span: Span) -> Span:
+            limit = think_end if span.phase == "think" else len(text)
+            start, end = (len(text[: min(at, limit)].decode("utf-8", errors="ignore")) for at in (span.start, span.end))
+            return dataclasses.replace(span, start=len(open_) + start, end=len(open_) + end)
+
+        placed = tuple(s for s in map(place, spans) if s.start < s.end)
+        authors = [s.by for s in placed if s.phase == "think"]
+        return Record(
+            problem=job.problem,
+            sample_index=job.sample_index,
+            content=open_ + text.decode(),
+            spans=placed,
+            n_tokens=TokenCounts(
+                student=sum(s.n_tokens for s in spans if s.phase == "think" and s.by == "student"),
+                teacher=sum(s.n_tokens for s in spans if s.phase == "think" and s.by == "teacher"),
+                answer=sum(s.n_tokens for s in spans if s.phase == "answer"),
+                rolled_back=sum(s.dropped_tokens for s in spans if s.phase == "think"),
+            ),
+            switches=sum(a != b for a, b in itertools.pairwise(authors)),
+            finish=Ending(think.name.lower(), answer.name.lower()),
+            seed=self.seed,
+        )
+
+
+def _fill_stream(
+    stream: Stream,
+    slot: int,
+    prompt: Sequence[int],
+    canonical: tuple[Sequence[int], Sequence[int]],
+    covered: int,
+    sampled: tuple[Sequence[int], Sequence[int]],
+) -> None:
+    base = len(prompt) + len(canonical[0])
+    n = base + len(sampled[0])
+    stream.tokens[slot, :n] = [*prompt, *canonical[0], *sampled[0]]
+    stream.ends[slot, :n] = [*([0] * len(prompt)), *canonical[1], *sampled[1]]
+    stream.n[slot], stream.base[slot], stream.covered[slot] = n, base, covered
+    stream.cached[slot] = stream.high[slot] = 0

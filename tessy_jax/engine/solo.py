@@ -1,0 +1,131 @@
+"""One model that writes alone, from a configuration."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, DTypeLike, Float, Int
+
+from tessy_jax.config.sample import SampleConfig
+from tessy_jax.config.sections import Budgets
+from tessy_jax.config.synthesize import PaperCooperation
+from tessy_jax.data.records import Message, Problem, RowState
+from tessy_jax.engine.build import build_engine
+from tessy_jax.engine.engine import Engine, Settings, settings
+from tessy_jax.engine.language_model import LanguageModel, ModelSource
+from tessy_jax.engine.rows import Job
+from tessy_jax.models.cache import Cache, init_cache
+from tessy_jax.models.mask import Blocks, Mask
+from tessy_jax.text.chat import Chat
+from tessy_jax.text.tokenizer import ContentTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Solo:
+    """A model's folder and chat, checked against its template. Its records are those of a student."""
+
+    config: SampleConfig
+    writers: tuple[ModelSource, ...]
+
+    @classmethod
+    def open(cls, config: SampleConfig) -> "Solo":
+        """Reads what is small, as `ModelSource.open` does, and raises what it raises."""
+        return cls(config, (ModelSource.open(config, "model"),))
+
+    @property
+    def plan(self) -> str:
+        """What decides a text, for the user."""
+        return str(self.config.budgets)
+
+    @property
+    def predictors(self) -> dict[str, tuple[Path, Mask]]:
+        """None: every word is kept."""
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        """What the records depend on, for the manifest."""
+        config = self.config
+        values = config.model_dump(mode="json", include={"budgets", "seed", "columns"})
+        del values["budgets"]["k"]
+        return values | {
+            "context": config.engine.context,
+            "dtype": config.engine.dtype,
+            "alone": self.writers[0].identity(),
+        }
+
+    def load(self, mesh: Mesh | None) -> Engine:
+        """Loads the weights onto the mesh and builds the engine.
+
+        Raises:
+          WeightsError, ShardingError: with the file and what to do.
+        """
+        config = self.config
+        voice = self.writers[0].load(mesh, jnp.dtype(config.engine.dtype))
+        return solo_engine(voice, config.budgets, config.budgets.k, settings(config.engine), config.seed, mesh)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoTeacher(LanguageModel):
+    """The teacher that never has its turn. It shares the weights of the other, and its cache is as small as may be."""
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return []
+
+    def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
+        return init_cache(self.config, batch, length, slack, dtype, context=Blocks(1), mesh=mesh)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeepAll:
+    """A predictor to which every word is style: the student keeps them all."""
+
+    tokenizer: ContentTokenizer
+    params: Any = ()
+    threshold: float = 0.5
+    shift: int = 0
+
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any:
+        return ()
+
+    def style(
+        self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
+    ) -> tuple[Float[Array, "B C"], Any]:
+        return jnp.ones(tokens.shape, jnp.float32), cache
+
+    def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
+        return jnp.ones(tokens.shape, jnp.float32)
+
+
+class DirectChat(Chat):
+    """A chat with a model that answers at once: no thinking, and nothing that marks it."""
+
+    @property
+    def close_text(self) -> bytes:
+        return b""
+
+    def closed_ids(self, trace: bytes, answer: bytes = b"", start: int = 0) -> list[int]:
+        return self.tokenizer.encode(trace[start:] + answer)[0]
+
+
+def answer_job(voice: LanguageModel, problem: Problem, sample: int = 0) -> Job:
+    """A job whose thinking is over before it began: the text begins with its end."""
+    text = voice.chat.close_text
+    state = RowState(
+        id=problem.id, sample_index=sample, text=text, spans=(), role="student", phase="answer", span_start=len(text),
+        kept=len(text), span_tokens=(), span_ends=(), event=0, counters={"think_end": 0}, finish_think="end",
+    )  # fmt: skip
+    return Job(problem, sample, state)
+
+
+def solo_engine(
+    voice: LanguageModel, budgets: Budgets, k: int, settings: Settings, seed: int, mesh: Mesh | None
+) -> Engine:
+    """An engine in which `voice` writes thinking and answer, `k` tokens per turn, as the student."""
+    silent = NoTeacher(**{field.name: getattr(voice, field.name) for field in dataclasses.fields(LanguageModel)})
+    judge = KeepAll(voice.chat.tokenizer)
+    limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
+    cooperation = PaperCooperation(preset="paper", k=k, **limits)
+    return build_engine((voice, silent), (judge, judge), cooperation, settings, seed, mesh)

@@ -1,0 +1,1 @@
+"""Text on the device: characters, pre-tokens, merges and words of byte arrays; equal to what `text` finds."""

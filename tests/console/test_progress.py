@@ -1,0 +1,129 @@
+"""What people see of a run and of a trace."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from tessy_jax.console.progress import Progress, ProgressView, panel, plain_line
+from tessy_jax.console.show_trace import show
+from tessy_jax.data.records import FinishReason, Problem, Record, Span, TokenCounts
+
+
+def progress():
+    return Progress(
+        total=10,
+        done=4,
+        rejected=1,
+        active=3,
+        resumed=1,
+        kept={"student": 600, "teacher": 1400},
+        rolled_back=500,
+        switches=30,
+        started=100.0,
+    )
+
+
+def test_metrics():
+    values = progress().metrics(now=120.0)
+    assert values == json.loads(json.dumps(values))
+    assert values["tokens_per_second"] == {"student": 30.0, "teacher": 70.0}
+    assert (values["waste"], values["switches_per_1k_tokens"], values["eta_seconds"]) == (0.2, 15.0, 25.0)
+
+
+def test_metrics_at_the_start():
+    values = Progress(started=5.0).metrics(now=5.0)
+    assert (values["waste"], values["switches_per_1k_tokens"], values["eta_seconds"]) == (0.0, 0.0, None)
+    assert plain_line(values).startswith("done 0/?  active 0  rejected 0")
+
+
+def test_plain_line():
+    assert plain_line(progress().metrics(now=120.0)) == (
+        "done 4/10  active 3  rejected 1  tok/s student 30.0, teacher 70.0  "
+        "kept 2000 tokens, 500 rolled back (20% waste)  switches/1k 15.0  elapsed 0:00:20  eta 0:00:25"
+    )
+
+
+def test_plain_lines_come_at_intervals():
+    times = iter([100.0] * 4 + [110.0] + [130.0] * 3 + [140.0] * 9)
+    out = io.StringIO()
+    console = Console(file=out, width=40)
+    with ProgressView(progress(), console, interval=30, clock=lambda: next(times)) as view:
+        for _ in range(3):
+            view.update()
+    lines = out.getvalue().splitlines()
+    assert [line.split("elapsed ")[1][:7] for line in lines] == ["0:00:00", "0:00:30", "0:00:40"]
+    assert "\x1b" not in out.getvalue()
+
+
+def test_panel_on_a_terminal():
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True)
+    state = progress()
+    with ProgressView(state, console, clock=lambda: 120.0) as view:
+        state.done = 5
+        view.update()
+    assert "5/10" in out.getvalue()
+    assert "\x1b[" in out.getvalue()
+    recorder = Console(file=io.StringIO(), width=100, record=True)
+    recorder.print(panel(progress().metrics(now=120.0)))
+    text = recorder.export_text()
+    for part in ("4/10", "student 30.0, teacher 70.0", "500 rolled back (20% waste)", "15.0", "0:00:25"):
+        assert part in text
+
+
+THINK, ANSWER = "Hm [bold]x[/bold] so 4.", "It is 4."
+CONTENT = f"<think>\n{THINK}\n</think>\n\n{ANSWER}"
+
+
+def record():
+    begin = len("<think>\n")
+    end = begin + len(THINK)
+    spans = (
+        Span("student", "think", begin, begin + 2, 1, 0),
+        Span("teacher", "think", begin + 2, end, 7, 2),
+        Span("student", "answer", len(CONTENT) - len(ANSWER), len(CONTENT), 4, 0),
+    )
+    problem = Problem("sum", [{"role": "user", "content": "2+2?"}])
+    counts = TokenCounts(student=1, teacher=7, answer=4, rolled_back=2)
+    return Record(problem, 0, CONTENT, spans, counts, 1, FinishReason("end", "stop"), 0).to_row()
+
+
+def test_show_without_colour():
+    out = io.StringIO()
+    show(record(), Console(file=out, width=30))
+    assert out.getvalue() == (
+        "sum #0  finish think: end, answer: stop  switches 1  tokens student 1, teacher 7, answer 4, rolled_back 2\n"
+        "⟦S student⟧  ⟦T teacher⟧  ⟦A answer⟧  ⟦M marker⟧\n"
+        "user: 2+2?\n"
+        "⟦M <think>\n⟧⟦S Hm⟧⟦T  [bold]x[/bold] so 4.⟧⟦M \n</think>\n\n⟧⟦A It is 4.⟧\n"
+    )
+
+
+def test_show_in_colour():
+    out = io.StringIO()
+    show(record(), Console(file=out, width=200, force_terminal=True, color_system="standard", no_color=False))
+    text = out.getvalue()
+    assert "⟦" not in text
+    assert "\x1b[36mHm\x1b[0m\x1b[33m [bold]x[/bold] so 4.\x1b[0m" in text
+    assert "\x1b[32mIt is 4.\x1b[0m" in text
+
+
+def test_text_cannot_command_the_terminal():
+    out = io.StringIO()
+    row = record()
+    row["id"] = "\x1b[2J"
+    row["messages"][0]["content"] = "\x1b[2J"
+    show(row, Console(file=out))
+    assert "\x1b" not in out.getvalue()
+
+
+def test_show_names_bad_records():
+    console = Console(file=io.StringIO())
+    with pytest.raises(ValueError, match="cannot show record 'a': KeyError"):
+        show({"id": "a"}, console)
+    broken = record()
+    broken["spans"][0]["end"] = 999
+    with pytest.raises(ValueError, match=r"span 8\.\.999 overlaps another or leaves the text of 50 characters"):
+        show(broken, console)
