@@ -25,8 +25,8 @@ from tessy_jax.data.records import dump_line
 from tessy_jax.data.training_folder import run_directory
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
-from tessy_jax.predictors.base import Unigram
 from tessy_jax.predictors.scores import best_threshold, evaluate
+from tessy_jax.predictors.unigram import Unigram
 from tessy_jax.train.checkpoints import Checkpoints
 from tessy_jax.train.classifier import Classifier
 from tessy_jax.train.data.predictor_data import PredictorData

@@ -28,9 +28,9 @@ from tessy_jax.data.split import held_out
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.errors import DONE, ERROR, REJECTS, ConfigError
-from tessy_jax.predictors.base import Unigram
 from tessy_jax.predictors.probe import Probe, ProbeParams
 from tessy_jax.predictors.scores import best_threshold, evaluate, f1
+from tessy_jax.predictors.unigram import Unigram
 from tessy_jax.train.data.examples import CONTEXT
 from tessy_jax.train.predictor_eval import judged_tokens
 from tessy_jax.train.probe import Features, Fit, Response, fit, read_features, read_responses, styles

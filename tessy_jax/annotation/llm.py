@@ -13,7 +13,7 @@ from tessy_jax.config.sections import Budgets, RoleConfig, ThinkingConfig
 from tessy_jax.data.records import Problem, Record
 from tessy_jax.data.segments import Segment
 from tessy_jax.devices.mesh import make_mesh
-from tessy_jax.engine.engine import Engine, settings
+from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.engine.rows import Job
 from tessy_jax.engine.solo import DirectChat, answer_job, solo_engine
@@ -62,7 +62,7 @@ class Llm:
         def job(segment: Segment) -> Job:
             problem = Problem(id=repr(segment.key), messages=task(segment.text))
             asked[problem.id] = segment
-            return Job(problem, 0) if self._config.max_think_tokens else answer_job(engine.voices[0], problem)
+            return Job(problem, 0) if self._config.max_think_tokens else answer_job(engine.models[0], problem)
 
         for dispatch in engine.run(map(job, segments)):
             outcomes: list[Outcome] = []
@@ -82,9 +82,9 @@ class Llm:
         if config.engine.compilation_cache is not None:
             jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
         mesh = make_mesh(config.mesh, config.engine.batch)
-        voice = self._writer.load(mesh, jnp.dtype(config.engine.dtype))
+        model = self._writer.load(mesh, jnp.dtype(config.engine.dtype))
         budgets = Budgets(max_think_tokens=max(1, config.max_think_tokens), max_answer_tokens=config.max_answer_tokens)
-        return solo_engine(voice, budgets, _K, settings(config.engine), config.seed, mesh)
+        return solo_engine(model, budgets, _K, config.engine, config.seed, mesh)
 
 
 def _reply(record: Record) -> str:

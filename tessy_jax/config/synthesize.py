@@ -1,51 +1,14 @@
-"""The configuration of `synthesize`, of which the other commands share parts."""
+"""The configuration of `synthesize`."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from tessy_jax.config.boundary_predictors import PredictorConfig, PredictorsConfig
 from tessy_jax.config.schema import Config, Located, OutputPath, load_as
 from tessy_jax.config.sections import Budgets, Columns, EngineConfig, MeshConfig, RoleConfig
-
-
-class CheckpointPredictor(Config):
-    """A token classifier with two labels (1: style, 0: capability)."""
-
-    kind: Literal["checkpoint"] = Field(description="A token-classification checkpoint.")
-    model: Located = Field(description="Checkpoint folder, or a model hub id.")
-    threshold: float = Field(default=0.5, ge=0, le=1, description="P(style) from which a token counts as style.")
-    shift: Literal[0, 1] = Field(
-        default=1, description="A token's prediction stands at: 1: the token before; 0: itself."
-    )
-    block: PositiveInt = Field(default=128, description="Context block in tokens (preset paper); two are seen.")
-
-
-class UnigramPredictor(Config):
-    """A table of P(style | token), without context."""
-
-    kind: Literal["unigram"] = Field(description="A table of P(style | token).")
-    table: Located = Field(description="File of the table.")
-    threshold: float = Field(default=0.5, ge=0, le=1, description="P(style) from which a token counts as style.")
-
-
-class ProbePredictor(Config):
-    """A linear predictor on the writing model's own hidden states; see `train_probe`."""
-
-    kind: Literal["probe"] = Field(description="A linear predictor on the writing model's own hidden states.")
-    model: Located = Field(description="Folder that train_probe wrote.")
-    threshold: float | None = Field(
-        default=None, ge=0, le=1, description="P(style) from which a token counts as style; null: the probe's own."
-    )
-
-
-PredictorConfig = Annotated[CheckpointPredictor | UnigramPredictor | ProbePredictor, Field(discriminator="kind")]
-
-
-class PredictorsConfig(Config):
-    student: PredictorConfig = Field(description="Judges the student's words: kept while they are style.")
-    teacher: PredictorConfig = Field(description="Judges the teacher's words: kept while they are capability.")
 
 
 class PaperCooperation(Budgets):
@@ -91,3 +54,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
       ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
     """
     return load_as(SynthesisConfig, path, overrides)
+
+
+def add_predictor_section(section: type[PredictorConfig]) -> None:
+    """Lets `predictors.student` and `predictors.teacher` be of one more kind, whose section this is."""
+    for field in PredictorsConfig.model_fields.values():
+        known: Any = field.annotation
+        widened: Any = known | section
+        field.annotation = widened
+    for schema in (PredictorsConfig, SynthesisConfig):  # the outer schema holds a copy of the inner one
+        schema.model_rebuild(force=True)

@@ -1,8 +1,8 @@
-"""Visits to the host from inside the jitted loop: text needs a tokenizer, and tokenizers run in Python.
+"""Calls to the host from inside the jitted loop: text needs a tokenizer, and tokenizers run in Python.
 
-A visit is a pure function of its arguments, row by row. On a mesh it happens in a fully manual `shard_map` over the
-batch axes, so that each process reads only its own rows. It never touches JAX, and an error comes back as a code:
-an exception inside a callback has no defined outcome (design §4).
+A call is a pure function of its arguments, row by row. On a mesh it happens in a fully manual `shard_map` over the
+batch axes, so that each process reads only its own rows. It never touches JAX arrays, and an error comes back as a
+code: an exception inside a callback has no defined outcome.
 """
 
 import logging
@@ -26,17 +26,19 @@ ROWS = PartitionSpec(("data", "fsdp"))
 """How everything that leads with B lies on the mesh."""
 
 FAILED = -1
-"""The `count` of a delivery that the host could not make."""
+"""The `count` of an edit that the host could not make."""
 
 
 class TokenEdits(struct.PyTreeNode):
-    """What one visit brings for a stream: drop tokens from its canonical end, then append others.
+    """One edit a row of the canonical end of a stream: drop tokens, then append others.
+
+        [p p a b|x]   drop 1, ids [c d 0 0], count 2   ->   [p p a c d]
 
     Attributes:
-      drop: canonical tokens to forget.
-      ids, ends: R tokens and the bytes of the text reached after each.
-      count: how many of them are meant; FAILED if the host could not read the row.
-      covered: bytes that the canonical tokens stand for afterwards.
+        drop: canonical tokens to drop.
+        ids, ends: R tokens and the bytes of the text reached after each.
+        count: how many of them are meant; FAILED if the host could not read the row.
+        covered: bytes that the canonical tokens stand for afterwards.
     """
 
     drop: Int[Leaf, " B"]
@@ -47,34 +49,40 @@ class TokenEdits(struct.PyTreeNode):
 
     @staticmethod
     def shape(width: int) -> "TokenEdits":
+        """Shapes of the edit of one row, of so many tokens."""
         one = jax.ShapeDtypeStruct((), jnp.int32)
         many = jax.ShapeDtypeStruct((width,), jnp.int32)
         return TokenEdits(one, many, many, one, one)
 
 
-def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " B"], *args: Array) -> Any:
+def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " B"], *args: Any) -> Any:
     """Calls `row(*arguments of the row)` on the host for each row in `rows`; other rows get zeros.
 
-    `shape` is a Delivery, or a dataclass with one as its field `delivery`, of per-row shapes; `row` takes NumPy
-    values and returns the same with values. If it raises, the error is logged and the delivery's `count` says
-    FAILED.
+    Args:
+        row: takes and returns NumPy values; it never touches JAX.
+        shape: what it returns, a pytree of shapes of one row: `TokenEdits`, or a struct with them as its field `edits`.
+        args: arrays that lead with B, or pytrees of them.
+
+    If `row` raises, the error is logged and the `count` of its edit says FAILED.
     """
     leaves = jax.tree.leaves(shape)
     tree: Any = jax.tree.structure(shape)
     failure = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
     nothing = jax.tree.unflatten(tree, failure)
-    failed = nothing if isinstance(nothing, TokenEdits) else nothing.delivery
-    failed.count[...] = FAILED
+    edits = nothing if isinstance(nothing, TokenEdits) else nothing.edits
+    edits.count[...] = FAILED
     # One array of int32 for everything: on TPUs a callback in a shard_map cannot return arrays of several ranks.
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
 
-    def batch(rows: Array, *args: Array) -> np.ndarray:
-        asked, *columns = (np.asarray(a) for a in (rows, *args))
+    def batch(rows: Array, *args: Any) -> np.ndarray:
+        columns, argument_tree = jax.tree.flatten(args)
+        asked, *columns = (np.asarray(a) for a in (rows, *columns))
         out = np.zeros((len(asked), sum(sizes)), np.int32)
         for b in np.flatnonzero(asked):
             try:
-                values = tree.flatten_up_to(row(*(column[b] for column in columns)))
+                arguments = jax.tree.unflatten(argument_tree, [column[b] for column in columns])
+                values = tree.flatten_up_to(row(*arguments))
             except Exception:
                 log.exception("a row could not be read on the host; it goes to the rejects")
                 values = failure
@@ -82,7 +90,7 @@ def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " 
                 out[b, start : start + len(value)] = value
         return out
 
-    def local(rows: Array, *args: Array) -> Array:
+    def local(rows: Array, *args: Any) -> Array:
         return jax.pure_callback(batch, jax.ShapeDtypeStruct((rows.shape[0], sum(sizes)), jnp.int32), rows, *args)
 
     call = local if mesh is None else jax.shard_map(local, mesh=mesh, in_specs=ROWS, out_specs=ROWS, check_vma=False)
@@ -95,13 +103,14 @@ def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " 
 
 
 class HostTokenizer:
-    """Keeps one vocabulary's canonical tokens of the rows up to date, at most `width` tokens a visit."""
+    """Keeps one vocabulary's canonical tokens of the rows up to date, at most `width` tokens a call."""
 
     def __init__(self, retokenizer: Retokenizer, width: int = 64):
         self.retokenizer, self.width = retokenizer, width
 
     @property
     def shape(self) -> TokenEdits:
+        """Shapes of the edit of one row."""
         return TokenEdits.shape(self.width)
 
     def step(self, text: UInt8[np.ndarray, " Y"], covered: int, target: int) -> TokenEdits:
@@ -111,7 +120,7 @@ class HostTokenizer:
         return self.pack(data, covered, target, tail)
 
     def pack(self, data: bytes, covered: int, target: int, tail: TokenEdit) -> TokenEdits:
-        """`tail` as a delivery; if it is too long, a shorter step in the same direction instead."""
+        """`tail` in arrays of `width`; if it is too long, a shorter step in the same direction instead."""
         while len(tail.ids) > self.width:
             reached = [end for end in tail.ends[: self.width - 8] if covered < end < target]
             if not reached:

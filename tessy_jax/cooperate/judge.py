@@ -1,125 +1,208 @@
-"""The `paper` preset's cut: which of the words that a span has produced are kept (trace.md, "Words", "Judging",
-"Span").
+"""Predict and cut, preset `paper`: which of the words that a span has produced are kept. Lines 5 to 7 of Algorithm 1.
 
-The host finds the words and brings the predictor's tokens of them, or in the plain case of one vocabulary the device
-does (`plain.py`); the device lets the predictor read those and keeps the words up to the first that is not of the
-role's kind. Words are judged in passes until no complete word is left.
+Words are found on the device where that is certain (`words_device`), else on the host (`words_host`), which also brings
+the predictor's tokens of them. The predictor gives P(style) of those tokens (`scorers`), and the words up to the first
+that is not of the role's kind are kept. This goes on until no complete word is left (docs/algorithm.md: Words, Judging,
+Span).
 """
 
-import dataclasses
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.host_callback import call_host
+from tessy_jax.cooperate.host_callback import TokenEdits, call_host
+from tessy_jax.cooperate.params import RoleParams, Vocab
 from tessy_jax.cooperate.scorers import WordScorer
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, Vocab, writes
-from tessy_jax.cooperate.streams import copy_tokens, kept_tokens
+from tessy_jax.cooperate.state import Finish, Phase, Role, State
+from tessy_jax.cooperate.streams import copy_tokens
 from tessy_jax.cooperate.words_device import DeviceWords
-from tessy_jax.cooperate.words_host import AGAIN, PENDING, HostWords, Words
-from tessy_jax.text_jax.arrays import gather, pick, replace_at
+from tessy_jax.cooperate.words_host import AGAIN, PENDING, HostReading, HostWords, RowView, Words
+from tessy_jax.text_jax.arrays import gather, pick
+
+# -- what a rule of cutting is -----------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
+class Verdict(NamedTuple):
+    """What becomes of each row's thinking span.
+
+    Attributes:
+        over: the span ends at `State.kept`.
+        switch: and the other model goes on.
+        finish: why thinking ends there (a `Finish`); NONE where it goes on.
+    """
+
+    over: Bool[Array, " B"]
+    switch: Bool[Array, " B"]
+    finish: Int[Array, " B"]
+
+
+class Judged(NamedTuple):
+    """The rows with `kept` moved on, the predictor's cache, the verdict, and the predictor's passes over the batch."""
+
+    state: State
+    cache: Any
+    verdict: Verdict
+    passes: Int[Array, ""]
+
+
+class Boundary(Protocol):
+    """A rule that decides what is kept of a thinking span: the boundary b of Algorithm 1."""
+
+    def judge(self, params: RoleParams, state: State, cache: Any, rows: Bool[Array, " B"]) -> Judged:
+        """Judges what the thinking ones of `rows` have sampled; `cache` is the predictor's."""
+        ...
+
+
+# -- the paper's -------------------------------------------------------------------------------------------------------
+
+
+class _Pass(NamedTuple):
+    """Between two passes over the words: rows that are still judged, rows with a rejected word, ends of thinking."""
+
+    state: State
+    cache: Any
+    open_: Bool[Array, " B"]
+    rejected: Bool[Array, " B"]
+    finish: Int[Array, " B"]
+    passes: Int[Array, ""]
+
+
+class _Reading(NamedTuple):
+    """What is to be judged in a pass.
+
+    Attributes:
+        state: with the predictor's tokens, as far as the device could copy them.
+        words, edits: the words, and the edit that brings the predictor's tokens of them where the host read the row.
+        proven: byte offset up to which the sampled tokens are known to be canonical.
+        why: why a row failed (a `Finish`), or NONE.
+    """
+
+    state: State
+    words: Words
+    edits: TokenEdits
+    proven: Int[Array, " B"]
+    why: Int[Array, " B"]
+
+
+@dataclass(frozen=True)
 class PaperBoundary:
-    """Judges the words of one role's spans. `judge` is the boundary rule of the `paper` preset.
+    """Judges the words of one role's spans.
 
-    `plain` reads what it can on the device; None: the host reads everything.
+    Attributes:
+        host_words: finds words on the host.
+        device_words: finds those that are certain on the device; None: the host finds all.
+        scorer: says which words are of the role's kind.
+        k: tokens generated per turn at most.
     """
 
     role: Role
-    reader: HostWords
-    plain: DeviceWords | None
-    evidence: WordScorer
+    host_words: HostWords
+    device_words: DeviceWords | None
+    scorer: WordScorer
     mesh: Mesh | None
-    turn_tokens: int
+    k: int
 
-    def judge(
-        self, params: Any, writer: Vocab, state: State, cache: Any, rows: Bool[Array, " B"]
-    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
-        """Keeps the words of the thinking `rows` up to the first that is not of the role's kind; see `turn.Boundary`.
+    def judge(self, params: RoleParams, state: State, cache: Any, rows: Bool[Array, " B"]) -> Judged:
+        """Keeps the words up to the first that is not of the role's kind. There the span is over and the role switches.
 
-        A span is over, and the role switches, when a word is rejected.
+        See `Boundary.judge`.
         """
-
-        def one(carry: tuple) -> tuple:
-            state, cache, open_, rejected, finish, passes = carry
-            state, reading, proven, full = self._read(writer, state, open_, rejected)
-            state, cache, why, more_passes = self.evidence.read(params, state, cache, open_, rejected, reading.delivery)
-            why = jnp.maximum(why, full)
-            failed = why != Finish.NONE
-            valid = reading.ends > 0
-            starts = jnp.concatenate([state.kept[:, None], reading.ends[:, :-1]], axis=1)
-            bad = valid & ~reading.free & ~self.evidence.of_kind(state, starts, reading.ends)
-            good = valid & (jnp.cumsum(bad, axis=1) == 0)
-            kept = jnp.maximum(state.kept, jnp.max(jnp.where(good, reading.ends, 0), axis=1))
-            judged = open_ & ~failed & ~rejected
-            now_rejected = judged & jnp.any(bad, axis=1)
-            ended = judged & ~now_rejected & (reading.after > 0)
-            more = judged & ~now_rejected & (reading.after == AGAIN)
-            rejected = rejected | now_rejected
-            kept = pick(judged, kept, state.kept)
-            state = state.replace(kept=kept, canonical=state.canonical & (kept <= proven))
-            finish = jnp.where(ended, reading.after, jnp.where(failed, why, finish))
-            # A rejected word's tokens are taken back by the next pass.
-            open_ = more | (rejected & ~failed & self.evidence.ahead(state))
-            return state, cache, open_, rejected, finish, passes + more_passes
-
-        thinking = rows & (state.phase == Phase.THINK) & writes(state, self.role)
-        no = jnp.zeros_like(rows)
-        if self.plain is not None:  # what is canonical at the beginning of a span is so without a proof
+        thinking = rows & (state.phase == Phase.THINK) & state.whose_turn(self.role)
+        if self.device_words is not None:  # what is canonical at the beginning of a span is so without a proof
             state = state.replace(canonical=state.canonical | (thinking & (state.kept == state.span_start)))
-        start = (state, cache, thinking, no, jnp.zeros_like(state.kept), jnp.zeros((), jnp.int32))
-        state, cache, _, rejected, finish, passes = jax.lax.while_loop(lambda c: jnp.any(c[2]), one, start)
-        rejected &= finish < Finish.OVERFLOW
-        return state, cache, rejected, rejected, finish, passes
-
-    def _read(
-        self, writer: Vocab, state: State, open_: Bool[Array, " B"], rejected: Bool[Array, " B"]
-    ) -> tuple[State, Words, Int[Array, " B"], Int[Array, " B"]]:
-        """The words of the `open_` rows, read here or on the host. Also returns up to which byte the sampled tokens are
-        known to be canonical, and why a row failed (a `Finish`), or NONE.
-        """
-
-        def ask(rows: Bool[Array, " B"]) -> Words:
-            return call_host(self.mesh, self.reader.row, self.reader.shape, rows, *self._arguments(state, rejected))
-
-        if self.plain is None:
-            return state, ask(open_), state.kept, jnp.zeros_like(state.kept)
-        assert writer.canonical is not None, "what reads on the device needs the vocabulary there"
-        found = self.plain.read(writer.canonical, state)
-        sure = open_ & jnp.where(rejected, state.canonical, found.sure)
-        words = jnp.where(rejected[:, None], 0, found.ends)
-        judge, full = state.judges[self.role], jnp.zeros_like(state.kept)
-        if self.plain.own_tokens:
-            upto = jnp.where(rejected, state.kept, jnp.max(words, axis=1))
-            read = rejected | jnp.any((words > 0) & ~found.free, axis=1)
-            judge, full = copy_tokens(judge, state.writers[self.role], sure & read, upto)
-            state = state.replace(judges=replace_at(state.judges, self.role, judge))
-        asked = open_ & ~sure
-        none = jax.tree.map(lambda leaf: jnp.zeros((len(open_), *leaf.shape), leaf.dtype), self.reader.shape)
-        reading = jax.lax.cond(jnp.any(asked), ask, lambda _: none, asked)
-        after = jnp.where(found.more & ~rejected, AGAIN, 0)
-        reading = Words(
-            ends=pick(asked, reading.ends, words),
-            free=pick(asked, reading.free, found.free),
-            after=pick(asked, reading.after, after),
-            delivery=reading.delivery.replace(covered=pick(asked, reading.delivery.covered, judge.covered)),
+        none, zero = jnp.zeros_like(rows), jnp.zeros((), jnp.int32)
+        end = jax.lax.while_loop(
+            lambda now: jnp.any(now.open_),
+            lambda now: self._judge_words(params, now),
+            _Pass(state, cache, thinking, none, jnp.zeros_like(state.kept), zero),
         )
-        return state, reading, pick(asked, state.kept, found.proven), full
+        rejected = end.rejected & (end.finish < Finish.OVERFLOW)
+        return Judged(end.state, end.cache, Verdict(rejected, rejected, end.finish), end.passes)
 
-    def _arguments(self, state: State, rejected: Bool[Array, " B"]) -> tuple[Array, ...]:
-        """The columns of `HostWords.row`."""
-        writer, judge = state.writers[self.role], state.judges[self.role]
-        decided = kept_tokens(writer, state.kept)
-        first = writer.base + decided
-        width = self.turn_tokens + PENDING
-        index = first[:, None] + jnp.arange(width)
-        ends = jnp.where(index < writer.n[:, None], gather(writer.ends, index), 0)
-        used = state.think_tokens + decided
-        return (
-            state.text, state.span_start, state.kept, state.written, state.event, rejected, judge.covered, used, ends,
-        )  # fmt: skip
+    def _judge_words(self, params: RoleParams, now: _Pass) -> _Pass:
+        """Judges the words that are ready in the open rows, at most `MAX_WORDS` of each."""
+        # Find the words, and let the predictor read them.
+        reading = self._read(params.vocab, now.state, now.open_, now.rejected)
+        words = reading.words
+        scored = self.scorer.read(params, reading.state, now.cache, now.open_, now.rejected, reading.edits)
+        state = scored.state
+        why = jnp.maximum(scored.why, reading.why)
+        failed = why != Finish.NONE
+
+        # Keep those up to the first that is not of the role's kind.
+        there = words.ends > 0
+        starts = jnp.concatenate([state.kept[:, None], words.ends[:, :-1]], axis=1)
+        bad = there & ~words.free & ~self.scorer.of_kind(state, starts, words.ends)
+        good = there & (jnp.cumsum(bad, axis=1) == 0)
+        kept = jnp.maximum(state.kept, jnp.max(jnp.where(good, words.ends, 0), axis=1))
+        judged = now.open_ & ~failed & ~now.rejected
+        kept = pick(judged, kept, state.kept)
+        state = state.replace(kept=kept, canonical=state.canonical & (kept <= reading.proven))
+
+        # A rejected word ends the span; if all are kept, thinking may end, or there is more to judge.
+        rejects = judged & jnp.any(bad, axis=1)
+        ended = judged & ~rejects & (words.after > 0)
+        more = judged & ~rejects & (words.after == AGAIN)
+        rejected = now.rejected | rejects
+        finish = jnp.where(ended, words.after, jnp.where(failed, why, now.finish))
+        # Tokens of a rejected word that the predictor has read are taken back by the next pass.
+        open_ = more | (rejected & ~failed & self.scorer.ahead(state))
+        return _Pass(state, scored.cache, open_, rejected, finish, now.passes + scored.passes)
+
+    # -- finding the words ---------------------------------------------------------------------------------------------
+
+    def _read(self, vocab: Vocab, state: State, open_: Bool[Array, " B"], rejected: Bool[Array, " B"]) -> _Reading:
+        """The words of the `open_` rows, found here where that is certain, else on the host."""
+        if self.device_words is None:
+            host = self._ask_host(state, open_, rejected)
+            return _Reading(state, host.words, host.edits, state.kept, jnp.zeros_like(state.kept))
+        assert vocab.canonical is not None, "words are found on the device only if the vocabulary is there"
+        found = self.device_words.read(vocab.canonical, state)
+        sure = open_ & jnp.where(rejected, state.canonical, found.sure)
+        words = found.words.replace(
+            ends=jnp.where(rejected[:, None], 0, found.words.ends), after=jnp.where(rejected, 0, found.words.after)
+        )
+
+        # A predictor of the same vocabulary reads what its model sampled.
+        stream, why = state.predictor_streams[self.role], jnp.zeros_like(state.kept)
+        if self.device_words.for_text_predictor:
+            upto = jnp.where(rejected, state.kept, jnp.max(words.ends, axis=1))
+            read = rejected | jnp.any((words.ends > 0) & ~words.free, axis=1)
+            stream, why = copy_tokens(stream, state.streams[self.role], sure & read, upto)
+            state = state.with_predictor_stream(self.role, stream)
+
+        # The host is asked for the other rows, if there are any.
+        asked = open_ & ~sure
+        shape = self.host_words.shape
+        nothing = jax.tree.map(lambda leaf: jnp.zeros((len(open_), *leaf.shape), leaf.dtype), shape)
+        host = jax.lax.cond(
+            jnp.any(asked), lambda rows: self._ask_host(state, rows, rejected), lambda _: nothing, asked
+        )
+        return _Reading(
+            state,
+            jax.tree.map(lambda theirs, ours: pick(asked, theirs, ours), host.words, words),
+            host.edits.replace(covered=pick(asked, host.edits.covered, stream.covered)),
+            pick(asked, state.kept, found.proven),
+            why,
+        )
+
+    def _ask_host(self, state: State, rows: Bool[Array, " B"], rejected: Bool[Array, " B"]) -> HostReading:
+        stream = state.streams[self.role]
+        decided = stream.kept_tokens(state.kept)
+        index = (stream.base + decided)[:, None] + jnp.arange(self.k + PENDING)
+        view = RowView(
+            text=state.text,
+            span_start=state.span_start,
+            kept=state.kept,
+            written=state.written,
+            event=state.event,
+            rejected=rejected,
+            covered=state.predictor_streams[self.role].covered,
+            used=state.think_tokens + decided,
+            token_ends=jnp.where(index < stream.n[:, None], gather(stream.ends, index), 0),
+        )
+        return call_host(self.mesh, self.host_words.read, self.host_words.shape, rows, view)

@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from tessy_jax.cooperate.host_callback import TokenEdits, call_host
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, Vocab, writes
-from tessy_jax.cooperate.streams import kept_tokens
-from tessy_jax.predictors.base import Predictor
+from tessy_jax.cooperate.judge import Judged, Verdict
+from tessy_jax.cooperate.params import RoleParams
+from tessy_jax.cooperate.state import Finish, Phase, Role, State
+from tessy_jax.predictors.base import TextPredictor
 from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.retokenize import Retokenizer
 from tessy_jax.text.words import is_blank
@@ -32,14 +33,14 @@ class Window(struct.PyTreeNode):
     """The predictor's last W tokens of the text, this turn's included.
 
     Attributes:
-      delivery: the tokens; nothing is dropped, `covered` is the end of the last whole character.
+      edits: the tokens; nothing is dropped, `covered` is the end of the last whole character.
       new: tokens that start after the first byte of this turn (the released comparison is strict).
       cut: where the kept text would end if it were cut at each token: its end, extended to the next white space.
       loops: whether the text up to `cut` ends in a loop; the last entry is for the text that is not cut.
       marker: where a textual end-of-thinking marker begins, and where it ends; -1 if there is none.
     """
 
-    delivery: TokenEdits
+    edits: TokenEdits
     new: Bool[Leaf, "B W"]
     cut: Int[Leaf, "B W"]
     loops: Bool[Leaf, "B W+1"]
@@ -60,15 +61,15 @@ class Window(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowReader:
+class HostWindow:
     """The host's half."""
 
     retokenizer: Retokenizer
     marker: bytes | None
-    loop: Repetition | None
+    repetition: Repetition | None
     width: int
 
-    def row(self, text: np.ndarray, begin: int, written: int) -> Window:
+    def read(self, text: np.ndarray, begin: int, written: int) -> Window:
         """Reads the text of one row; its turn began at byte `begin`."""
         data = text[:written].tobytes().decode("utf-8", errors="ignore").encode()
         ids, ends = self._last_tokens(data)
@@ -100,7 +101,7 @@ class WindowReader:
             reach *= 2
 
     def _loops(self, data: bytes, end: int) -> bool:
-        return self.loop is not None and self.loop.loops(data, end)
+        return self.repetition is not None and self.repetition.loops(data, end)
 
     @staticmethod
     def _to_white_space(data: bytes, end: int) -> int:
@@ -116,24 +117,22 @@ class ReleasedBoundary:
     """Judges one role's turns by the released rule."""
 
     role: Role
-    reader: WindowReader
-    predictor: Predictor
+    window: HostWindow
+    predictor: TextPredictor
     max_think_tokens: int
     mesh: Mesh | None
 
-    def judge(
-        self, params: Any, writer: Vocab, state: State, cache: Any, rows: Bool[Array, " B"]
-    ) -> tuple[State, Any, Bool[Array, " B"], Bool[Array, " B"], Int[Array, " B"], Int[Array, ""]]:
-        """Cuts the turns of the thinking `rows`; see `turn.Boundary`. Every turn ends its span."""
-        rows = rows & (state.phase == Phase.THINK) & writes(state, self.role)
-        width = self.reader.width
+    def judge(self, params: RoleParams, state: State, cache: Any, rows: Bool[Array, " B"]) -> Judged:
+        """Cuts the turns of the thinking `rows`; see `judge.Boundary`. Every turn ends its span."""
+        rows = rows & (state.phase == Phase.THINK) & state.whose_turn(self.role)
+        width = self.window.width
         window = call_host(
-            self.mesh, self.reader.row, Window.shape(width), rows, state.text, state.span_start, state.written
+            self.mesh, self.window.read, Window.shape(width), rows, state.text, state.span_start, state.written
         )
         index = jnp.arange(width)
-        tokens = window.delivery
+        tokens = window.edits
         there = index < tokens.count[:, None]
-        p = self.predictor.window(params, tokens.ids, jnp.where(there, index, -1))
+        p = self.predictor.window(params.predictor, tokens.ids, jnp.where(there, index, -1))
         other = (p >= self.predictor.threshold) != (self.role == Role.STUDENT)
         bad = there & window.new & other
         is_cut = jnp.any(bad, axis=1)
@@ -144,7 +143,7 @@ class ReleasedBoundary:
 
         marked = (window.marker[:, 0] >= 0) & (window.marker[:, 1] <= kept)
         kept = jnp.where(marked, window.marker[:, 0], kept)
-        used = state.think_tokens + kept_tokens(state.writers[self.role], kept)
+        used = state.think_tokens + state.streams[self.role].kept_tokens(kept)
         looping = jnp.where(is_cut, gather(window.loops, first)[:, 0], window.loops[:, -1])
 
         finish = jnp.where(used >= self.max_think_tokens, Finish.LENGTH, Finish.NONE)
@@ -154,4 +153,5 @@ class ReleasedBoundary:
         finish = jnp.where(tokens.count < 0, Finish.FAILED, finish)
         finish = jnp.where(rows, finish, Finish.NONE)
         state = state.replace(kept=pick(rows, kept, state.kept))
-        return state, cache, rows, rows & switch & (finish == Finish.NONE), finish, jnp.ones((), jnp.int32)
+        verdict = Verdict(rows, rows & switch & (finish == Finish.NONE), finish)
+        return Judged(state, cache, verdict, jnp.ones((), jnp.int32))

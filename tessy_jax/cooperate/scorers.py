@@ -3,18 +3,18 @@
 Both keep P(style) per token in `State.style`; a word is of the role's kind if all its tokens are.
 """
 
-import dataclasses
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from tessy_jax.cooperate.host_callback import TokenEdits
+from tessy_jax.cooperate.params import RoleParams
 from tessy_jax.cooperate.state import Role, State
 from tessy_jax.cooperate.streams import apply_edit, catch_up, rollback
-from tessy_jax.predictors.base import Predictor
-from tessy_jax.predictors.probe import Probe
-from tessy_jax.text_jax.arrays import gather, replace_at
+from tessy_jax.predictors.base import HiddenStatePredictor, TextPredictor
+from tessy_jax.text_jax.arrays import gather
 
 WORD_TOKENS = 256
 """Tokens looked back over for one pass: a word has at most 48 bytes and one token more (128 bytes in all known
@@ -22,20 +22,31 @@ vocabularies), a pass at most 64 new tokens of a predictor.
 """
 
 
+class Scored(NamedTuple):
+    """After a reading: the rows, the predictor's cache, why a row failed (a `Finish`, or NONE), and passes made."""
+
+    state: State
+    cache: Any
+    why: Int[Array, " B"]
+    passes: Int[Array, ""]
+
+
 class WordScorer(Protocol):
     """What `PaperBoundary` needs to know of words."""
 
     def read(
         self,
-        params: Any,
+        params: RoleParams,
         state: State,
         cache: Any,
         open_: Bool[Array, " B"],
         rejected: Bool[Array, " B"],
-        delivery: TokenEdits,
-    ) -> tuple[State, Any, Int[Array, " B"], Int[Array, ""]]:
-        """Takes in what the host brought for the `open_` rows; also returns why not (a `Finish`), or NONE, and the
-        predictor's passes over the batch.
+        edits: TokenEdits,
+    ) -> Scored:
+        """Lets the predictor read the words that were found in the `open_` rows.
+
+        Args:
+            rejected: rows of which only tokens are taken back. edits: what the host brought.
         """
         ...
 
@@ -50,42 +61,44 @@ class WordScorer(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TextScorer:
-    """A predictor that reads the text in canonical tokens of its own.
+    """Of a predictor that reads the text in canonical tokens of its own.
 
     A word's tokens are those that end inside it. The first token of a text has no token before it, so with `shift` 1
     nothing is predicted for it: it counts as being of the kind.
+
+    Attributes:
+        chunk: tokens per forward pass. depth: deepest rollback that the caches' rings hold, in tokens.
     """
 
     role: Role
-    predictor: Predictor
+    predictor: TextPredictor
     chunk: int
     depth: int
 
     def read(
         self,
-        params: Any,
+        params: RoleParams,
         state: State,
         cache: Any,
         open_: Bool[Array, " B"],
         rejected: Bool[Array, " B"],
-        delivery: TokenEdits,
-    ) -> tuple[State, Any, Int[Array, " B"], Int[Array, ""]]:
-        stream, why = apply_edit(state.judges[self.role], open_, delivery)
+        edits: TokenEdits,
+    ) -> Scored:
+        stream, why = apply_edit(state.predictor_streams[self.role], open_, edits)
         stream = rollback(stream, open_, self.depth)
-        read_now = open_ & ~rejected
         start = (state.style[self.role], cache, jnp.zeros((), jnp.int32))
-        stream, (style, cache, passes) = catch_up(stream, read_now, stream.n, self.chunk, self._read(params), start)
-        state = state.replace(
-            judges=replace_at(state.judges, self.role, stream), style=replace_at(state.style, self.role, style)
+        stream, (style, cache, passes) = catch_up(
+            stream, open_ & ~rejected, stream.n, self.chunk, self._predict(params), start
         )
-        return state, cache, why, passes
+        state = state.with_predictor_stream(self.role, stream).with_style(self.role, style)
+        return Scored(state, cache, why, passes)
 
-    def _read(self, params: Any) -> Any:
+    def _predict(self, params: RoleParams) -> Any:
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
             style, cache, passes = carry
-            p, cache = self.predictor.style(params, tokens, positions, cache)
+            p, cache = self.predictor.style(params.predictor, tokens, positions, cache)
             rows = jnp.arange(style.shape[0])[:, None]
             at = jnp.where(positions >= 0, positions + self.predictor.shift, style.shape[1])
             return style.at[rows, at].set(p, mode="drop"), cache, passes + 1
@@ -93,7 +106,7 @@ class TextScorer:
         return read
 
     def of_kind(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Bool[Array, "B W"]:
-        stream = state.judges[self.role]
+        stream = state.predictor_streams[self.role]
         index = stream.n[:, None] - WORD_TOKENS + jnp.arange(WORD_TOKENS)
         at = gather(stream.ends, index)[:, :, None]
         inside = (at > starts[:, None]) & (at <= ends[:, None]) & (index >= 0)[:, :, None]
@@ -102,40 +115,40 @@ class TextScorer:
         return ~jnp.any(inside & ~right[:, :, None], axis=1)
 
     def ahead(self, state: State) -> Bool[Array, " B"]:
-        return state.judges[self.role].covered > state.kept
+        return state.predictor_streams[self.role].covered > state.kept
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ProbeScorer:
-    """A probe on the writing model: the pass that samples a token also says whether it is style.
+    """Of a predictor that reads hidden states: the pass that samples a token also says whether it is style.
 
     A word's tokens are the sampled ones that have a byte in it; a token over the border of two words counts for both.
     Words not judged yet lie in the last `width` tokens.
     """
 
     role: Role
-    probe: Probe
+    predictor: HiddenStatePredictor
     width: int
 
     def read(
         self,
-        params: Any,
+        params: RoleParams,
         state: State,
         cache: Any,
         open_: Bool[Array, " B"],
         rejected: Bool[Array, " B"],
-        delivery: TokenEdits,
-    ) -> tuple[State, Any, Int[Array, " B"], Int[Array, ""]]:
-        return state, cache, jnp.zeros_like(state.kept), jnp.zeros((), jnp.int32)
+        edits: TokenEdits,
+    ) -> Scored:
+        return Scored(state, cache, jnp.zeros_like(state.kept), jnp.zeros((), jnp.int32))
 
     def of_kind(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Bool[Array, "B W"]:
-        stream = state.writers[self.role]
+        stream = state.streams[self.role]
         index = stream.n[:, None] - self.width + jnp.arange(self.width)
         end = gather(stream.ends, index)
         start = jnp.where(index == stream.base[:, None], state.span_start[:, None], gather(stream.ends, index - 1))
         inside = (end[:, :, None] > starts[:, None]) & (start[:, :, None] < ends[:, None])
         inside &= (index >= stream.base[:, None])[:, :, None]
-        right = is_right(gather(state.style[self.role], index), self.probe.threshold, self.role)
+        right = is_right(gather(state.style[self.role], index), self.predictor.threshold, self.role)
         return ~jnp.any(inside & ~right[:, :, None], axis=1)
 
     def ahead(self, state: State) -> Bool[Array, " B"]:

@@ -5,11 +5,11 @@ Letters: B slots, Y bytes of text, S tokens of a stream, V vocabulary, J spans l
 
 import enum
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from tessy_jax.text_jax.arrays import Leaf
-from tessy_jax.text_jax.canonical import Canonical
+from tessy_jax.text_jax.arrays import Leaf, pick, replace_at
 
 
 class Role(enum.IntEnum):
@@ -46,13 +46,13 @@ class Stream(struct.PyTreeNode):
     """One model's view of the rows: `prompt + canonical tokens of the text + tokens it sampled in this span`.
 
     Attributes:
-      tokens: the model's own token ids.
-      ends: byte offset in the text that is reached after each token; 0 for prompt tokens.
-      n: tokens in use.
-      base: how many of them are prompt or canonical; the rest was sampled in the current span.
-      covered: bytes of the text that the canonical tokens stand for.
-      cached: tokens whose keys and values are in the model's cache.
-      high: the highest slot position ever written since the cache was last read from its start (see `forget`).
+          tokens: the model's own token ids.
+          ends: byte offset in the text that is reached after each token; 0 for prompt tokens.
+          n: tokens in use.
+          base: how many of them are prompt or canonical; the rest was sampled in the current span.
+          covered: bytes of the text that the canonical tokens stand for.
+          cached: tokens whose keys and values are in the model's cache.
+          high: the highest slot position ever written since the cache was last read from its start (see `rollback`).
     """
 
     tokens: Int[Leaf, "B S"]
@@ -63,28 +63,57 @@ class Stream(struct.PyTreeNode):
     cached: Int[Leaf, " B"]
     high: Int[Leaf, " B"]
 
+    @property
+    def sampled(self) -> Bool[Array, "B S"]:
+        """The tokens that the model sampled in the current span, decided or not.
+
+        n=7 base=4    [p p a a|x y z] -> 0 0 0 0 1 1 1        p: prompt, a: canonical, x y z: sampled
+        """
+        index = jnp.arange(self.ends.shape[1])
+        return (index >= self.base[:, None]) & (index < self.n[:, None])
+
+    @property
+    def last(self) -> Int[Array, " B"]:
+        """Position of the last token in use: the one that a decode step feeds. 0 where there is none.
+
+        n=7           [p p a a|x y z] -> 6
+        """
+        return jnp.maximum(self.n - 1, 0)
+
+    def full(self) -> Bool[Array, " B"]:
+        """The rows in which there is no room behind one more token."""
+        return self.n + 1 >= self.tokens.shape[1]
+
+    def kept_tokens(self, kept: Int[Array, " B"]) -> Int[Array, " B"]:
+        """How many of the sampled tokens end within the first `kept` bytes of the text.
+
+        kept=12    ends [0 0 4 6|9 12 15] -> 2
+        """
+        return jnp.sum(self.sampled & (self.ends <= kept[:, None]), axis=1)
+
 
 class State(struct.PyTreeNode):
     """All rows of the batch. Every array leads with B.
 
     Attributes:
-      key: the row's random key.
-      text: the UTF-8 bytes of the row, undecided ones included.
-      kept: bytes that are decided: the trace, then the marker, then the answer.
-      written: bytes including those that are sampled and not decided yet.
-      utf8: state of the UTF-8 automaton after `written` bytes (0: between two characters).
-      span_start: where the current span begins.
-      role, phase: see `Role` and `Phase`.
-      event: the structural event sampled after `written` (a `Finish`), or NONE.
-      think_end: where the trace ended, or -1 while it goes on.
-      think_tokens: tokens kept in the finished spans of the trace.
-      span_sampled: tokens sampled in the current span, kept or not.
-      canonical: whether the kept ones of them are known to be the canonical tokens of the text.
-      finish_think, finish_answer: see `Finish`.
-      log, logged: spans finished since the host last looked: (role, phase, end, tokens kept, tokens dropped).
-      writers: the streams of the student and the teacher.
-      judges: the streams of the two boundary predictors, by role.
-      style: by role, P(style) of each token of that predictor's stream; with a probe, of the writer's stream.
+        key: the row's random key.
+        text: the UTF-8 bytes of the row, undecided ones included.
+        kept: bytes that are decided: the trace, then the marker, then the answer.
+        written: bytes including those that are sampled and not decided yet.
+        utf8: state of the UTF-8 automaton after `written` bytes (0: between two characters).
+        span_start: where the current span begins.
+        role, phase: see `Role` and `Phase`.
+        event: the structural event sampled after `written` (a `Finish`), or NONE.
+        think_end: where the trace ended, or -1 while it goes on.
+        think_tokens: tokens kept in the finished spans of the trace.
+        span_sampled: tokens sampled in the current span, kept or not.
+        canonical: whether the kept ones of them are known to be the canonical tokens of the text.
+        finish_think, finish_answer: see `Finish`.
+        log, logged: spans finished since the host last looked: (role, phase, end, tokens kept, tokens dropped).
+        streams: by role, how the student and the teacher see the rows.
+        predictor_streams: by role, how the two boundary predictors see them; without a prompt.
+        style: by role, P(style) of each token of that predictor's stream; of the writing model's own stream, where the
+          predictor reads hidden states.
     """
 
     key: UInt32[Leaf, "B 2"]
@@ -104,29 +133,33 @@ class State(struct.PyTreeNode):
     finish_answer: Int[Leaf, " B"]
     log: Int[Leaf, "B J 5"]
     logged: Int[Leaf, " B"]
-    writers: tuple[Stream, ...]
-    judges: tuple[Stream, ...]
+    streams: tuple[Stream, ...]
+    predictor_streams: tuple[Stream, ...]
     style: tuple[Float[Leaf, "B S"], ...]
 
+    def whose_turn(self, role: Role) -> Bool[Array, " B"]:
+        """The rows whose turn it is for `role`."""
+        return (self.role == role) & (self.phase != Phase.DONE)
 
-class Vocab(struct.PyTreeNode):
-    """What the loop must know of a writing model's vocabulary, on the device.
+    def answering(self) -> Bool[Array, " B"]:
+        """The rows in which the student writes the answer."""
+        return self.phase == Phase.ANSWER
 
-    Attributes:
-      next_utf8: per (answer?, automaton state) and token the next automaton state, 255 where the token is not
-        allowed: bytes that break UTF-8, padding rows, special tokens other than the declared events.
-      token_bytes, token_len: the bytes each token stands for.
-      event: the structural event each token is (a `Finish`), NONE for text.
-      canonical: its canonical tokens; None where the device does not know them, or need not.
-    """
+    def with_stream(self, role: Role, stream: Stream) -> "State":
+        """The same with another stream for the model of `role`."""
+        return self.replace(streams=replace_at(self.streams, role, stream))
 
-    next_utf8: UInt8[Leaf, "Q V"]
-    token_bytes: UInt8[Leaf, "V L"]
-    token_len: Int[Leaf, " V"]
-    event: Int[Leaf, " V"]
-    canonical: Canonical | None = None
+    def with_predictor_stream(self, role: Role, stream: Stream) -> "State":
+        """The same with another stream for the predictor of `role`."""
+        return self.replace(predictor_streams=replace_at(self.predictor_streams, role, stream))
 
+    def with_style(self, role: Role, style: Float[Array, "B S"]) -> "State":
+        """The same with other predictions for `role`."""
+        return self.replace(style=replace_at(self.style, role, style))
 
-def writes(state: State, role: Role) -> Bool[Array, " B"]:
-    """The rows whose turn it is for `role`."""
-    return (state.role == role) & (state.phase != Phase.DONE)
+    def failed(self, why: Int[Array, " B"]) -> "State":
+        """Takes the rows with a reason (a `Finish`) out of the loop; the host rejects them."""
+        failed = why != Finish.NONE
+        return self.replace(
+            phase=jnp.where(failed, Phase.DONE, self.phase), finish_think=pick(failed, why, self.finish_think)
+        )

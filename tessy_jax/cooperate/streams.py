@@ -1,4 +1,4 @@
-"""Streams: rollback, hand-over and catch-up. The three things that happen to a model's tokens between two turns."""
+"""What happens to a model's tokens between two turns: rollback, hand-over and catch-up."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +15,10 @@ Read = Callable[[Int[Array, "B C"], Int[Array, "B C"], Any], Any]
 """`read(tokens, positions, carry) -> carry`: one chunk through a model; position -1 marks padding."""
 
 
-def kept_tokens(stream: Stream, kept: Int[Array, " B"]) -> Int[Array, " B"]:
-    """How many tokens sampled in the current span end within the first `kept` bytes of the text."""
-    index = jnp.arange(stream.ends.shape[1])
-    in_span = (index >= stream.base[:, None]) & (index < stream.n[:, None])
-    return jnp.sum(in_span & (stream.ends <= kept[:, None]), axis=1)
-
-
 def apply_edit(stream: Stream, rows: Bool[Array, " B"], new: TokenEdits) -> tuple[Stream, Int[Array, " B"]]:
-    """Replaces the canonical end of `stream` as `new` says. Also returns why not (a `Finish`), or NONE.
+    """Drops tokens from the canonical end of the streams, and appends others.
+
+    Also returns why not (a `Finish`), or NONE.
 
     What the model has read stays read as far as the tokens agree: the tokens it sampled itself are usually the
     canonical ones, and then it goes on without reading anything again. Example, with `cached = 5`, `base = 3`,

@@ -7,13 +7,13 @@ thinking, a spent budget, what may be a loop, a token that is not canonical, cha
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Bool, Int, UInt8
 
 from tessy_jax.cooperate.state import Finish, Role, State
-from tessy_jax.cooperate.streams import kept_tokens
+from tessy_jax.cooperate.words_host import AGAIN, Words
 from tessy_jax.text.repetition import Repetition
 from tessy_jax.text_jax.arrays import behind, gather
 from tessy_jax.text_jax.canonical import Canonical
@@ -24,21 +24,18 @@ BACK, AHEAD = 64, 448
 """Bytes of the text looked at, before what is decided and behind it. A word ends after 48 bytes and a token."""
 
 
-class Found(struct.PyTreeNode):
+class DeviceReading(NamedTuple):
     """What was found in each row.
 
     Attributes:
-      sure: rows of which all is known. The other fields of the others mean nothing, `proven` aside.
-      ends, free: see `boundary.Reading`.
-      more: there may be more complete words.
-      proven: byte offset up to which the sampled tokens of each of these words are the canonical ones of the text that
-        ends there; `kept` if that is not proven of any.
+        words: meant only where `sure`.
+        sure: the rows of which all is known.
+        proven: byte offset up to which the sampled tokens of each of these words are the canonical ones of the text
+            that ends there; `kept` if that is not proven of any.
     """
 
+    words: Words
     sure: Bool[Array, " B"]
-    ends: Int[Array, "B W"]
-    free: Bool[Array, "B W"]
-    more: Bool[Array, " B"]
     proven: Int[Array, " B"]
 
 
@@ -47,20 +44,20 @@ class DeviceWords:
     """Finds the words of one role's spans.
 
     Attributes:
-      marker, loop, max_think_tokens: see `boundary.Reader`.
-      own_tokens: whether a predictor reads the words in tokens; then words are found as far as those are proven.
+      marker, repetition, max_think_tokens: see `words_host.HostWords`.
+      for_text_predictor: whether a predictor reads the words in tokens; then they are found as far as those are proven.
       max_words: in one reading. max_tokens: sampled and not decided, looked at in one reading.
     """
 
     role: Role
     marker: bytes | None
-    loop: Repetition | None
+    repetition: Repetition | None
     max_think_tokens: int
-    own_tokens: bool
+    for_text_predictor: bool
     max_words: int
     max_tokens: int
 
-    def read(self, canonical: Canonical, state: State) -> Found:
+    def read(self, canonical: Canonical, state: State) -> DeviceReading:
         """Reads the words after `state.kept`."""
         start = state.kept - BACK
         at = start[:, None] + jnp.arange(BACK + AHEAD)
@@ -77,7 +74,7 @@ class DeviceWords:
         good = seen & state.canonical[:, None]
         good &= _good_words(canonical, text, kind, jnp.maximum(-start, -1), tokens, ends, words)
         proven = jnp.max(jnp.where(good, words, BACK), axis=1) + start
-        complete = good if self.own_tokens else seen
+        complete = good if self.for_text_predictor else seen
         more |= jnp.any((words != NONE) & ~complete, axis=1)
         words = jnp.where(complete, words, NONE)
         some = complete[:, 0]
@@ -90,17 +87,18 @@ class DeviceWords:
         of_words = (at >= state.span_start[:, None]) & (at < (last + start)[:, None])
         rare = (state.event != Finish.NONE) | jnp.any(unknown & of_words, axis=1)
         rare |= self._marked(text, waiting) | self._spent(state, ends, last)
-        if self.loop is not None:
+        if self.repetition is not None:
             rare |= self._may_loop(state, words, start)
         found = jnp.where(complete, words + start[:, None], 0)
-        return Found((some | ~more) & free_known & ~rare, found, free, more, proven)
+        after = jnp.where(more, AGAIN, 0)
+        return DeviceReading(Words(found, free, after), (some | ~more) & free_known & ~rare, proven)
 
     def _tokens(self, state: State, start: Int[Array, " B"]) -> tuple[Array, Array]:
         """The tokens around `kept`, canonical and sampled, and where in the window they end: NONE for those of the
         prompt and beyond the last.
         """
-        stream = state.writers[self.role]
-        first = stream.base + kept_tokens(stream, state.kept) - BACK
+        stream = state.streams[self.role]
+        first = stream.base + stream.kept_tokens(state.kept) - BACK
         index = first[:, None] + jnp.arange(BACK + self.max_tokens)
         ends = gather(stream.ends, index)
         real = (index >= 0) & (index < stream.n[:, None]) & (ends > 0)
@@ -130,15 +128,15 @@ class DeviceWords:
 
     def _spent(self, state: State, ends: Int[Array, "B I"], last: Int[Array, " B"]) -> Bool[Array, " B"]:
         """Whether the words take more tokens than the budget leaves."""
-        used = state.think_tokens + kept_tokens(state.writers[self.role], state.kept)
+        used = state.think_tokens + state.streams[self.role].kept_tokens(state.kept)
         return used + _count(ends, last[:, None])[:, 0] > self.max_think_tokens
 
     def _may_loop(self, state: State, words: Array, start: Int[Array, " B"]) -> Bool[Array, " B"]:
-        assert self.loop is not None
-        extra = max(0, look_back(self.loop) - BACK)
+        assert self.repetition is not None
+        extra = max(0, look_back(self.repetition) - BACK)
         at = start[:, None] - extra + jnp.arange(extra + BACK + AHEAD)
         text = jnp.where((at >= 0) & (at < state.written[:, None]), gather(state.text, at), 0)
-        return may_loop(text, jnp.where(words == NONE, NONE, words + extra), self.loop)
+        return may_loop(text, jnp.where(words == NONE, NONE, words + extra), self.repetition)
 
 
 def _good_words(

@@ -1,110 +1,145 @@
-"""Puts an engine together from two voices, two predictors and the meaning of a trace."""
+"""Puts an engine together from two models, two predictors and the meaning of a trace."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
-from tessy_jax.config.sections import Budgets
+from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation
+from tessy_jax.cooperate.decode import Generator
+from tessy_jax.cooperate.handover import HandOver
 from tessy_jax.cooperate.host_callback import HostTokenizer
-from tessy_jax.cooperate.judge import PaperBoundary
-from tessy_jax.cooperate.released import ReleasedBoundary, WindowReader
-from tessy_jax.cooperate.scorers import WORD_TOKENS, ProbeScorer, TextScorer
+from tessy_jax.cooperate.judge import Boundary, PaperBoundary
+from tessy_jax.cooperate.released import HostWindow, ReleasedBoundary
+from tessy_jax.cooperate.scorers import WORD_TOKENS, ProbeScorer, TextScorer, WordScorer
 from tessy_jax.cooperate.state import Role
-from tessy_jax.cooperate.turn import Boundary, Turn
+from tessy_jax.cooperate.turn import RollbackSchedule, Schedule, Turn
 from tessy_jax.cooperate.words_device import DeviceWords
 from tessy_jax.cooperate.words_host import MAX_WORDS, PENDING, HostWords
-from tessy_jax.engine.engine import Engine, Settings, reads_alike
-from tessy_jax.engine.language_model import LanguageModel, shared
+from tessy_jax.engine.engine import Engine
+from tessy_jax.engine.language_model import LanguageModel, same_vocab
+from tessy_jax.engine.sizes import ROLLBACK_DEPTH, reads_alike
 from tessy_jax.errors import ConfigError
-from tessy_jax.predictors.base import Predictor
-from tessy_jax.predictors.probe import Probe
+from tessy_jax.predictors.base import Predictor, reads_hidden_states, reads_text
 from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.retokenize import Retokenizer
 
 
 def build_engine(
-    voices: Sequence[LanguageModel],
-    predictors: Sequence[Predictor | Probe],
+    models: Sequence[LanguageModel],
+    predictors: Sequence[Predictor],
     cooperation: Budgets,
-    settings: Settings,
+    sizes: EngineConfig,
     seed: int,
     mesh: Mesh | None = None,
+    depth: int = ROLLBACK_DEPTH,
 ) -> Engine:
-    """An engine for the student and the teacher, in this order, and their predictors."""
-    turns = build_turns(voices, predictors, cooperation, settings, mesh)
-    return Engine(turns, tuple(voices), tuple(predictors), settings, cooperation, seed, mesh)
+    """An engine for the student and the teacher, in this order, and their predictors.
+
+    Args:
+        cooperation: the preset with its budgets. depth: deepest rollback that the caches' rings hold, in tokens.
+
+    Raises:
+        ConfigError: the preset cannot do with such a predictor, or the budgets alone fill the context.
+    """
+    schedule = build_schedule(models, predictors, cooperation, sizes, mesh, depth)
+    return Engine(schedule, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth)
 
 
-def build_turns(
-    voices: Sequence[LanguageModel],
-    predictors: Sequence[Predictor | Probe],
+def build_schedule(
+    models: Sequence[LanguageModel],
+    predictors: Sequence[Predictor],
     cooperation: Budgets,
-    settings: Settings,
+    sizes: EngineConfig,
     mesh: Mesh | None = None,
-) -> tuple[Turn, Turn]:
-    """What an engine runs: the student's and the teacher's turn. It reads no parameter: shapes will do."""
-    tokens = _tokens_per_turn(cooperation)
+    depth: int = ROLLBACK_DEPTH,
+) -> Schedule:
+    """What an engine runs: the student's and the teacher's turn, in turn. It reads no parameter: shapes will do."""
+    of = _Parts(cooperation, sizes, mesh, depth)
+    k = _tokens_per_turn(cooperation)
 
     def turn(role: Role) -> Turn:
-        voice = voices[role]
-        return Turn(
+        model, predictor = models[role], predictors[role]
+        generate = Generator(
             role=role,
-            graph=voice.graph,
-            sampling=voice.sampling,
-            tokens=tokens[role],
-            boundary=_boundary(role, voice, predictors[role], cooperation, settings, tokens[role], mesh),
-            probe=probe if isinstance(probe := predictors[role], Probe) else None,
-            step=voice.scribe.step,
-            close=voice.close if role == Role.STUDENT else None,
-            shape=voice.scribe.shape,
-            shared=shared(*(v.chat.tokenizer for v in voices)),
-            marker=voices[Role.STUDENT].chat.close_text,
+            graph=model.graph,
+            sampling=model.sampling,
+            k=k[role],
+            predictor=predictor if reads_hidden_states(predictor) else None,
             max_answer_tokens=cooperation.max_answer_tokens,
-            reject_unfinished=cooperation.on_budget == "reject",
-            chunk=settings.chunk,
-            depth=settings.depth,
+        )
+        hand_over = HandOver(
+            role=role,
+            retokenize=model.host_tokenizer.step,
+            close=model.close if role == Role.STUDENT else None,
+            edit_shape=model.host_tokenizer.shape,
+            same_vocab=same_vocab(*(m.chat.tokenizer for m in models)),
+            marker=models[Role.STUDENT].chat.close_text,
+            depth=depth,
             mesh=mesh,
         )
+        return Turn(
+            role=role,
+            hand_over=hand_over,
+            generate=generate,
+            boundary=of.boundary(role, model, predictor, k[role]),
+            reject_unfinished=cooperation.on_budget == "reject",
+            chunk=sizes.chunk,
+        )
 
-    return turn(Role.STUDENT), turn(Role.TEACHER)
+    return RollbackSchedule((turn(Role.STUDENT), turn(Role.TEACHER)))
 
 
 def _tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
+    """The student's k and the teacher's."""
     if isinstance(cooperation, PaperCooperation):
         return cooperation.k, cooperation.k
     assert isinstance(cooperation, ReleasedCodeCooperation)
     return cooperation.k_student, cooperation.k_teacher
 
 
-def _boundary(
-    role: Role,
-    voice: LanguageModel,
-    predictor: Predictor | Probe,
-    cooperation: Budgets,
-    settings: Settings,
-    tokens: int,
-    mesh: Mesh | None,
-) -> Boundary:
-    """The rule of the preset, over this role's predictor."""
-    loop = None if cooperation.loop is None else Repetition(cooperation.loop.repeats, cooperation.loop.min_bytes)
-    marker = voice.chat.textual_marker
-    plain = None
-    if reads_alike(voice, predictor) and voice.canonical is not None:
-        most = min(tokens + PENDING, WORD_TOKENS - PENDING)
-        own = not isinstance(predictor, Probe)
-        plain = DeviceWords(role, marker, loop, cooperation.max_think_tokens, own, MAX_WORDS, most)
-    if isinstance(predictor, Probe):
-        if not isinstance(cooperation, PaperCooperation):
+@dataclass(frozen=True)
+class _Parts:
+    """Makes the rule of a preset for each role."""
+
+    cooperation: Budgets
+    sizes: EngineConfig
+    mesh: Mesh | None
+    depth: int
+
+    @property
+    def repetition(self) -> Repetition | None:
+        loop = self.cooperation.loop
+        return None if loop is None else Repetition(loop.repeats, loop.min_bytes)
+
+    def boundary(self, role: Role, model: LanguageModel, predictor: Predictor, k: int) -> Boundary:
+        if isinstance(self.cooperation, ReleasedCodeCooperation):
+            return self._released(self.cooperation, role, model, predictor)
+        limits = (model.chat.textual_marker, self.repetition, self.cooperation.max_think_tokens)
+        tokenizer, scorer = None, self._scorer(role, predictor, k)
+        if reads_text(predictor):
+            tokenizer = HostTokenizer(Retokenizer(predictor.tokenizer))
+        device_words = None
+        if reads_alike(model, predictor) and model.canonical is not None:
+            most = min(k + PENDING, WORD_TOKENS - PENDING)
+            device_words = DeviceWords(role, *limits, reads_text(predictor), MAX_WORDS, most)
+        return PaperBoundary(role, HostWords(tokenizer, *limits), device_words, scorer, self.mesh, k)
+
+    def _scorer(self, role: Role, predictor: Predictor, k: int) -> WordScorer:
+        if reads_text(predictor):
+            return TextScorer(role, predictor, self.sizes.chunk, self.depth)
+        assert reads_hidden_states(predictor)
+        return ProbeScorer(role, predictor, k + PENDING)
+
+    def _released(
+        self, cooperation: ReleasedCodeCooperation, role: Role, model: LanguageModel, predictor: Predictor
+    ) -> ReleasedBoundary:
+        if not reads_text(predictor):
             raise ConfigError(
                 f"predictors.{role.name.lower()}: a probe predicts what its model writes itself, and preset "
                 "released_code judges the text anew at every turn; use preset paper"
             )
-        reader = HostWords(None, marker, loop, cooperation.max_think_tokens)
-        return PaperBoundary(role, reader, plain, ProbeScorer(role, predictor, tokens + PENDING), mesh, tokens)
-    if isinstance(cooperation, ReleasedCodeCooperation):
-        window = WindowReader(Retokenizer(predictor.tokenizer), marker, loop, cooperation.window)
-        return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, mesh)
-    reader = HostWords(HostTokenizer(Retokenizer(predictor.tokenizer)), marker, loop, cooperation.max_think_tokens)
-    evidence = TextScorer(role, predictor, settings.chunk, settings.depth)
-    return PaperBoundary(role, reader, plain, evidence, mesh, tokens)
+        retokenizer = Retokenizer(predictor.tokenizer)
+        window = HostWindow(retokenizer, model.chat.textual_marker, self.repetition, cooperation.window)
+        return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, self.mesh)

@@ -1,4 +1,4 @@
-"""A voice: a writing model together with its text side, as the loop needs it."""
+"""A language model with its text side, as the loop needs it; and the same before its weights are loaded."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from jaxtyping import DTypeLike
 from tessy_jax import models
 from tessy_jax.config.sections import RoleConfig
 from tessy_jax.cooperate.host_callback import HostTokenizer, TokenEdits
+from tessy_jax.cooperate.params import Vocab
 from tessy_jax.cooperate.sampling import Sampling
-from tessy_jax.cooperate.state import Finish, Vocab
+from tessy_jax.cooperate.state import Finish
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.records import Message
 from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
@@ -35,7 +36,7 @@ _SPACES = b" \t\r\n\v\f"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """One of the two writers.
+    """A model that writes: the student or the teacher.
 
     Attributes:
       graph, params: the model, split by `nnx.split`.
@@ -71,10 +72,12 @@ class LanguageModel:
 
     @cached_property
     def retokenizer(self) -> Retokenizer:
+        """Canonical tokens of a text's end."""
         return Retokenizer(self.chat.tokenizer)
 
     @cached_property
-    def scribe(self) -> HostTokenizer:
+    def host_tokenizer(self) -> HostTokenizer:
+        """The same in the loop's arrays."""
         return HostTokenizer(self.retokenizer)
 
     @cached_property
@@ -107,7 +110,7 @@ class LanguageModel:
         return [*known[:size], *[b""] * (size - len(known))]
 
     @cached_property
-    def table(self) -> Vocab:
+    def vocab(self) -> Vocab:
         """The vocabulary on the device."""
         matrix, lengths = byte_matrix(self._token_bytes)
         event = np.full(len(lengths), Finish.NONE, np.int32)
@@ -127,7 +130,7 @@ class LanguageModel:
         return state % STATES
 
     def close(self, text: np.ndarray, kept: int) -> TokenEdits:
-        """The visit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace.
+        """The edit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace.
 
         White space at the end of the trace goes, so that the marker always has the student's own newlines around it.
         """
@@ -138,12 +141,12 @@ class LanguageModel:
         after = self.chat.closed_ids(trace, start=start)
         before = self.retokenizer.encode(data, start, len(data))[0]
         tail = change((before, [0] * len(before)), (after, [0] * len(after)))
-        if len(tail.ids) > self.scribe.width:
-            raise ValueError(f"the end of thinking takes {len(tail.ids)} tokens; limit {self.scribe.width}")
+        if len(tail.ids) > self.host_tokenizer.width:
+            raise ValueError(f"the end of thinking takes {len(tail.ids)} tokens; limit {self.host_tokenizer.width}")
         return TokenEdits(tail.drop, tail.ids, [covered] * len(tail.ids), len(tail.ids), covered)
 
 
-def shared(a: ContentTokenizer, b: ContentTokenizer) -> bool:
+def same_vocab(a: ContentTokenizer, b: ContentTokenizer) -> bool:
     """Whether two vocabularies write text alike."""
     return a is b or a.fingerprint == b.fingerprint
 
@@ -177,14 +180,13 @@ class ModelSource:
         thinking = thinking_of(folder, **config.thinking.model_dump(exclude_none=True))
         loaded = chat.load(folder, thinking=thinking, **config.prompt.model_dump(exclude={"system"}))
         loaded.check()
-        writer = cls(config, folder, loaded)
-        shapes = writer.shapes
+        source = cls(config, folder, loaded)
         try:
-            models.describe(shapes)
+            models.describe(source.shapes)
         except models.ModelConfigError as error:
             raise models.ModelConfigError(f"{folder}: {error}") from None
         open_tensors(folder)
-        return writer
+        return source
 
     def identity(self) -> dict[str, Any]:
         """What the model's text depends on, for manifests."""
@@ -196,9 +198,14 @@ class ModelSource:
         } | self.config.model_dump(include={"weights", "cache"}, exclude_none=True)
 
     @property
+    def checkpoint_config(self) -> models.DecoderConfig:
+        """The model as the checkpoint has it."""
+        return models.read_config(self.folder)
+
+    @property
     def shapes(self) -> models.DecoderConfig:
-        """The model as it will be loaded."""
-        return dataclasses.replace(models.read_config(self.folder), **self.config.loading)
+        """The model as it will be loaded: with the weights and kernels that the configuration asks for."""
+        return dataclasses.replace(self.checkpoint_config, **self.config.loading)
 
     def load(self, mesh: Mesh | None, dtype: jnp.dtype) -> LanguageModel:
         """Loads the weights onto the mesh.

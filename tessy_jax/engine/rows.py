@@ -38,13 +38,13 @@ class Rows:
     """Builds and reads the rows of a batch. Arrays here are NumPy and hold this process's slots only.
 
     Attributes:
-      voices: the student and the teacher.
-      judges: the vocabularies that the two predictors read, by role; None: a probe, which reads no text.
+      models: the student and the teacher.
+      predictor_vocabs: the vocabularies that the two predictors read, by role; None: it reads no text.
       context: tokens per stream. text_bytes: bytes of text per row. log: spans that fit one dispatch.
     """
 
-    voices: tuple[LanguageModel, ...]
-    judges: tuple[Retokenizer | None, ...]
+    models: tuple[LanguageModel, ...]
+    predictor_vocabs: tuple[Retokenizer | None, ...]
     context: int
     text_bytes: int
     log: int
@@ -64,8 +64,8 @@ class Rows:
             key=zeros(2, dtype=np.uint32), text=zeros(self.text_bytes, dtype=np.uint8), kept=zeros(), written=zeros(),
             utf8=zeros(), span_start=zeros(), role=zeros(), phase=zeros(), event=zeros(), think_end=zeros(),
             think_tokens=zeros(), span_sampled=zeros(), canonical=zeros(dtype=np.bool_), finish_think=zeros(),
-            finish_answer=zeros(), log=zeros(self.log, 5), logged=zeros(), writers=(stream(), stream()),
-            judges=(stream(), stream()),
+            finish_answer=zeros(), log=zeros(self.log, 5), logged=zeros(), streams=(stream(), stream()),
+            predictor_streams=(stream(), stream()),
             style=(zeros(self.context, dtype=np.float32), zeros(self.context, dtype=np.float32)),
         )  # fmt: skip
 
@@ -79,7 +79,7 @@ class Rows:
             "key": row_key(self.seed, row.id, row.sample_index),
             "kept": row.kept,
             "written": len(row.text),
-            "utf8": self.voices[role].utf8_after(row.span_tokens),
+            "utf8": self.models[role].utf8_after(row.span_tokens),
             "span_start": row.span_start,
             "role": role,
             "phase": phase,
@@ -95,25 +95,25 @@ class Rows:
         for name, value in values.items():
             getattr(batch, name)[slot] = value
         batch.text[slot, : len(row.text)] = np.frombuffer(row.text, np.uint8)
-        for author, voice in enumerate(self.voices):
+        for author, model in enumerate(self.models):
             sampled = (row.span_tokens, row.span_ends) if author == role else ((), ())
             if thinking:
-                ids, ends = voice.retokenizer.encode(row.text, 0, row.span_start)
+                ids, ends = model.retokenizer.encode(row.text, 0, row.span_start)
             else:
-                ids = voice.chat.closed_ids(row.text[: row.counters["think_end"]]) if author == Role.STUDENT else []
+                ids = model.chat.closed_ids(row.text[: row.counters["think_end"]]) if author == Role.STUDENT else []
                 ends = [row.span_start] * len(ids)
-            _fill_stream(batch.writers[author], slot, prompts[author], (ids, ends), row.span_start, sampled)
-        for stream, retokenizer in zip(batch.judges, self.judges, strict=True):
+            _fill_stream(batch.streams[author], slot, prompts[author], (ids, ends), row.span_start, sampled)
+        for stream, retokenizer in zip(batch.predictor_streams, self.predictor_vocabs, strict=True):
             covered = row.kept if thinking and retokenizer else 0
             read = retokenizer.encode(row.text, 0, covered) if retokenizer else ((), ())
             _fill_stream(stream, slot, (), read, covered, ((), ()))
-        base = int(batch.writers[role].base[slot])
+        base = int(batch.streams[role].base[slot])
         batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
 
     def snapshot(self, batch: State, slot: int, job: Job, spans: Sequence[Span]) -> RowState:
         """The row in `slot` as the journal keeps it. A turn never ends with an event pending."""
         role = Role(int(batch.role[slot]))
-        stream = batch.writers[role]
+        stream = batch.streams[role]
         phase = int(batch.phase[slot])
         sampled = int(batch.span_sampled[slot])
         span = slice(int(stream.base[slot]), int(stream.n[slot])) if sampled else slice(0, 0)
@@ -129,7 +129,7 @@ class Rows:
             kept=int(batch.kept[slot]),
             span_tokens=tuple(stream.tokens[slot, span].tolist()),
             span_ends=tuple(stream.ends[slot, span].tolist()),
-            span_style=() if self.judges[role] else tuple(batch.style[role][slot, span].tolist()),
+            span_style=() if self.predictor_vocabs[role] else tuple(batch.style[role][slot, span].tolist()),
             event=int(batch.event[slot]),
             counters={
                 "think_tokens": int(batch.think_tokens[slot]),
@@ -148,7 +148,7 @@ class Rows:
             answer = phase == Phase.ANSWER
             start = spans[-1].end if spans else 0
             if answer:
-                start = int(batch.think_end[slot]) + len(self.voices[Role.STUDENT].chat.close_text)
+                start = int(batch.think_end[slot]) + len(self.models[Role.STUDENT].chat.close_text)
             span = Span(NAMES[role], "answer" if answer else "think", start, max(start, end), kept, dropped)
             last = spans[-1] if spans else None
             if last is not None and (last.by, last.phase) == (span.by, span.phase):  # its author goes on
@@ -170,7 +170,7 @@ class Rows:
             return f"thinking ended by '{think.name.lower()}' and on_budget is 'reject'"
         text = batch.text[slot, : int(batch.written[slot])].tobytes()
         text = text.decode("utf-8", errors="ignore").encode()  # a budget can end within a character
-        open_, think_end = self.voices[Role.STUDENT].open_text, int(batch.think_end[slot])
+        open_, think_end = self.models[Role.STUDENT].open_text, int(batch.think_end[slot])
 
         def place(span: Span) -> Span:
             limit = think_end if span.phase == "think" else len(text)

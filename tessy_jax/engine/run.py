@@ -27,6 +27,7 @@ from tessy_jax.data.records import Problem, RowState
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.data.sources import files
 from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.devices.processes import anywhere
 from tessy_jax.engine.engine import Dispatch, Engine
 from tessy_jax.engine.language_model import ModelSource, prompt_ids
 from tessy_jax.engine.rows import NAMES, Job
@@ -38,6 +39,7 @@ from tessy_jax.models import (
     read_config,
 )
 from tessy_jax.models.mask import Mask
+from tessy_jax.predictors.base import OwnModel
 
 Flying = dict[tuple[str, int], RowState]
 """Rows of the journal that are not taken up yet, by id and sample."""
@@ -49,19 +51,19 @@ class Ensemble(Protocol):
     """Who writes: a `Pair`, or one model alone.
 
     Attributes:
-      writers: by role; one alone has the student's.
+      sources: the models, by role; one alone has the student's.
       plan: what decides a trace, for the user.
-      predictors: those with weights of their own, by name: their folders, and what their tokens see.
+      predictor_models: the models that predictors bring along, by name.
     """
 
     @property
     def config(self) -> SynthesisConfig | SampleConfig: ...
     @property
-    def writers(self) -> tuple[ModelSource, ...]: ...
+    def sources(self) -> tuple[ModelSource, ...]: ...
     @property
     def plan(self) -> str: ...
     @property
-    def predictors(self) -> Mapping[str, tuple[Path, Mask]]: ...
+    def predictor_models(self) -> Mapping[str, OwnModel]: ...
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
@@ -156,7 +158,7 @@ def _write(
             if options.show:
                 _show(run)
             return _summary(run, progress, False, console)
-        say(console, "loading " + " and ".join(writer.config.model for writer in authors.writers))
+        say(console, "loading " + " and ".join(source.config.model for source in authors.sources))
         engine = authors.load(mesh)
         say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
         with Interrupt(console, "this dispatch") as stop, ProgressView(progress, console) as view:
@@ -164,7 +166,7 @@ def _write(
             for dispatch in engine.run(_jobs(run, flying, problems, config.samples)):
                 _store(run, dispatch, flying, progress)
                 view.update()
-                if engine.any_process(stop.asked):
+                if anywhere(stop.asked):
                     stop.asked = True
                     break
         if options.show:
@@ -203,7 +205,7 @@ def _store(run: RunDir, dispatch: Dispatch, flying: Flying, progress: Progress) 
         progress.kept[name] += dispatch.kept[role]
     progress.rolled_back += sum(dispatch.dropped)
     progress.switches += dispatch.spans
-    work = {name: getattr(dispatch.steps, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}
+    work = {name: getattr(dispatch.work, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}
     run.metrics(progress.metrics() | work | {"phase_seconds": dispatch.seconds})
 
 
@@ -237,13 +239,13 @@ def _dry_run(authors: Ensemble, rows: list[Problem | Reject]) -> int:
     for row in rows:
         if isinstance(row, Reject):
             out.print(f"reject: {row.file}:{row.line}: {row.reason}")
-    for name, writer in zip(NAMES, authors.writers, strict=False):
-        out.rule(f"{name}: {writer.config.model}")
+    for name, source in zip(NAMES, authors.sources, strict=False):
+        out.rule(f"{name}: {source.config.model}")
         if problems:
-            ids = prompt_ids(writer.chat, writer.config.prompt.system, problems[0].messages)
-            out.print(writer.chat.reference.decode(ids))
+            ids = prompt_ids(source.chat, source.config.prompt.system, problems[0].messages)
+            out.print(source.chat.reference.decode(ids))
             out.print(f"{len(ids)} ids: {ids}")
-        out.print(f"sampling: {writer.config.sampling}")
+        out.print(f"sampling: {source.config.sampling}")
     out.rule("plan")
     out.print(f"{len(problems)} problems x {config.samples} samples, {config.engine.batch} slots; {authors.plan}")
     out.rule("memory, GiB over all devices")
@@ -257,8 +259,8 @@ def _memory(authors: Ensemble) -> dict[str, float]:
     engine = authors.config.engine
     out = {}
     parts: list[tuple[str, DecoderConfig, str | None, Mask | None]]
-    parts = [(name, w.shapes, w.config.cache, None) for name, w in zip(NAMES, authors.writers, strict=False)]
-    parts += [(name, read_config(folder), None, seen) for name, (folder, seen) in authors.predictors.items()]
+    parts = [(name, w.shapes, w.config.cache, None) for name, w in zip(NAMES, authors.sources, strict=False)]
+    parts += [(name, read_config(folder), None, seen) for name, (folder, seen) in authors.predictor_models.items()]
     for part, model, dtype, seen in parts:
         empty = partial(init_cache, model, engine.batch, engine.context, 1024, dtype or engine.dtype, context=seen)
         out[f"{part} weights"] = parameter_bytes(model, engine.dtype) / 2**30

@@ -1,8 +1,9 @@
-"""One model that writes alone, from a configuration."""
+"""One model writing alone, in the same loop: a pair whose teacher never has its turn, and a predictor that keeps every
+word.
+"""
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,15 +11,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from tessy_jax.config.sample import SampleConfig
-from tessy_jax.config.sections import Budgets
+from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import PaperCooperation
 from tessy_jax.data.records import Message, Problem, RowState
 from tessy_jax.engine.build import build_engine
-from tessy_jax.engine.engine import Engine, Settings, settings
+from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
 from tessy_jax.engine.rows import Job
 from tessy_jax.models.cache import Cache, init_cache
-from tessy_jax.models.mask import Blocks, Mask
+from tessy_jax.models.mask import Blocks
+from tessy_jax.predictors.base import OwnModel
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import ContentTokenizer
 
@@ -28,7 +30,7 @@ class Solo:
     """A model's folder and chat, checked against its template. Its records are those of a student."""
 
     config: SampleConfig
-    writers: tuple[ModelSource, ...]
+    sources: tuple[ModelSource, ...]
 
     @classmethod
     def open(cls, config: SampleConfig) -> "Solo":
@@ -41,7 +43,7 @@ class Solo:
         return str(self.config.budgets)
 
     @property
-    def predictors(self) -> dict[str, tuple[Path, Mask]]:
+    def predictor_models(self) -> dict[str, OwnModel]:
         """None: every word is kept."""
         return {}
 
@@ -53,23 +55,23 @@ class Solo:
         return values | {
             "context": config.engine.context,
             "dtype": config.engine.dtype,
-            "alone": self.writers[0].identity(),
+            "alone": self.sources[0].identity(),
         }
 
-    def load(self, mesh: Mesh | None) -> Engine:
+    def load(self, mesh: Mesh | None = None) -> Engine:
         """Loads the weights onto the mesh and builds the engine.
 
         Raises:
           WeightsError, ShardingError: with the file and what to do.
         """
         config = self.config
-        voice = self.writers[0].load(mesh, jnp.dtype(config.engine.dtype))
-        return solo_engine(voice, config.budgets, config.budgets.k, settings(config.engine), config.seed, mesh)
+        model = self.sources[0].load(mesh, jnp.dtype(config.engine.dtype))
+        return solo_engine(model, config.budgets, config.budgets.k, config.engine, config.seed, mesh)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoTeacher(LanguageModel):
-    """The teacher that never has its turn. It shares the weights of the other, and its cache is as small as may be."""
+    """The teacher that never has its turn. It shares the student's weights, and its cache is as small as may be."""
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return []
@@ -86,6 +88,7 @@ class KeepAll:
     params: Any = ()
     threshold: float = 0.5
     shift: int = 0
+    layer: None = None
 
     def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any:
         return ()
@@ -110,9 +113,9 @@ class DirectChat(Chat):
         return self.tokenizer.encode(trace[start:] + answer)[0]
 
 
-def answer_job(voice: LanguageModel, problem: Problem, sample: int = 0) -> Job:
+def answer_job(model: LanguageModel, problem: Problem, sample: int = 0) -> Job:
     """A job whose thinking is over before it began: the text begins with its end."""
-    text = voice.chat.close_text
+    text = model.chat.close_text
     state = RowState(
         id=problem.id, sample_index=sample, text=text, spans=(), role="student", phase="answer", span_start=len(text),
         kept=len(text), span_tokens=(), span_ends=(), event=0, counters={"think_end": 0}, finish_think="end",
@@ -121,11 +124,11 @@ def answer_job(voice: LanguageModel, problem: Problem, sample: int = 0) -> Job:
 
 
 def solo_engine(
-    voice: LanguageModel, budgets: Budgets, k: int, settings: Settings, seed: int, mesh: Mesh | None
+    model: LanguageModel, budgets: Budgets, k: int, config: EngineConfig, seed: int, mesh: Mesh | None
 ) -> Engine:
-    """An engine in which `voice` writes thinking and answer, `k` tokens per turn, as the student."""
-    silent = NoTeacher(**{field.name: getattr(voice, field.name) for field in dataclasses.fields(LanguageModel)})
-    judge = KeepAll(voice.chat.tokenizer)
+    """An engine in which `model` writes thinking and answer, `k` tokens per turn, as the student."""
+    teacher = NoTeacher(**{field.name: getattr(model, field.name) for field in dataclasses.fields(LanguageModel)})
+    keep = KeepAll(model.chat.tokenizer)
     limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
     cooperation = PaperCooperation(preset="paper", k=k, **limits)
-    return build_engine((voice, silent), (judge, judge), cooperation, settings, seed, mesh)
+    return build_engine((model, teacher), (keep, keep), cooperation, config, seed, mesh)

@@ -7,7 +7,7 @@ bytes; sizes that do go into the program (vocabulary, marker) are the model's.
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,10 @@ from jaxtyping import DTypeLike
 
 from tessy_jax import models
 from tessy_jax.config.sections import RoleConfig
-from tessy_jax.config.synthesize import CheckpointPredictor, PredictorConfig, ProbePredictor
+from tessy_jax.cooperate.params import Vocab
 from tessy_jax.cooperate.sampling import Sampling
-from tessy_jax.cooperate.state import Vocab
 from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.planning.shapes import read_shapes
-from tessy_jax.predictors.base import Checkpoint, Predictor, Unigram
-from tessy_jax.predictors.probe import Probe, ProbeParams, read_facts
 from tessy_jax.text.chat import Chat, Thinking
 from tessy_jax.text.tokenizer import BYTE_OF, ContentTokenizer
 from tessy_jax.text.utf8 import STATES
@@ -38,10 +35,10 @@ LONGEST_TOKEN = 128
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AbstractModel(LanguageModel):
-    """A voice whose parameters and tables are shapes."""
+    """A model whose parameters and vocabulary are shapes."""
 
     @cached_property
-    def table(self) -> Vocab:
+    def vocab(self) -> Vocab:
         size = self.config.vocab_size
         allowed, of_tokens = _shape(jnp.uint8, 2 * STATES, size), _shape(jnp.uint8, size, LONGEST_TOKEN)
         return Vocab(allowed, of_tokens, _shape(jnp.int32, size), _shape(jnp.int32, size))
@@ -60,41 +57,34 @@ def _shape(dtype: DTypeLike, *sizes: int) -> Any:
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
-def voice(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> AbstractModel:
-    """The voice of a role whose model the configuration names at `key`. Raises what `read_shapes` does."""
+def abstract_model(config: RoleConfig, key: str, dtype: DTypeLike, mesh: Mesh) -> AbstractModel:
+    """The model of a role, which the configuration names at `key`. Raises what `read_shapes` does."""
     facts = dataclasses.replace(read_shapes(config.model, key), **config.loading)
     try:
         model = models.shapes(facts, dtype, mesh)
     except models.ModelConfigError as error:
         raise models.ModelConfigError(f"{key}: {error}") from None
     thinking = Thinking(**config.thinking.model_dump(exclude_none=True))
-    tokenizer = _bytes_and(thinking.marker, facts.vocab_size)
+    tokenizer = bytes_tokenizer(thinking.marker, facts.vocab_size)
     chat = Chat(Path(), tokenizer, reference=None, template="", thinking=thinking, options={})
     sampling = Sampling(**config.sampling.model_dump())
     return AbstractModel(*nnx.split(model), model.config, chat, sampling, cache=config.cache)
 
 
-def predictor(
-    config: PredictorConfig, key: str, writer: LanguageModel, dtype: DTypeLike, mesh: Mesh
-) -> Predictor | Probe:
-    """The predictor of the role that `writer` has. A probe's folder is read if it is there: its layer is in it."""
-    vocabulary = writer.config.vocab_size
-    if isinstance(config, CheckpointPredictor):
-        model = models.shapes(read_shapes(config.model, f"{key}.model"), dtype, mesh)
-        graph, params = nnx.split(model)
-        tokenizer = _bytes_and("", model.config.vocab_size)
-        return Checkpoint(tokenizer, graph, params, model.config, config.threshold, config.shift, config.block)
-    if isinstance(config, ProbePredictor):
-        folder = Path(config.model).expanduser()
-        layer = read_facts(folder)["layer"] if folder.is_dir() else writer.config.num_hidden_layers - 1
-        sizes: Any = ((writer.config.hidden_size,), (), (vocabulary,))
-        learned = ProbeParams(*(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes))
-        return Probe(writer.chat.tokenizer, learned, layer, config.threshold or 0.5)
-    table: Any = jax.ShapeDtypeStruct((vocabulary,), jnp.float32)
-    return Unigram(writer.chat.tokenizer, table, config.threshold)
+class PlannedShapes(NamedTuple):
+    """Where predictors take their shapes from; see `predictors.base.Shapes`."""
+
+    mesh: Mesh
+    dtype: DTypeLike
+
+    def read(self, model: str, key: str) -> models.DecoderConfig:
+        return read_shapes(model, key)
+
+    def tokenizer(self, vocabulary: int) -> ContentTokenizer:
+        return bytes_tokenizer("", vocabulary)
 
 
-def _bytes_and(marker: str, size: int) -> ContentTokenizer:
+def bytes_tokenizer(marker: str, size: int) -> ContentTokenizer:
     """A vocabulary of the 256 bytes and the end of thinking; another one for each size of a model's."""
     token = {"id": len(BYTE_OF), "content": marker, "special": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

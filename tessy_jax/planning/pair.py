@@ -11,22 +11,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from tessy_jax.config.sections import EngineConfig
 from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.cooperate.host_callback import ROWS
-from tessy_jax.cooperate.loop import Carry, Loop, Params
+from tessy_jax.cooperate.loop import Loop
+from tessy_jax.cooperate.params import Params
 from tessy_jax.cooperate.state import Role
-from tessy_jax.cooperate.turn import Turn
+from tessy_jax.cooperate.turn import Carry, Schedule
 from tessy_jax.devices.mesh import asked, check_rows
-from tessy_jax.engine.build import build_turns
-from tessy_jax.engine.engine import Settings, caches_of, check_budgets, params_of, prefill_rows, rows_of, settings
-from tessy_jax.planning import abstract
+from tessy_jax.engine.build import build_schedule
+from tessy_jax.engine.sizes import make_caches, make_params, make_rows, prefill_rows, prompt_room
+from tessy_jax.planning.abstract import AbstractModel, PlannedShapes, abstract_model
 from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program, made, placed
 from tessy_jax.planning.hlo_traffic import repetition, traffic
 from tessy_jax.planning.limits import largest
 from tessy_jax.planning.report import Plan, Step
 from tessy_jax.planning.topology import Topology
-from tessy_jax.predictors.base import Predictor
-from tessy_jax.predictors.probe import Probe
+from tessy_jax.predictors.base import JudgedModel, Predictor
+from tessy_jax.predictors.registry import abstract_predictor
 
 NAMES = tuple(role.name.lower() for role in Role)
 
@@ -37,51 +39,57 @@ class Shapes:
 
     config: SynthesisConfig
     mesh: Mesh
-    voices: tuple[abstract.AbstractModel, ...]
-    predictors: tuple[Predictor | Probe, ...]
-    settings: Settings
+    models: tuple[AbstractModel, ...]
+    predictors: tuple[Predictor, ...]
 
     @classmethod
     def of(cls, config: SynthesisConfig, mesh: Mesh) -> "Shapes":
         """Raises what `read_shapes` does, and ShardingError: a model does not divide over the mesh."""
         dtype = jnp.dtype(config.engine.dtype)
-        voices = tuple(abstract.voice(getattr(config, name), f"{name}.model", dtype, mesh) for name in NAMES)
+        models = tuple(abstract_model(getattr(config, name), f"{name}.model", dtype, mesh) for name in NAMES)
         predictors = tuple(
-            abstract.predictor(getattr(config.predictors, name), f"predictors.{name}", voice, dtype, mesh)
-            for name, voice in zip(NAMES, voices, strict=True)
+            abstract_predictor(
+                getattr(config.predictors, name),
+                f"predictors.{name}",
+                JudgedModel(model.chat.tokenizer, model.config),
+                PlannedShapes(mesh, dtype),
+            )
+            for name, model in zip(NAMES, models, strict=True)
         )
-        return cls(config, mesh, voices, predictors, settings(config.engine))
+        return cls(config, mesh, models, predictors)
 
     @cached_property
-    def turns(self) -> tuple[Turn, ...]:
-        return build_turns(self.voices, self.predictors, self.config.cooperation, self.settings, self.mesh)
+    def schedule(self) -> Schedule:
+        """What the engine would run."""
+        return build_schedule(self.models, self.predictors, self.config.cooperation, self.config.engine, self.mesh)
 
     @cached_property
     def params(self) -> Params:
-        return placed(params_of(self.voices, self.predictors), self.mesh)
+        """What its programs would read."""
+        return placed(make_params(self.models, self.predictors), self.mesh)
 
-    def memory(self, sizes: Settings) -> Carry:
+    def carry(self, sizes: EngineConfig) -> Carry:
         """What an engine of these sizes writes to."""
-        rows = rows_of(self.voices, self.predictors, sizes, self.config.seed)
-        caches = made(lambda mesh: caches_of(self.voices, self.predictors, sizes, mesh), self.mesh)
+        rows = make_rows(self.models, self.predictors, sizes, self.config.seed)
+        caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, mesh), self.mesh)
         return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
 
-    def resident(self, sizes: Settings) -> dict[str, int]:
+    def resident(self, sizes: EngineConfig) -> dict[str, int]:
         """Bytes of a chip that stay in use, by kind."""
-        memory, kinds = self.memory(sizes), {}
-        for name, writer, judge in zip(NAMES, self.params.writers, self.params.judges, strict=True):
-            kinds[f"weights, {name}"] = chip_bytes(writer)
-            kinds[f"weights, {name}'s predictor"] = chip_bytes(judge)
-        for name, (writer, judge) in zip(NAMES, memory.caches, strict=True):
-            kinds[f"cache, {name}"] = chip_bytes(writer)
-            kinds[f"cache, {name}'s predictor"] = chip_bytes(judge)
-        kinds["vocabularies"] = chip_bytes(self.params.tables)
-        kinds["rows"] = chip_bytes(memory.state)
+        carry, kinds = self.carry(sizes), {}
+        for name, model, predictor in zip(NAMES, self.params.models, self.params.predictors, strict=True):
+            kinds[f"weights, {name}"] = chip_bytes(model)
+            kinds[f"weights, {name}'s predictor"] = chip_bytes(predictor)
+        for name, caches in zip(NAMES, carry.caches, strict=True):
+            kinds[f"cache, {name}"] = chip_bytes(caches.model)
+            kinds[f"cache, {name}'s predictor"] = chip_bytes(caches.predictor)
+        kinds["vocabularies"] = chip_bytes(self.params.vocabs)
+        kinds["rows"] = chip_bytes(carry.state)
         return {kind: size for kind, size in kinds.items() if size}
 
     def weights(self, role: Role) -> int:
         """Bytes of a chip's weights that a decode step of `role` must read."""
-        config, params = self.voices[role].config, nnx.to_flat_state(self.params.writers[role])
+        config, params = self.models[role].config, nnx.to_flat_state(self.params.models[role])
         return sum(
             chip_bytes(leaf) for path, leaf in params if config.tie_word_embeddings or "embed_tokens" not in path
         )
@@ -97,8 +105,8 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
     check_rows(config.mesh, config.engine.batch, "engine.batch")
     mesh = topology.mesh(config.mesh)
     shapes = Shapes.of(config, mesh)
-    check_budgets(config.cooperation, shapes.settings, max(turn.tokens for turn in shapes.turns))
-    plan = Plan(name, topology, mesh.size, asked(config.mesh), shapes.resident(shapes.settings), (), ())
+    prompt_room(config.cooperation, config.engine, max(turn.generate.k for turn in shapes.schedule.turns))
+    plan = Plan(name, topology, mesh.size, asked(config.mesh), shapes.resident(shapes.config.engine), (), ())
     if not plan.fits:  # the compiler would only say the same
         return dataclasses.replace(plan, limits=_limits(shapes, plan), savings=_savings(shapes))
     programs, too_large, steps = [], [], []
@@ -118,37 +126,37 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
 
 def _programs(shapes: Shapes) -> Iterator[Any]:
     """The engine's programs, each as a call that compiles it."""
-    loop, memory, sizes = Loop(shapes.turns), shapes.memory(shapes.settings), shapes.settings
+    loop, carry, sizes = Loop(shapes.schedule), shapes.carry(shapes.config.engine), shapes.config.engine
     longest = sizes.prompt_buckets[-1]
-    width = prefill_rows(sizes, longest, shapes.mesh)[1]
+    width = prefill_rows(sizes, longest, shapes.mesh).many
     number = placed(jax.ShapeDtypeStruct((), jnp.int32), shapes.mesh)
     slots = placed(jax.ShapeDtypeStruct((width,), jnp.int32), shapes.mesh)
     new = placed(jax.ShapeDtypeStruct((sizes.batch,), jnp.bool_), shapes.mesh, ROWS)
     calls: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
-        ("dispatch", loop.dispatch, (shapes.params, memory, number, number), {}),
-        ("admit", loop.admit, (memory, new, memory.state), {}),
+        ("dispatch", loop.dispatch, (shapes.params, carry, number, number), {}),
+        ("admit", loop.admit, (carry, new, carry.state), {}),
     ]
     for role in Role:
         static = {"role": role, "chunk": longest}
         title = f"prefill, {NAMES[role]}, {width} x {longest}"
-        calls.append((title, loop.prefill, (shapes.params, memory, slots), static))
+        calls.append((title, loop.prefill, (shapes.params, carry, slots), static))
     for title, function, args, static in calls:
         yield functools.partial(compile_program, title, function, *args, **static)
 
 
 def _step(shapes: Shapes, role: Role) -> Step:
     """A decode step of `role`: the loop in which the engine takes them, which costs what its body does."""
-    memory, params = shapes.memory(shapes.settings), shapes.params
-    cache = memory.caches[role][0]
+    carry, params = shapes.carry(shapes.config.engine), shapes.params
+    cache = carry.caches[role].model
     program, text = compile_program(
         f"decode step, {NAMES[role]}",
-        jax.jit(shapes.turns[role].generate, donate_argnums=(3, 4)),
-        *(params.writers[role], params.judges[role], params.tables[role], memory.state, cache),
+        jax.jit(shapes.schedule.turns[role].generate, donate_argnums=(1, 2)),
+        *(params.of(role), carry.state, cache),
     )
     return Step(
         role=NAMES[role],
         program=program,
-        tokens=shapes.settings.batch,
+        tokens=shapes.config.engine.batch,
         main=traffic(text),
         repetition=repetition(text),
         weights=shapes.weights(role),
@@ -158,29 +166,31 @@ def _step(shapes: Shapes, role: Role) -> Step:
 
 def _limits(shapes: Shapes, plan: Plan) -> dict[str, int | None]:
     """The largest batch and context that fit, one at a time. Temporaries are taken to grow with batch x context."""
-    sizes, capacity = shapes.settings, plan.capacity
+    sizes, capacity = shapes.config.engine, plan.capacity
     if capacity is None:
         return {}
 
-    def fits(changed: Settings) -> bool:
+    def fits(changed: EngineConfig) -> bool:
         growth = changed.batch * changed.context / (sizes.batch * sizes.context)
         return sum(shapes.resident(changed).values()) + plan.code + plan.temporaries * growth <= capacity
 
     rows = shapes.config.mesh.data * shapes.config.mesh.fsdp
-    longest = min(voice.config.max_position_embeddings for voice in shapes.voices)
+    longest = min(model.config.max_position_embeddings for model in shapes.models)
     grain = 1024
     return {
-        "engine.batch": largest(lambda n: fits(dataclasses.replace(sizes, batch=n)), rows),
-        "engine.context": largest(lambda n: fits(dataclasses.replace(sizes, context=n)), min(grain, longest), longest),
+        "engine.batch": largest(lambda n: fits(sizes.model_copy(update={"batch": n})), rows),
+        "engine.context": largest(
+            lambda n: fits(sizes.model_copy(update={"context": n})), min(grain, longest), longest
+        ),
     }
 
 
 def _savings(shapes: Shapes) -> dict[str, int]:
     """What 8 bits would save of a chip's memory, for each model and cache that they would make smaller."""
-    resident, savings = sum(shapes.resident(shapes.settings).values()), {}
+    resident, savings = sum(shapes.resident(shapes.config.engine).values()), {}
     for name in NAMES:
         for key in ("weights", "cache"):
             role = getattr(shapes.config, name).model_copy(update={key: "int8"})
             smaller = Shapes.of(shapes.config.model_copy(update={name: role}), shapes.mesh)
-            savings[f"{name}.{key}=int8"] = resident - sum(smaller.resident(smaller.settings).values())
+            savings[f"{name}.{key}=int8"] = resident - sum(smaller.resident(smaller.config.engine).values())
     return {key: saved for key, saved in savings.items() if saved > 0}

@@ -1,45 +1,68 @@
-"""Boundary predictors: P(style) of each token of the text, in the predictor's own tokens.
+"""What a boundary predictor is to the loop and to a configuration, whatever its kind.
 
-Kinds behind one interface: `Checkpoint`, a token classifier with its own small cache, and `Unigram`, a table.
+A predictor gives P(style) of each token: how likely the token is one that the student should write (paper, §3.2). The
+loop asks in one of two ways, and `layer` says in which:
+
+    layer None     the predictor reads the text in tokens of its own     TextPredictor          checkpoint, unigram
+    layer 7        it reads what the writing model's layer 7 puts out    HiddenStatePredictor   probe
+
+A new kind is one file beside this one and one entry in `registry.KINDS`.
 """
 
-import dataclasses
-import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
-from tessy_jax import models
-from tessy_jax.text.tokenizer import ContentTokenizer, TextError
+from tessy_jax.config.boundary_predictors import PredictorConfig
+from tessy_jax.models import DecoderConfig
+from tessy_jax.models.mask import Mask
+from tessy_jax.text.tokenizer import ContentTokenizer
+
+# -- in the loop -------------------------------------------------------------------------------------------------------
 
 
 class Predictor(Protocol):
-    """What a boundary rule needs of a predictor.
+    """What all kinds have in common.
 
     Attributes:
-      tokenizer: the vocabulary that it reads.
-      threshold: a token is style if P(style) is at least this.
-      shift: 1 if the prediction for a token stands at the token before it (the released checkpoints), 0 if at the
-        token itself.
-      params: its parameters, a pytree, handed back to `style`.
+        tokenizer: the vocabulary whose tokens it labels.
+        params: its parameters, a pytree; the loop hands it back, so that it may lie on a mesh and is compiled once.
+        threshold: a token is style if P(style) is at least this.
+        layer: the layer of the writing model, from 0, whose hidden states it reads; None: it reads the text.
     """
 
     @property
     def tokenizer(self) -> ContentTokenizer: ...
     @property
+    def params(self) -> Any: ...
+    @property
     def threshold(self) -> float: ...
     @property
-    def shift(self) -> int: ...
-    @property
-    def params(self) -> Any: ...
+    def layer(self) -> int | None: ...
 
-    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any: ...
+    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any:
+        """What it keeps of `batch` rows of at most `length` tokens, a pytree; () if nothing.
+
+        Args:
+            slack: tokens of the largest chunk and of the deepest rollback together.
+        """
+        ...
+
+
+class TextPredictor(Predictor, Protocol):
+    """Reads the text of the trace, without the prompt.
+
+    Attributes:
+        shift: 1 if the prediction for a token stands at the token before it (the released checkpoints), 0 if at the
+            token itself.
+    """
+
+    @property
+    def shift(self) -> int: ...
 
     def style(
         self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
@@ -52,102 +75,94 @@ class Predictor(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """A Hugging Face `…ForTokenClassification` checkpoint with two labels; label 1 is style, as in the released
-    predictors.
+class HiddenStatePredictor(Predictor, Protocol):
+    """Reads the hidden states that the writing model has anyway: no second model, no second tokenisation."""
 
-    `context` bounds what a token sees: `models.Blocks(W)` is trace.md's context blocks, so that the cache stays small.
-    """
+    def style(self, params: Any, hidden: Float[Array, "B D"], tokens: Int[Array, " B"]) -> Float[Array, " B"]:
+        """P(style) of `tokens`, sampled at positions where the layer put out `hidden`."""
+        ...
+
+
+def reads_text(predictor: Predictor) -> TypeGuard[TextPredictor]:
+    """Whether it reads the text in tokens of its own."""
+    return predictor.layer is None
+
+
+def reads_hidden_states(predictor: Predictor) -> TypeGuard[HiddenStatePredictor]:
+    """Whether it reads the writing model's hidden states."""
+    return predictor.layer is not None
+
+
+# -- in a configuration ------------------------------------------------------------------------------------------------
+
+
+class JudgedModel(NamedTuple):
+    """The model whose words a predictor judges, as far as predictors care."""
 
     tokenizer: ContentTokenizer
-    graph: nnx.GraphDef
-    params: Any
-    config: Any
-    threshold: float
-    shift: int
-    block: int
+    config: DecoderConfig
 
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        *,
-        threshold: float,
-        shift: int,
-        block: int,
-        mesh: Mesh | None,
-        dtype: jnp.dtype = jnp.float32,
-    ) -> "Checkpoint":
-        model = models.load(folder, mesh=mesh, dtype=dtype)
-        labels = len(model.config.labels)
-        if labels != 2:
-            raise TextError(
-                f"{folder}: a boundary predictor has 2 labels (capability, style), this checkpoint has "
-                f"{labels or 'no token-classification head'}"
-            )
-        graph, params = nnx.split(model)
-        return cls(ContentTokenizer.load(folder), graph, params, model.config, threshold, shift, block)
 
-    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any:
-        """An empty cache for `batch` rows of at most `length` tokens; `slack` is the largest chunk + the deepest
-        rollback.
+class PredictorSource(Protocol):
+    """A predictor named in a configuration: its files are found and checked, its weights are not loaded yet."""
+
+    @property
+    def own_model(self) -> "OwnModel | None":
+        """The model that it brings along, for estimates of memory; None if it has none."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What its predictions depend on, for manifests."""
+        ...
+
+    def load(self, mesh: Mesh | None, dtype: DTypeLike) -> Predictor:
+        """Loads the weights onto the mesh.
+
+        Raises:
+            WeightsError, ShardingError, TextError: with the file and what to do.
         """
-        dtype = jax.tree.leaves(self.params)[0].dtype
-        return models.init_cache(self.config, batch, length, slack, dtype, context=models.Blocks(self.block), mesh=mesh)
-
-    def style(
-        self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
-    ) -> tuple[Float[Array, "B C"], Any]:
-        model = nnx.merge(self.graph, params)
-        hidden, cache = model(tokens, positions, cache)
-        return jax.nn.softmax(model.scores(hidden), axis=-1)[..., 1], cache
-
-    def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
-        whole = models.Packed(jnp.zeros_like(tokens), tuple(self.config.contexts))
-        return self.style(params, tokens, positions, whole)[0]
+        ...
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Unigram:
-    """A table of P(style | token): the simplest predictor, and the one that needs no second model.
+class OwnModel(NamedTuple):
+    """The folder of a predictor's own model, and what its tokens see."""
 
-    The table is a readable word list, `{"default": p, "words": {word: p, …}}`. A token's word is its text without
-    the leading space, in lower case.
+    folder: Path
+    mask: Mask
+
+
+class Shapes(Protocol):
+    """What is known where a program is only planned: shapes instead of files.
+
+    Attributes:
+        mesh, dtype: where and as what parameters would lie.
     """
 
-    tokenizer: ContentTokenizer
-    params: Float[Array, " V"]
-    threshold: float
-    shift: int = 0
+    @property
+    def mesh(self) -> Mesh: ...
+    @property
+    def dtype(self) -> DTypeLike: ...
 
-    @classmethod
-    def load(cls, table: Path, tokenizer: ContentTokenizer, *, threshold: float) -> "Unigram":
-        """Reads the table for the vocabulary of `tokenizer`. TextError if the file is not such a table."""
-        try:
-            content = json.loads(Path(table).read_text(encoding="utf-8"))
-            words, default = content["words"], float(content["default"])
-            p = [float(words.get(word_of(token), default)) for token in tokenizer.token_bytes()]
-        except FileNotFoundError:
-            raise TextError(f"{table}: there is no such word list; `predictors.*.table` names it") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TextError(
-                f'{table}: not a word list of the form {{"default": p, "words": {{word: p}}}}: {error!r}'
-            ) from None
-        return cls(tokenizer, jnp.asarray(np.asarray(p, np.float32)), threshold)
+    def read(self, model: str, key: str) -> DecoderConfig:
+        """The shapes of a model that the configuration names at `key`."""
+        ...
 
-    def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> Any:
-        return ()
-
-    def style(
-        self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
-    ) -> tuple[Float[Array, "B C"], Any]:
-        return params[tokens], cache
-
-    def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
-        return params[tokens]
+    def tokenizer(self, vocabulary: int) -> ContentTokenizer:
+        """A vocabulary of that size whose text is never read."""
+        ...
 
 
-def word_of(token: bytes) -> str:
-    """The word a token is looked up by."""
-    return token.decode("utf-8", errors="replace").strip().lower()
+@dataclass(frozen=True)
+class PredictorKind:
+    """A kind of predictor: how its section of a configuration becomes one.
+
+    Attributes:
+        section: the configuration's class; its `kind` is a literal that names the kind.
+        open: `(section, key, judged)` finds and checks the files. Raises ConfigError, TextError or what reading a
+            checkpoint raises; `key` says where the configuration has the section, for messages.
+        abstract: the same predictor with shapes for parameters, for `plan`.
+    """
+
+    section: type[PredictorConfig]
+    open: Callable[[Any, str, JudgedModel], PredictorSource]
+    abstract: Callable[[Any, str, JudgedModel, Shapes], Predictor]

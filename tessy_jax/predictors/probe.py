@@ -16,12 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax import nnx, struct
-from jaxtyping import Array, Float, Float32, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, DTypeLike, Float, Float32, Int
 
-from tessy_jax.data.hashing import hash_text
+from tessy_jax.config.boundary_predictors import ProbePredictor
+from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.models import DecoderConfig, call_block
 from tessy_jax.models.decoder import BlockCall
+from tessy_jax.predictors.base import JudgedModel, PredictorKind, Shapes
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 from tessy_jax.text_jax.arrays import Leaf
 
@@ -137,12 +140,49 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def record_hidden_states(heard: list[Array]) -> BlockCall:
-    """How to call the blocks of a model so that their outputs are also put in `heard`, in the order of layers."""
+def record_hidden_states(hidden_states: list[Array]) -> BlockCall:
+    """How to call the blocks of a model so that `hidden_states` also gets their outputs, in the order of layers."""
 
     def call(block: nnx.Module, x: Array, rotation: Any, positions: Array, memory: Any) -> tuple[Array, Any]:
         x, memory = call_block(block, x, rotation, positions, memory)
-        heard.append(x)
+        hidden_states.append(x)
         return x, memory
 
     return call
+
+
+# -- in a configuration ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    config: ProbePredictor
+    folder: Path
+    probe: Probe
+    own_model: None = None
+
+    def identity(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json") | {"model": hash_file(self.folder / "probe.safetensors")}
+
+    def load(self, mesh: Mesh | None, dtype: DTypeLike) -> Probe:
+        return self.probe
+
+
+def _open(config: ProbePredictor, key: str, judged: JudgedModel) -> _Source:
+    folder = Path(config.model).expanduser()
+    probe = Probe.load(folder, judged.tokenizer, judged.config)
+    if config.threshold is not None:
+        probe = dataclasses.replace(probe, threshold=config.threshold)
+    return _Source(config, folder, probe)
+
+
+def _abstract(config: ProbePredictor, key: str, judged: JudgedModel, shapes: Shapes) -> Probe:
+    """The folder is read if it is there, since the layer is in it; else it is taken to be the last."""
+    folder = Path(config.model).expanduser()
+    layer = read_facts(folder)["layer"] if folder.is_dir() else judged.config.num_hidden_layers - 1
+    sizes: Any = ((judged.config.hidden_size,), (), (judged.config.vocab_size,))
+    learned = ProbeParams(*(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes))
+    return Probe(judged.tokenizer, learned, layer, config.threshold or 0.5)
+
+
+PROBE = PredictorKind(ProbePredictor, _open, _abstract)

@@ -62,7 +62,7 @@ def call(*arguments: object) -> int:
     """The command in this process, always with the same engine, so that it compiles once."""
     shared = engine()
     shared.slots, shared.host = [None] * shared.local, shared.rows.empty(shared.local)
-    shared.memory = shared.memory.replace(state=shared._put(shared.host))
+    shared.carry = shared.carry.replace(state=shared._put(shared.host))
     with mock.patch.object(Solo, "load", return_value=shared):
         return sample.main([str(config()), *map(str, arguments)])
 
@@ -120,8 +120,8 @@ def test_records():
 
 def test_weights_are_there_once_and_the_silent_cache_is_small():
     shared = engine()
-    assert shared.params.writers[0] is shared.params.writers[1]
-    caches = [shared.memory.caches[role][0] for role in Role]
+    assert shared.params.models[0] is shared.params.models[1]
+    caches = [shared.carry.caches[role].model for role in Role]
     assert caches[0].layers[0].k.shape[2] == 192
     assert type(caches[1].layers[0].context) is models.Blocks
 

@@ -7,14 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tessy_jax.config.boundary_predictors import UnigramPredictor
 from tessy_jax.config.schema import describe, to_yaml
-from tessy_jax.config.synthesize import (
-    PaperCooperation,
-    ReleasedCodeCooperation,
-    SynthesisConfig,
-    UnigramPredictor,
-    load_config,
-)
+from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation, SynthesisConfig, load_config
 from tessy_jax.errors import ConfigError
 
 MINIMAL = """

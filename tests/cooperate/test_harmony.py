@@ -60,14 +60,14 @@ def records(engine: Engine, states: list[RowState]) -> dict[tuple[str, int], Rec
 
 
 def text_is_one(engine: Engine, b: int, slot: object) -> int:
-    """How many of the writers hold text, all of it in canonical tokens."""
+    """How many of the models hold text, all of it in canonical tokens."""
     count = 0
-    for voice, stream in zip(engine.voices, engine.host.writers, strict=True):
+    for model, stream in zip(engine.models, engine.host.streams, strict=True):
         text = engine.host.text[b, : int(stream.covered[b])].tobytes()
-        prompt = len(voice.prompt_ids(slot.job.problem.messages))
+        prompt = len(model.prompt_ids(slot.job.problem.messages))
         tokens = stream.tokens[b, prompt : int(stream.base[b])].tolist()
-        assert tokens == voice.chat.tokenizer.encode(text)[0]
-        table = voice.table
+        assert tokens == model.chat.tokenizer.encode(text)[0]
+        table = model.vocab
         spelled = b"".join(bytes(table.token_bytes[t, : int(table.token_len[t])].tolist()) for t in tokens)
         assert spelled in (text, unicodedata.normalize("NFC", text.decode()).encode())
         count += len(text) > 0

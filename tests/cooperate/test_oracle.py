@@ -38,7 +38,7 @@ def engine(pair: Pair) -> Engine:
 @pytest.fixture
 def stepwise(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The engine, coming back to the host after every turn."""
-    monkeypatch.setattr(engine, "settings", dataclasses.replace(engine.settings, turns_per_dispatch=1))
+    monkeypatch.setattr(engine, "config", engine.config.model_copy(update={"turns_per_dispatch": 1}))
     return engine
 
 
@@ -127,7 +127,7 @@ def test_rollback_leaves_no_trace(stepwise: Engine, sampled: dict[tuple[str, int
     """
     dispatches = list(stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]])))
     early = dispatches[:3]
-    assert sum(sum(d.steps.judged) for d in early) > 0, "the classifiers read the text in passes of their own"
+    assert sum(sum(d.work.judged) for d in early) > 0, "the classifiers read the text in passes of their own"
     states = [RowState.from_json(s.to_json()) for s in early[-1].active]
     assert any(s.span_tokens for s in states)
     assert any(s.spans for s in states)

@@ -56,14 +56,14 @@ def test_a_row_taken_up_again_knows_what_was_predicted(
     dispatches = stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]]))
     states: dict[str, RowState] = {}
     for dispatch in itertools.islice(dispatches, 4):
-        assert sum(dispatch.steps.decodes) > 0
-        assert dispatch.steps.judged == (0, 0), "the passes that sample are all there are"
+        assert sum(dispatch.work.decodes) > 0
+        assert dispatch.work.judged == (0, 0), "the passes that sample are all there are"
         states |= {s.id: s for s in dispatch.active if s.span_style}
     dispatches.close()
     assert states, "no row was left in the middle of a span"
     assert all(len(s.span_style) == len(s.span_tokens) for s in states.values())
     stepwise.slots = [None] * stepwise.local
-    stepwise.memory = stepwise.memory.replace(state=stepwise._put(stepwise.rows.empty(stepwise.local)))
+    stepwise.carry = stepwise.carry.replace(state=stepwise._put(stepwise.rows.empty(stepwise.local)))
     jobs = iter([Job(problem(id_), 0, RowState.from_json(s.to_json())) for id_, s in states.items()])
     for record in (r for d in stepwise.run(jobs) for r in d.finished):
         assert record == sampled[record.problem.id, 0]

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import transformers
 
-from tessy_jax.cooperate.released import ReleasedBoundary, WindowReader
+from tessy_jax.cooperate.params import RoleParams
+from tessy_jax.cooperate.released import HostWindow, ReleasedBoundary
 from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.engine.rows import Rows
-from tessy_jax.predictors.base import Checkpoint
+from tessy_jax.predictors.checkpoint import Checkpoint
 from tessy_jax.text.retokenize import Retokenizer
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tests.kit import vocab
@@ -77,9 +78,9 @@ def test_cuts_are_those_of_the_released_rule(tmp_path: Path) -> None:
     texts = turns(1000)
     seen = {"cut": 0, "flip only": 0, "neither": 0, "longer than the window": 0}
     for role in (Role.STUDENT, Role.TEACHER):
-        reader = WindowReader(Retokenizer(content), None, None, WINDOW)
-        boundary = ReleasedBoundary(role, reader, predictor, 10**6, None)
-        judge = jax.jit(lambda params, state, rows, boundary=boundary: boundary.judge(params, None, state, (), rows))
+        window = HostWindow(Retokenizer(content), None, None, WINDOW)
+        boundary = ReleasedBoundary(role, window, predictor, 10**6, None)
+        judge = jax.jit(lambda params, state, rows, boundary=boundary: boundary.judge(params, state, (), rows))
         mine = texts[role::2]
         for start in range(0, len(mine), 50):
             group = mine[start : start + 50]
@@ -89,8 +90,9 @@ def test_cuts_are_those_of_the_released_rule(tmp_path: Path) -> None:
                 state.text[row, : len(data)] = np.frombuffer(data, np.uint8)
                 state.written[row], state.span_start[row] = len(data), len(before.encode())
             state.role[:], state.phase[:] = role, Phase.THINK
-            found, _, over, switch, *_ = judge(predictor.params, state, jnp.ones(len(group), bool))
-            assert bool(over.all())
+            judged = judge(RoleParams(None, None, predictor.params), state, jnp.ones(len(group), bool))
+            found, switch = judged.state, judged.verdict.switch
+            assert bool(judged.verdict.over.all())
             theirs = predictions(tokenizer, reference, [before + new for before, new in group])
             for row, (before, new) in enumerate(group):
                 kept, flips = released_rule(*theirs[row], role == Role.TEACHER, before, new)

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tessy_jax.cooperate.state import Finish, Role, State, Stream
-from tessy_jax.cooperate.words_device import DeviceWords, Found
-from tessy_jax.cooperate.words_host import MAX_WORDS
+from tessy_jax.cooperate.words_device import DeviceReading, DeviceWords
+from tessy_jax.cooperate.words_host import AGAIN, MAX_WORDS
 from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.text.words import is_blank, words
@@ -171,11 +171,11 @@ def state_of(cases: list[Case]) -> State:
     start = np.array([case.start for case in cases])
     stream = Stream(tokens, ends, n, base, start, n, n)
     others = dict.fromkeys(State.__dataclass_fields__) | columns
-    return State(**others | {"text": text, "span_start": start, "writers": (stream, stream)})
+    return State(**others | {"text": text, "span_start": start, "streams": (stream, stream)})
 
 
 @jax.jit
-def read(canonical: Canonical, state: State) -> Found:
+def read(canonical: Canonical, state: State) -> DeviceReading:
     return DeviceWords(Role.STUDENT, MARKER, LOOP, BUDGET, True, MAX_WORDS, 90).read(canonical, state)
 
 
@@ -203,14 +203,14 @@ def test_what_is_sure_is_what_the_host_reads(vocabularies, name: str) -> None:
                 continue
             sure += 1
             expected = words(case.text, case.kept, case.span[1], case.written, MARKER, case.event > 0, MAX_WORDS)
-            ends = found.ends[b][found.ends[b] > 0].tolist()
+            ends = found.words.ends[b][found.words.ends[b] > 0].tolist()
             assert ends == expected.ends[: len(ends)]
-            assert found.more[b] or len(ends) == len(expected.ends)
+            assert found.words.after[b] == AGAIN or len(ends) == len(expected.ends)
             assert expected.event_at is None
             begun = not is_blank(case.text[case.start : case.kept]) and case.kept > case.start
             for at, (start, end) in enumerate(itertools.pairwise([case.kept, *ends])):
                 blank = is_blank(case.text[start:end])
-                assert found.free[b, at] == (blank or not begun)
+                assert found.words.free[b, at] == (blank or not begun)
                 begun |= not blank
                 assert not LOOP.loops(case.text, end)
                 used = [e for e in case.span[1] if e <= end]

@@ -11,15 +11,15 @@ import torch
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.config.sections import Budgets, RepetitionConfig
+from tessy_jax.config.sections import Budgets, EngineConfig, RepetitionConfig
 from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.data.records import Problem, Record
 from tessy_jax.engine.build import build_engine
-from tessy_jax.engine.engine import Engine, Settings
+from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.engine.rows import Job
-from tessy_jax.predictors.base import Checkpoint
+from tessy_jax.predictors.checkpoint import Checkpoint
 from tessy_jax.predictors.probe import Probe, ProbeParams
 from tessy_jax.text.chat import Chat, Thinking
 from tessy_jax.text.repetition import Repetition
@@ -71,11 +71,13 @@ class Pair:
         mesh: Mesh | None = None,
         cooperation: Budgets | None = None,
         probes: bool = False,
-        **settings: object,
+        **sizes: object,
     ) -> Engine:
         """The pair in the loop, with its classifiers or, if `probes`, with probes on its writers."""
-        sizes = {"context": 384, "prompt_buckets": (32,), "chunk": 8, "turns_per_dispatch": 4, "depth": 128} | settings
-        voices = [
+        sizes = {"context": 384, "prompt_buckets": (32,), "chunk": 8, "turns_per_dispatch": 4} | sizes
+        depth = sizes.pop("depth", 128)
+        config = EngineConfig(batch=batch, dtype="float32", **sizes)
+        lms = [
             LanguageModel.of(models.load(folder, mesh=mesh), chat, sampling)
             for folder, chat, sampling in zip(self.folders, self.chats, self.samplings, strict=True)
         ]
@@ -87,9 +89,7 @@ class Pair:
                 for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
             ]
         )
-        return build_engine(
-            voices, predictors, cooperation or self.cooperation, Settings(batch=batch, **sizes), self.seed, mesh
-        )
+        return build_engine(lms, predictors, cooperation or self.cooperation, config, self.seed, mesh, depth)
 
     def probes(self) -> tuple[Probe, ...]:
         """A random probe after the first layer of each writer."""
@@ -205,12 +205,12 @@ def one_text(engine: Engine) -> int:
     for b, slot in enumerate(engine.slots):
         if slot is None or engine.host.think_end[b] >= 0:
             continue
-        for voice, stream in zip(engine.voices, engine.host.writers, strict=True):
+        for model, stream in zip(engine.models, engine.host.streams, strict=True):
             text = engine.host.text[b, : int(stream.covered[b])].tobytes()
-            prompt = len(voice.prompt_ids(slot.job.problem.messages))
+            prompt = len(model.prompt_ids(slot.job.problem.messages))
             tokens = stream.tokens[b, prompt : int(stream.base[b])].tolist()
-            assert tokens == voice.chat.tokenizer.encode(text)[0]
-            spelled = b"".join(_pieces(voice.chat.tokenizer)[t] for t in tokens)
+            assert tokens == model.chat.tokenizer.encode(text)[0]
+            spelled = b"".join(_pieces(model.chat.tokenizer)[t] for t in tokens)
             assert spelled in (text, unicodedata.normalize("NFC", text.decode()).encode())
             seen += len(text) > 0
     return seen

@@ -106,7 +106,7 @@ def call(*arguments: object) -> int:
     engine = _engine()
     # What earlier runs left in the caches stays: it must not matter.
     engine.slots, engine.host = [None] * engine.local, engine.rows.empty(engine.local)
-    engine.memory = engine.memory.replace(state=engine._put(engine.host))
+    engine.carry = engine.carry.replace(state=engine._put(engine.host))
     with mock.patch.object(Pair, "load", return_value=engine):
         return synthesize.main([str(pair()), *map(str, arguments)])
 

@@ -1,0 +1,103 @@
+"""What an engine is made of, from its configuration: rows, parameters, caches, and the room for prompts."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from tessy_jax.config.sections import Budgets, EngineConfig
+from tessy_jax.cooperate.params import Params
+from tessy_jax.cooperate.turn import RoleCaches
+from tessy_jax.engine.language_model import LanguageModel, same_vocab
+from tessy_jax.engine.rows import Rows
+from tessy_jax.errors import ConfigError
+from tessy_jax.predictors.base import Predictor, reads_text
+from tessy_jax.text.retokenize import Retokenizer
+
+MARGIN = 64
+"""Tokens a row may run past its budgets: an undecided word (48 bytes) and the end-of-thinking marker."""
+
+PREFILL_TOKENS = 2048
+"""Tokens per pass of prefill: enough to be bound by arithmetic, while its scores (tokens x heads x context) stay small.
+"""
+
+ROLLBACK_DEPTH = 256
+"""Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""
+
+
+class PrefillRows(NamedTuple):
+    """Rows that a call of prefill reads: when few rows are new, and when many are."""
+
+    few: int
+    many: int
+
+
+def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> PrefillRows:
+    """At most `PREFILL_TOKENS` in all, where the mesh lets it be so little; `chunk`: tokens of a row."""
+    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    many = min(config.batch, max(1, PREFILL_TOKENS // (chunk * ways)) * ways)
+    return PrefillRows(min(many, max(ways, config.batch // 8)), many)
+
+
+def prompt_room(budgets: Budgets, config: EngineConfig, k: int) -> list[int]:
+    """Tokens that the context leaves for the student's and the teacher's prompt; `k`: tokens of a turn, at most.
+
+    Raises:
+        ConfigError: there are none for the student's.
+    """
+    margin = MARGIN + k
+    needed = (budgets.max_think_tokens + budgets.max_answer_tokens + margin, budgets.max_think_tokens + margin)
+    if config.context <= needed[0]:
+        raise ConfigError(
+            f"engine.context {config.context} holds no prompt: the token budgets need {needed[0]} tokens; "
+            "raise engine.context or lower max_think_tokens or max_answer_tokens"
+        )
+    return [config.context - tokens for tokens in needed]
+
+
+def make_rows(
+    models: Sequence[LanguageModel], predictors: Sequence[Predictor], config: EngineConfig, seed: int
+) -> Rows:
+    """The rows of an engine; everything by role."""
+    return Rows(
+        models=tuple(models),
+        predictor_vocabs=tuple(Retokenizer(p.tokenizer) if reads_text(p) else None for p in predictors),
+        context=config.context,
+        text_bytes=8 * config.context,
+        log=2 * config.turns_per_dispatch + 2,
+        seed=seed,
+    )
+
+
+def reads_alike(model: LanguageModel, predictor: Predictor) -> bool:
+    """Whether a predictor reads what its model writes, without another vocabulary in between."""
+    return not reads_text(predictor) or same_vocab(model.chat.tokenizer, predictor.tokenizer)
+
+
+def make_params(models: Sequence[LanguageModel], predictors: Sequence[Predictor]) -> Params:
+    """All that an engine's programs only read."""
+    both = tuple(zip(models, predictors, strict=True))
+    return Params(
+        models=tuple(m.params for m in models),
+        vocabs=tuple(m.vocab.replace(canonical=m.canonical if reads_alike(m, p) else None) for m, p in both),
+        predictors=tuple(p.params for p in predictors),
+    )
+
+
+def make_caches(
+    models: Sequence[LanguageModel],
+    predictors: Sequence[Predictor],
+    config: EngineConfig,
+    mesh: Mesh | None,
+    depth: int = ROLLBACK_DEPTH,
+) -> tuple[RoleCaches, ...]:
+    """By role, the empty caches of the model and of its predictor."""
+    slack = depth + max(config.chunk, *config.prompt_buckets)
+    return tuple(
+        RoleCaches(
+            model.init_cache(config.batch, config.context, slack, jnp.dtype(config.dtype), mesh),
+            predictor.init_cache(config.batch, config.context, slack, mesh),
+        )
+        for model, predictor in zip(models, predictors, strict=True)
+    )
