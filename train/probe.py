@@ -107,8 +107,7 @@ def _response(
     length: int,
     rejects: list[Reject | str],
 ) -> Response:
-    spans = [span for span in record.spans if span.phase == "think"]
-    thinking = record.content[spans[0].start : spans[-1].end] if spans else ""
+    thinking = record.thinking
     blank = len(thinking) - len(thinking.lstrip())  # annotate's offsets begin at the first word
     data = thinking.encode()
     prompt = chat.prompt_ids(with_system(system, record.problem.messages))
