@@ -15,7 +15,7 @@ from tessy_jax import models
 from tessy_jax.analysis.curves import draw
 from tessy_jax.analysis.predictor_report import write_report
 from tessy_jax.config.schema import describe, load_as, to_yaml
-from tessy_jax.config.predictors import TrainPredictorConfig
+from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.app import overrides, run
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tessy_jax import models
-from tessy_jax.config.predictors import ProbeFitConfig
+from tessy_jax.config.train_probe import ProbeFitConfig
 from tessy_jax.data.annotated import read_annotated
 from tessy_jax.data.inputs import BadRow, InputError, Reject, row_object
 from tessy_jax.data.records import Record
