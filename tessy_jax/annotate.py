@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tessy_jax.annotation.agreement import compare, read_annotated
+from tessy_jax.annotation.agreement import compare
 from tessy_jax.annotation.annotator import Annotator, AnnotatorError, Outcome
 from tessy_jax.annotation.endpoint import Endpoint
 from tessy_jax.annotation.lexicon import Lexicon
@@ -25,9 +25,11 @@ from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, say, tell
 from tessy_jax.console.progress import View, duration
 from tessy_jax.console.show_segments import agreement_table, show_segment
-from tessy_jax.data.hashing import hash_file, make_manifest
+from tessy_jax.data.annotated import read_annotation
+from tessy_jax.data.hashing import hash_file
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.jsonl import read_objects
+from tessy_jax.data.run_folder import make_manifest
 from tessy_jax.data.run_rows import SEGMENTS, RunDir
 from tessy_jax.data.segments import Annotated, Segment
 from tessy_jax.data.sources import data_path, files
@@ -296,7 +298,7 @@ def _dry_run(config: AnnotateConfig, material: Material, annotator: Annotator) -
 
 def _compare(a: Path, b: Path) -> int:
     out = Console()
-    out.print(agreement_table(compare(read_annotated(a), read_annotated(b))))
+    out.print(agreement_table(compare(read_annotation(a), read_annotation(b))))
     return DONE
 
 

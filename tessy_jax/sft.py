@@ -18,7 +18,7 @@ from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View
 from tessy_jax.data.jsonl import read_objects
-from tessy_jax.data.training_folder import run_directory
+from tessy_jax.data.run_folder import run_directory
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import CheckpointError, Checkpoints

@@ -14,15 +14,15 @@ from rich.console import Console
 from tessy_jax import models
 from tessy_jax.analysis.curves import draw
 from tessy_jax.analysis.predictor_report import write_report
-from tessy_jax.config.predictors import TrainPredictorConfig
 from tessy_jax.config.schema import describe, load_as, to_yaml
+from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.app import overrides, run
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.data.records import dump_line
-from tessy_jax.data.training_folder import run_directory
+from tessy_jax.data.run_folder import run_directory
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 from tessy_jax.predictors.scores import best_threshold, evaluate

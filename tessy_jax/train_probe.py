@@ -17,8 +17,8 @@ from rich.console import Console
 from tessy_jax import models
 from tessy_jax.analysis.predictor_report import write_report
 from tessy_jax.analysis.reproduced import compare
-from tessy_jax.config.predictors import TrainProbeConfig
 from tessy_jax.config.schema import describe, load_as
+from tessy_jax.config.train_probe import TrainProbeConfig
 from tessy_jax.console.app import overrides, run
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder

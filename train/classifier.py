@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.config.predictors import TrainPredictorConfig
+from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.data.hashing import hash_file, hash_folder
 from tessy_jax.data.sources import data_path, files
 from tessy_jax.errors import ConfigError

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tessy_jax import models
-from tessy_jax.config.predictors import ProbeFitConfig
+from tessy_jax.config.train_probe import ProbeFitConfig
 from tessy_jax.data.annotated import read_annotated
 from tessy_jax.data.inputs import BadRow, InputError, Reject, row_object
 from tessy_jax.data.records import Record
@@ -107,8 +107,7 @@ def _response(
     length: int,
     rejects: list[Reject | str],
 ) -> Response:
-    spans = [span for span in record.spans if span.phase == "think"]
-    thinking = record.content[spans[0].start : spans[-1].end] if spans else ""
+    thinking = record.thinking
     blank = len(thinking) - len(thinking.lstrip())  # annotate's offsets begin at the first word
     data = thinking.encode()
     prompt = chat.prompt_ids(with_system(system, record.problem.messages))

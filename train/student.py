@@ -9,7 +9,8 @@ import jax
 from jax.sharding import Mesh
 
 from tessy_jax import models
-from tessy_jax.config.sft import OptimizerConfig, SftConfig
+from tessy_jax.config.sft import SftConfig
+from tessy_jax.config.training import OptimizerConfig
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.config.sections import Columns
-from tessy_jax.data.records import Message, Problem, dump_line
+from tessy_jax.data.records import Message, Problem, Record, dump_line
 from tessy_jax.data.sources import InputError, RawRow, rows
 
 __all__ = [
     "PROMPT_FIELDS",
+    "RESPONSE_FIELDS",
     "BadRow",
     "Columns",
     "InputError",
@@ -27,14 +28,23 @@ __all__ = [
     "present",
     "read",
     "read_message",
+    "read_record",
     "row_object",
 ]
 
 PROMPT_FIELDS = ("messages", "prompt", "dialogs", "question", "conversations")
+"""Where a row may hold its prompt; the first that is present counts."""
+
+RESPONSE_FIELDS = ("response", "completion", "content", "answer")
+"""Where a row that is no conversation holds the answer to its prompt."""
+
 ID_FIELDS = ("id", "id_ddm")
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
-_MAX_RAW = 2000  # characters of a bad row kept in the rejects
+_MAX_RAW = 2000
+"""Characters of a bad row kept in the rejects."""
+
 _MAX_DEPTH = 100
+"""Levels of nesting that a row may have."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +54,10 @@ class Reject:
     """An input row that cannot be used.
 
     Attributes:
-      id: of the row, where it could be read.
-      file, line: where the row stands; lines count from 1.
-      reason: what is wrong, for the user.
-      raw: the beginning of the row.
+        id: of the row, where it could be read.
+        file, line: where the row stands; lines count from 1.
+        reason: what is wrong, for the user.
+        raw: the beginning of the row.
     """
 
     id: str | None
@@ -71,17 +81,17 @@ def read(path: Path, columns: Columns | None = None) -> Iterator[Problem | Rejec
     """Every row of the input, in order, as a problem or a reject.
 
     Args:
-      path: `.jsonl`, `.jsonl.gz`, `.parquet`, `.arrow` or a folder of these (one split).
-      columns: names of the fields, where they should not be detected.
+        path: `.jsonl`, `.jsonl.gz`, `.parquet`, `.arrow` or a folder of these (one split).
+        columns: names of the fields, where they should not be detected.
 
     Raises:
-      InputError: at the call, where the input is missing, unreadable, of an unknown kind or empty.
+        InputError: at the call, where the input is missing, unreadable, of an unknown kind or empty.
     """
     return _convert(rows(path.expanduser()), columns or Columns())
 
 
 class BadRow(Exception):
-    """A row is unusable for the reason given, which is meant for the user."""
+    """A row cannot be used; the text says why, for the user."""
 
 
 def _convert(source: Iterator[RawRow], columns: Columns) -> Iterator[Problem | Reject]:
@@ -121,7 +131,7 @@ def row_object(row: RawRow) -> dict[str, Any]:
 
 
 def _id(value: dict[str, Any], columns: Columns) -> tuple[str | None, str | None]:
-    """The field of the id and the id; both None where the row has none."""
+    """Name of the field that holds the id, and the id; both None where the row has none."""
     for field in (columns.id,) if columns.id else ID_FIELDS:
         found = value.get(field)
         if isinstance(found, int) and not isinstance(found, bool):
@@ -162,7 +172,14 @@ def _prompt(value: dict[str, Any], columns: Columns) -> tuple[str, list[Message]
 
 
 def read_message(turn: Any, place: str) -> Message:
-    """A turn of any accepted shape as a message; `place` names it where BadRow is raised."""
+    """One turn as a message: {"from": "human", "value": "2+2?"} -> {"role": "user", "content": "2+2?"}.
+
+    Args:
+        place: names the turn in errors: "messages[3]".
+
+    Raises:
+        BadRow: it is no turn of a known shape and role.
+    """
     if not isinstance(turn, dict):
         raise BadRow(f"{place} must be an object with role and content, not {kind(turn)}")
     role, content = ("from", "value") if "from" in turn and turn.get("role") is None else ("role", "content")
@@ -173,6 +190,20 @@ def read_message(turn: Any, place: str) -> Message:
         raise BadRow(f"{place}.{role} is '{turn[role]}', expected one of {', '.join(_ROLES)}")
     others = {key: inner for key, inner in turn.items() if key not in (role, content) and inner is not None}
     return {"role": _ROLES[turn[role]], "content": _text(turn[content], f"{place}.{content}")} | others
+
+
+def read_record(value: dict[str, Any]) -> Record | None:
+    """The record that a row of `synthesize` or `sample` is, None for a row of others.
+
+    Raises:
+        BadRow: it has the fields of a record, and one of them is wrong.
+    """
+    if not {"spans", "sample_index", "finish"} <= value.keys():
+        return None
+    try:
+        return Record.from_row(value)
+    except ValueError as error:
+        raise BadRow(f"{error} (it has spans, sample_index and finish)") from error
 
 
 def _text(value: str, place: str) -> str:
@@ -201,7 +232,7 @@ def present(value: dict[str, Any]) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a value of JSON is, in words."""
+    """What a value of JSON is, in words: "a list"."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 

@@ -1,4 +1,4 @@
-"""Which rows are held out: decided by a hash of the id of their prompt."""
+"""Which rows are held out for evaluation: a hash of the id of their prompt decides."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,11 +7,15 @@ from tessy_jax.data.sources import InputError
 
 
 def held_out(ids: Sequence[str], share: float) -> list[bool]:
-    """Whether each row is held out, decided by the id of its prompt alone: segments of one response, and responses to
-    one prompt, are always on one side. At least one prompt is on each side; share 0 holds out nothing.
+    """Whether each row is held out. All rows of one prompt (its responses, and the segments of these) are on one side,
+    and other rows do not matter, except that each side has at least one prompt.
+
+    Args:
+        ids: of the prompt of each row.
+        share: of the prompts to hold out, from 0 to 1; 0 holds out nothing.
 
     Raises:
-      InputError: there are fewer than two prompts.
+        InputError: there are fewer than two prompts.
     """
     if share == 0:
         return [False] * len(ids)

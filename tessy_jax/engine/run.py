@@ -20,10 +20,11 @@ from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, say
 from tessy_jax.console.progress import Progress, ProgressView
 from tessy_jax.console.show_trace import show
-from tessy_jax.data.hashing import hash_file, make_manifest
+from tessy_jax.data.hashing import hash_file
 from tessy_jax.data.inputs import Reject, read
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.records import Problem, RowState
+from tessy_jax.data.run_folder import make_manifest
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.data.sources import files
 from tessy_jax.devices.mesh import make_mesh

@@ -18,8 +18,8 @@ import yaml
 from safetensors.numpy import load_file
 
 from tessy_jax import models
-from tessy_jax.config.predictors import TrainPredictorConfig
 from tessy_jax.config.schema import load_as
+from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.predictors.checkpoint import Checkpoint
 from tessy_jax.train.classifier import Classifier
 from tessy_jax.train.data.predictor_data import PredictorData

@@ -14,7 +14,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from tessy_jax import models
-from tessy_jax.config.predictors import ProbeFitConfig
+from tessy_jax.config.train_probe import ProbeFitConfig
 from tessy_jax.data.split import held_out
 from tessy_jax.predictors.probe import Probe
 from tessy_jax.text.chat import Chat

@@ -11,7 +11,7 @@ import yaml
 
 from tessy_jax import models
 from tessy_jax.config.schema import describe
-from tessy_jax.config.synthesize import PredictorsConfig, SynthesisConfig, load_config
+from tessy_jax.config.synthesize import PairConfig, PredictorsConfig, SynthesisConfig, load_config
 from tessy_jax.engine.pair import Pair as OpenPair
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors import registry
@@ -30,7 +30,7 @@ def registered() -> Iterator[None]:
     del registry.KINDS["vowel"]
     for name, annotation in before.items():
         PredictorsConfig.model_fields[name].annotation = annotation
-    for schema in (PredictorsConfig, SynthesisConfig):
+    for schema in (PredictorsConfig, PairConfig, SynthesisConfig):
         schema.model_rebuild(force=True)
 
 

@@ -26,7 +26,7 @@ from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.data.inputs import InputError, Reject
 from tessy_jax.data.jsonl import sync_folder
 from tessy_jax.data.records import dump_line
-from tessy_jax.data.run_folder import compare, explained
+from tessy_jax.data.run_folder import compare_identity, explained
 from tessy_jax.data.sources import files, rows
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.examples import CONTEXT, PARTS, Example, Turns, examples
@@ -136,7 +136,7 @@ class Corpus:
             if not (folder / "corpus.json").exists():
                 _build(folder, paths, chat, options, identity)
             stored = json.loads((folder / "corpus.json").read_text("utf-8"))
-        compare(folder, stored, {"identity": identity})
+        compare_identity(folder, stored, {"identity": identity})
         report = CorpusReport(**stored["report"])
         return cls(folder, report, np.arange(report.examples))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessy_jax.config.predictors import TrainPredictorConfig
+from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.train.data.batches import Batches
 from tessy_jax.train.data.examples import CAPABILITY, STYLE
