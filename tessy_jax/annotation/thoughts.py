@@ -8,6 +8,7 @@ from typing import Any
 
 from tessy_jax.annotation.segments import Thoughts
 from tessy_jax.config.annotate import ThoughtsConfig
+from tessy_jax.data.fields import CONVERSATION_FIELDS, RESPONSE_FIELDS
 from tessy_jax.data.inputs import BadRow, Reject, kind, present, row_object
 from tessy_jax.data.records import Record
 from tessy_jax.data.released import from_released, is_released
@@ -15,8 +16,7 @@ from tessy_jax.data.segments import Annotated, Segment
 from tessy_jax.data.sources import RawRow, data_path, rows
 
 THINKING_FIELDS = ("think_text", "reasoning_content", "reasoning", "thinking")
-RESPONSE_FIELDS = ("response", "completion", "content", "answer")
-_CONVERSATIONS = ("messages", "dialogs", "conversations", "prompt")
+_CONVERSATIONS = (*CONVERSATION_FIELDS, "prompt")
 
 
 def read_thoughts(path: Path, form: ThoughtsConfig) -> Iterator[Thoughts | Annotated | Reject]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.config.sections import Columns
+from tessy_jax.data.fields import PROMPT_FIELDS
 from tessy_jax.data.records import Message, Problem, dump_line
 from tessy_jax.data.sources import InputError, RawRow, rows
 
 __all__ = [
-    "PROMPT_FIELDS",
     "BadRow",
     "Columns",
     "InputError",
@@ -30,7 +30,6 @@ __all__ = [
     "row_object",
 ]
 
-PROMPT_FIELDS = ("messages", "prompt", "dialogs", "question", "conversations")
 ID_FIELDS = ("id", "id_ddm")
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
 _MAX_RAW = 2000  # characters of a bad row kept in the rejects
