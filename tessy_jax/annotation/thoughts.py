@@ -8,13 +8,14 @@ from typing import Any
 
 from tessy_jax.annotation.segments import Thoughts
 from tessy_jax.config.annotate import ThoughtsConfig
-from tessy_jax.data.inputs import RESPONSE_FIELDS, BadRow, Reject, kind, present, read_record, row_object
+from tessy_jax.data.fields import CONVERSATION_FIELDS, RESPONSE_FIELDS
+from tessy_jax.data.inputs import BadRow, Reject, kind, present, read_record, row_object
 from tessy_jax.data.released import ReleasedSegments, is_released
 from tessy_jax.data.segments import Annotated
 from tessy_jax.data.sources import RawRow, data_path, rows
 
 THINKING_FIELDS = ("think_text", "reasoning_content", "reasoning", "thinking")
-_CONVERSATIONS = ("messages", "dialogs", "conversations", "prompt")
+_CONVERSATIONS = (*CONVERSATION_FIELDS, "prompt")
 
 
 def read_thoughts(path: Path, form: ThoughtsConfig) -> Iterator[Thoughts | Annotated | Reject]:

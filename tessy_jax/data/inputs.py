@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.config.sections import Columns
+from tessy_jax.data.fields import PROMPT_FIELDS
 from tessy_jax.data.records import Message, Problem, Record, dump_line
 from tessy_jax.data.sources import InputError, RawRow, rows
 
 __all__ = [
-    "PROMPT_FIELDS",
-    "RESPONSE_FIELDS",
     "BadRow",
     "Columns",
     "InputError",
@@ -31,12 +30,6 @@ __all__ = [
     "read_record",
     "row_object",
 ]
-
-PROMPT_FIELDS = ("messages", "prompt", "dialogs", "question", "conversations")
-"""Where a row may hold its prompt; the first that is present counts."""
-
-RESPONSE_FIELDS = ("response", "completion", "content", "answer")
-"""Where a row that is no conversation holds the answer to its prompt."""
 
 ID_FIELDS = ("id", "id_ddm")
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}

@@ -20,7 +20,8 @@ from tessy_jax.predictors.probe import Probe
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.data.examples import CONTEXT
-from tessy_jax.train.probe import fit, labelled_tokens, read_features, read_responses, styles
+from tessy_jax.train.data.probe_data import labelled_tokens, read_responses, styles
+from tessy_jax.train.probe import fit, read_features
 from tessy_jax.train_probe import main
 from tests.kit.run_predictor import write_annotated, write_model
 

@@ -14,17 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int8, Int32
 
-from tessy_jax.data.inputs import (
-    PROMPT_FIELDS,
-    RESPONSE_FIELDS,
-    BadRow,
-    Reject,
-    kind,
-    present,
-    read_message,
-    read_record,
-    row_object,
-)
+from tessy_jax.data.fields import CONVERSATION_FIELDS, PROMPT_FIELDS, RESPONSE_FIELDS
+from tessy_jax.data.inputs import BadRow, Reject, kind, present, read_message, read_record, row_object
 from tessy_jax.data.records import Message, Record
 from tessy_jax.data.sources import RawRow
 from tessy_jax.text.chat import Chat, Messages, Thinking, with_system
@@ -43,7 +34,6 @@ CONTEXT, STYLE, CAPABILITY, ANSWER, ASSISTANT = range(len(PARTS))
 Turns = Literal["last", "all"]
 """Train on the last assistant message of a conversation, or make an example of each."""
 
-_CONVERSATIONS = ("messages", "dialogs", "conversations")
 _ELSEWHERE = ("reasoning_content", "reasoning", "thinking", "tool_calls")
 
 
@@ -116,7 +106,7 @@ def _conversation(value: dict[str, Any]) -> list[Message]:
     if field is None:
         raise BadRow(f"no conversation: expected a field {', '.join(PROMPT_FIELDS)}; {present(value)}")
     messages = _turns(value[field], field, "user")
-    if field in _CONVERSATIONS:
+    if field in CONVERSATION_FIELDS:
         return messages
     response = next((name for name in RESPONSE_FIELDS if value.get(name) is not None), None)
     if response is not None:
