@@ -11,14 +11,15 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from tessy_jax.analysis.curves import draw
-from tessy_jax.config.schema import describe, load_as, to_yaml
+from tessy_jax.config.schema import to_yaml
 from tessy_jax.config.sft import SftConfig
-from tessy_jax.console.app import overrides, run
+from tessy_jax.console import app
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.training_folder import run_directory
+from tessy_jax.devices import processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import CheckpointError, Checkpoints
@@ -33,7 +34,7 @@ from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_ste
 from tessy_jax.train.student import Student
 from tessy_jax.train.trainer import Trainer, TrainingError
 
-DEMO = Path("configs/sft_demo.yaml")
+CONFIG = app.ConfigFile(SftConfig, "configs/sft_demo.yaml", example="optimizer.lr=1e-5")
 _FORMAT = "tessy_jax sft 1"
 _WRITTEN = (
     *("corpus", "held_out", "checkpoints", "tensorboard", "export"),
@@ -42,23 +43,35 @@ _WRITTEN = (
 """What a run leaves in its directory, besides the manifest, as patterns."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (design §6)."""
-    options = _parser().parse_intermixed_args(argv)
+def run(options: argparse.Namespace, _: Console) -> int:
+    """Trains the student."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about what is meant here
+    config = CONFIG.load(options)
+    if options.pod:
+        processes.initialize()
+    try:
+        return _sft(config, options, Console(stderr=True, quiet=jax.process_index() > 0))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise _out_of_memory(error) from None
 
-    def train(_: Console) -> int:
-        config = load_as(SftConfig, options.config, overrides(options, DEMO, ("output",)))
-        if options.pod:
-            jax.distributed.initialize()
-        try:
-            return _sft(config, options, Console(stderr=True, quiet=jax.process_index() > 0))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise _out_of_memory(error) from None
 
-    return run(train)
+EXPORTED = "export a checkpoint and stop: newest (default), best (lowest held-out loss) or a step"
+main = app.Command(
+    name="sft",
+    description="Trains a student on traces and writes a Hugging Face folder. Running it again resumes.",
+    config=CONFIG,
+    options=(
+        app.output_option(),
+        app.dry_run_option("data, plan and memory"),
+        app.option("--inspect", "show the rows of the first N steps, then stop", type=int, metavar="N"),
+        app.OVERWRITE,
+        app.option("--export-only", EXPORTED, nargs="?", const="newest", metavar="STEP"),
+        app.POD,
+    ),
+    run=run,
+)
 
 
 def _out_of_memory(error: Exception) -> TrainingError:
@@ -67,30 +80,6 @@ def _out_of_memory(error: Exception) -> TrainingError:
         f"a device has too little memory ({reason}). Raise batch.accumulate or mesh.fsdp, set compute.remat=full, or "
         "lower compute.loss_chunk or data.length; --dry-run says what a step needs"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tessy_jax.sft",
-        description="Trains a student on traces and writes a Hugging Face folder. Running it again resumes.",
-        epilog="configuration keys, for the YAML file and as key=value:\n\n" + describe(SftConfig),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", nargs="?", type=Path, default=DEMO, help=f"a YAML file; default: {DEMO}")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. optimizer.lr=1e-5")
-    parser.add_argument("--output", help="run directory; the same as output=…")
-    parser.add_argument("--dry-run", action="store_true", help="show data, plan and memory, then stop")
-    parser.add_argument("--inspect", type=int, metavar="N", help="show the rows of the first N steps, then stop")
-    parser.add_argument("--overwrite", action="store_true", help="start anew where an earlier run wrote")
-    parser.add_argument(
-        "--export-only",
-        nargs="?",
-        const="newest",
-        metavar="STEP",
-        help="export a checkpoint and stop: newest (default), best (lowest held-out loss) or a step",
-    )
-    parser.add_argument("--pod", action="store_true", help="join the other processes of a TPU pod or cluster")
-    return parser
 
 
 # -- one run -----------------------------------------------------------------------------------------------------------

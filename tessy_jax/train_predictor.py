@@ -15,8 +15,8 @@ from tessy_jax import models
 from tessy_jax.analysis.curves import draw
 from tessy_jax.analysis.predictor_report import write_report
 from tessy_jax.config.predictors import TrainPredictorConfig
-from tessy_jax.config.schema import describe, load_as, to_yaml
-from tessy_jax.console.app import overrides, run
+from tessy_jax.config.schema import to_yaml
+from tessy_jax.console import app
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View
@@ -39,7 +39,7 @@ from tessy_jax.train.predictor_eval import Patience, PredictorReporter, StopOrPa
 from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_step
 from tessy_jax.train.trainer import Trainer, place
 
-DEFAULT = Path("configs/predictor.yaml")
+CONFIG = app.ConfigFile(TrainPredictorConfig, "configs/predictor.yaml", example="optimizer.lr=2e-5")
 _FORMAT = "tessy_jax train_predictor 1"
 _WRITTEN = (
     *("checkpoints", "tensorboard", "export", "metrics.jsonl", "rejects.jsonl", "run.log"),
@@ -47,31 +47,19 @@ _WRITTEN = (
 )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    options = _parser().parse_intermixed_args(argv)
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Trains the predictor."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about what is meant here
-
-    def train(console: Console) -> int:
-        config = load_as(TrainPredictorConfig, options.config, overrides(options, DEFAULT, ("output",)))
-        return _run(config, options, console)
-
-    return run(train)
+    return _run(CONFIG.load(options), options, console)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tessy_jax.train_predictor",
-        description="Trains a token classifier on annotated segments. Running it again resumes.",
-        epilog="configuration keys, for the YAML file and as key=value:\n\n" + describe(TrainPredictorConfig),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", nargs="?", type=Path, default=DEFAULT, help=f"a YAML file; default: {DEFAULT}")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. optimizer.lr=2e-5")
-    parser.add_argument("--output", help="run directory; the same as output=…")
-    parser.add_argument("--dry-run", action="store_true", help="show data, plan and memory, then stop")
-    parser.add_argument("--overwrite", action="store_true", help="start anew where an earlier run wrote")
-    return parser
+main = app.Command(
+    name="train_predictor",
+    description="Trains a token classifier on annotated segments. Running it again resumes.",
+    config=CONFIG,
+    options=(app.output_option(), app.dry_run_option("data, plan and memory"), app.OVERWRITE),
+    run=run,
+)
 
 
 def _run(config: TrainPredictorConfig, options: argparse.Namespace, console: Console) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +17,7 @@ from tessy_jax import models
 from tessy_jax.analysis.predictor_report import write_report
 from tessy_jax.analysis.reproduced import compare
 from tessy_jax.config.predictors import TrainProbeConfig
-from tessy_jax.config.schema import describe, load_as
-from tessy_jax.console.app import overrides, run
+from tessy_jax.console import app
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.inputs import InputError, Reject
@@ -35,44 +33,31 @@ from tessy_jax.train.data.examples import CONTEXT
 from tessy_jax.train.predictor_eval import judged_tokens
 from tessy_jax.train.probe import Features, Fit, Response, fit, read_features, read_responses, styles
 
-DEFAULT = Path("configs/probe_demo.yaml")
+CONFIG = app.ConfigFile(TrainProbeConfig, "configs/probe_demo.yaml", example="fit.l2=0.01")
+COMPARED = "say whether one probe reproduces what was measured of another; trains nothing"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    options = _parser().parse_intermixed_args(argv)
-
-    def train(console: Console) -> int:
-        if options.compare:
-            verdict = compare(*options.compare)
-            tell(console, verdict.words)
-            return DONE if verdict.reproduced else ERROR
-        config = load_as(TrainProbeConfig, options.config, overrides(options, DEFAULT, ("output",)))
-        words = ["python", "-m", "tessy_jax.train_probe", *(sys.argv[1:] if argv is None else argv)]
-        return _run(config, shlex.join(words), options, console)
-
-    return run(train, "interrupted; nothing was written")
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Trains the probe, or compares two probes."""
+    if options.compare:
+        verdict = compare(*options.compare)
+        tell(console, verdict.words)
+        return DONE if verdict.reproduced else ERROR
+    return _run(CONFIG.load(options), options.command, options, console)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tessy_jax.train_probe",
-        description="Trains a probe: a linear predictor on the hidden states of the model that writes.",
-        epilog="configuration keys, for the YAML file and as key=value:\n\n" + describe(TrainProbeConfig),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", nargs="?", type=Path, default=DEFAULT, help=f"a YAML file; default: {DEFAULT}")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, e.g. fit.l2=0.01")
-    parser.add_argument("--output", help="folder of the probe; the same as output=…")
-    parser.add_argument("--dry-run", action="store_true", help="show data and sizes, then stop")
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        type=Path,
-        metavar=("PROBE", "SHIPPED"),
-        help="say whether one probe reproduces what was measured of another; trains nothing",
-    )
-    return parser
+main = app.Command(
+    name="train_probe",
+    description="Trains a probe: a linear predictor on the hidden states of the model that writes.",
+    config=CONFIG,
+    options=(
+        app.output_option("folder of the probe"),
+        app.dry_run_option("data and sizes"),
+        app.compare_option(COMPARED, ("PROBE", "SHIPPED")),
+    ),
+    interrupted="interrupted; nothing was written",
+    run=run,
+)
 
 
 def _run(config: TrainProbeConfig, command: str, options: argparse.Namespace, console: Console) -> int:
