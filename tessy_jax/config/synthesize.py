@@ -84,10 +84,10 @@ class SynthesisConfig(Config):
     limit: PositiveInt | None = Field(default=None, description="Stop after this many problems; null: all.")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
     """The configuration of a YAML file, with overrides such as `engine.batch=8` replacing values or whole sections.
 
     Raises:
       ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
     """
-    return load_as(SynthesisConfig, path, overrides)
+    return load_as(SynthesisConfig, Path(path), overrides)
