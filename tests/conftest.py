@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from tessy_jax.console import interrupt as interrupts
-from tessy_jax.demo import prepare
+from tessy_jax.models.gguf.packages import prepare
 from tests.kit import ROOT
 
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from tessy_jax.devices import processes
 from tessy_jax.errors import UserError
 from tessy_jax.train.checkpoints import Checkpoints
 from tessy_jax.train.data.batches import Batch
@@ -102,7 +102,7 @@ class Trainer:
             unread = _Unread(number, metrics, Seen.of(batch, self.arithmetic))
             checkpoints.check()
 
-            stopped = _anyone(stop.asked) and number < self.total
+            stopped = processes.anywhere(stop.asked) and number < self.total
             saved = stopped or number == self.total or number % self.checkpoint_every == 0
             evaluated = not stopped and (saved or bool(self.evaluate_every and number % self.evaluate_every == 0))
 
@@ -158,13 +158,6 @@ def add(parts: Iterable[Sums]) -> Sums:
     """The sum of sums, in float64 on the host."""
     host = [jax.tree.map(np.float64, jax.device_get(sums)) for sums in parts]
     return jax.tree.map(lambda *values: np.sum(values, axis=0), *host)
-
-
-def _anyone(asked: bool) -> bool:
-    """Whether any process was asked to stop: all of them leave after the same step."""
-    if jax.process_count() == 1:
-        return asked
-    return bool(multihost_utils.process_allgather(np.asarray(asked)).any())
 
 
 def _some(names: list[str], shown: int = 8) -> str:

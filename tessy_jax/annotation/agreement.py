@@ -25,7 +25,7 @@ class Confusion:
     neither: int = 0
 
     def count(self, a: Bool[np.ndarray, " N"], b: Bool[np.ndarray, " N"]) -> None:
-        """Adds N things, called style by A, by B."""
+        """Adds N words or characters: whether A calls each style, and whether B does."""
         self.both += int((a & b).sum())
         self.only_a += int((a & ~b).sum())
         self.only_b += int((~a & b).sum())
@@ -53,11 +53,13 @@ class Agreement:
     """Two annotations compared; A is the reference for precision and recall.
 
     Attributes:
-      segments: annotated by both. only_a, only_b: segments that only one has.
-      spans_a, spans_b: phrases in the common segments. exact: those that both have, from the same character to the
-        same character.
-      characters: all that are not white space. words: separated by white space, style where at least half is.
-      missed, added: phrases of A that B has not, and the reverse, in lower case.
+        segments: how many both annotated.
+        only_a, only_b: segments that only one has.
+        spans_a, spans_b: phrases in the common segments.
+        exact: phrases that both have, from the same character to the same character.
+        characters: all that are not white space.
+        words: separated by white space; a word is style where at least half of its characters are.
+        missed, added: phrases of A that B does not have, and the reverse, in lower case.
     """
 
     segments: int = 0
@@ -89,7 +91,7 @@ def compare(a: Mapping[SegmentKey, Annotated], b: Mapping[SegmentKey, Annotated]
     """Compares annotated segments, by key.
 
     Raises:
-      InputError: a segment has another text in the other annotation.
+        InputError: a segment has another text in the other annotation.
     """
     found = Agreement(only_a=len(a.keys() - b.keys()), only_b=len(b.keys() - a.keys()))
     for key in a.keys() & b.keys():

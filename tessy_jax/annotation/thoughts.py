@@ -26,7 +26,7 @@ def read_thoughts(path: Path, form: ThoughtsConfig) -> Iterator[Thoughts | Annot
     without an id get a hash of their text; further rows of one id are further samples.
 
     Raises:
-      InputError: at the call, where the path is missing, unreadable, of an unknown kind or empty.
+        InputError: at the call, where the path is missing, unreadable, of an unknown kind or empty.
     """
     return _convert(rows(data_path(path)), form)
 

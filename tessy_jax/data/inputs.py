@@ -6,6 +6,7 @@ The id is the field `id`, else `id_ddm`, else a hash of the prompt. All other fi
 """
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator
@@ -27,7 +28,9 @@ __all__ = [
     "present",
     "read",
     "read_message",
+    "read_problems",
     "read_record",
+    "read_rows",
     "row_object",
 ]
 
@@ -81,6 +84,29 @@ def read(path: Path, columns: Columns | None = None) -> Iterator[Problem | Rejec
         InputError: at the call, where the input is missing, unreadable, of an unknown kind or empty.
     """
     return _convert(rows(path.expanduser()), columns or Columns())
+
+
+def read_rows(path: str | Path, columns: Columns | None = None, limit: int | None = None) -> list[Problem | Reject]:
+    """The first `limit` rows that `read` gives, None: all of them; raises what it raises."""
+    return list(itertools.islice(read(Path(path), columns), limit))
+
+
+def read_problems(path: str | Path, columns: Columns | None = None) -> Iterator[Problem]:
+    """The problems of an input of which every row can be used.
+
+    Args:
+        path, columns: as for `read`.
+
+    Raises:
+        InputError: at the call as `read` does, and at a row that cannot be used, with its file, line and what is wrong.
+    """
+    return map(_problem, read(Path(path), columns))
+
+
+def _problem(row: Problem | Reject) -> Problem:
+    if isinstance(row, Reject):
+        raise InputError(f"{row.file}:{row.line}: {row.reason}")
+    return row
 
 
 class BadRow(Exception):
