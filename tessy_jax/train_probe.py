@@ -18,7 +18,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.compare:
         from tessy_jax.analysis.reproduced import compare_probes
 
-        return compare_probes(*options.compare, console)
+        mine, shipped = options.compare
+        return compare_probes(mine, shipped, console)
     config = CONFIG.load(options)
     from tessy_jax.train.probe_run import train_probe
 
