@@ -1,1 +1,50 @@
-"""TESSY in JAX: two language models write one training trace together, and the smaller is then trained on it."""
+"""TESSY in JAX: two language models write one training trace together, and the smaller is then trained on it.
+
+    import tessy_jax as tessy
+
+    config = tessy.load_config("configs/demo.yaml", ["engine.batch=4"])
+    engine = tessy.Pair.open(config).load()
+    for record in engine.generate(tessy.read_problems(config.input)):
+        print(record.to_json())
+
+Each name is imported when it is first used: `import tessy_jax` itself imports neither JAX nor anything large.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tessy_jax.config.synthesize import load_config
+    from tessy_jax.data.inputs import read_problems
+    from tessy_jax.data.records import Problem, Record
+    from tessy_jax.engine.pair import Pair
+    from tessy_jax.errors import UserError
+    from tessy_jax.models import load as load_model
+    from tessy_jax.models import save_hf as save_model
+
+__all__ = ["Pair", "Problem", "Record", "UserError", "load_config", "load_model", "read_problems", "save_model"]
+
+_HOMES = {
+    "Pair": "tessy_jax.engine.pair:Pair",
+    "Problem": "tessy_jax.data.records:Problem",
+    "Record": "tessy_jax.data.records:Record",
+    "UserError": "tessy_jax.errors:UserError",
+    "load_config": "tessy_jax.config.synthesize:load_config",
+    "load_model": "tessy_jax.models:load",
+    "read_problems": "tessy_jax.data.inputs:read_problems",
+    "save_model": "tessy_jax.models:save_hf",
+}
+"""Where each name is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value  # the next use finds it here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,9 @@
 """The errors that are meant for the user: one family, each with the exit code of the command that it ends."""
 
 DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes of all commands: done, error, bad usage, done with rejects, interrupted."""
+"""Exit codes of all commands: done; an error; wrong usage (options or configuration); done, but rows were rejected;
+interrupted by Ctrl-C or SIGTERM.
+"""
 
 
 class UserError(Exception):
@@ -14,6 +16,6 @@ class UserError(Exception):
 
 
 class ConfigError(UserError, ValueError):
-    """The configuration is wrong: bad usage. One line per problem."""
+    """The configuration or an option is wrong; one line per problem."""
 
     exit_code = USAGE

@@ -2,23 +2,33 @@
 
 import argparse
 import sys
-from pathlib import Path
+
+from rich.console import Console
 
 from tessy_jax.config.sample import SampleConfig
-from tessy_jax.engine.run import run_command
-from tessy_jax.engine.solo import Solo
+from tessy_jax.console import app
+from tessy_jax.data.inputs import read_rows
 
-DEMO = Path("configs/sample_demo.yaml")
+CONFIG = app.ConfigFile(SampleConfig, "configs/sample_demo.yaml", example="engine.batch=8")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (design §6)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tessy_jax.sample",
-        description="One model writes its thinking, and an answer where asked. Running the same command again resumes.",
-    )
-    return run_command(argv, parser, SampleConfig, DEMO, Solo.open)
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Lets one model write alone."""
+    config = CONFIG.load(options)
+    rows = read_rows(config.input, config.columns, config.limit)
+    from tessy_jax.engine.run import write_traces
+    from tessy_jax.engine.solo import Solo
 
+    return write_traces(config, Solo.open, rows, options, console)
+
+
+main = app.Command(
+    name="sample",
+    description="One model writes its thinking, and an answer where asked. Running the same command again resumes.",
+    config=CONFIG,
+    options=app.TRACE_OPTIONS,
+    run=run,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

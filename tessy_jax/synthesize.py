@@ -2,23 +2,33 @@
 
 import argparse
 import sys
-from pathlib import Path
+
+from rich.console import Console
 
 from tessy_jax.config.synthesize import SynthesisConfig
-from tessy_jax.engine.pair import Pair
-from tessy_jax.engine.run import run_command
+from tessy_jax.console import app
+from tessy_jax.data.inputs import read_rows
 
-DEMO = Path("configs/demo.yaml")
+CONFIG = app.ConfigFile(SynthesisConfig, "configs/demo.yaml", example="engine.batch=8")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code (design §6)."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tessy_jax.synthesize",
-        description="Two models write reasoning traces together. Running the same command again resumes.",
-    )
-    return run_command(argv, parser, SynthesisConfig, DEMO, Pair.open)
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Lets two models write together."""
+    config = CONFIG.load(options)
+    rows = read_rows(config.input, config.columns, config.limit)
+    from tessy_jax.engine.pair import Pair
+    from tessy_jax.engine.run import write_traces
 
+    return write_traces(config, Pair.open, rows, options, console)
+
+
+main = app.Command(
+    name="synthesize",
+    description="Two models write reasoning traces together. Running the same command again resumes.",
+    config=CONFIG,
+    options=app.TRACE_OPTIONS,
+    run=run,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -18,7 +18,7 @@ from tests.kit import ROOT, shapes
 shapes.install()  # before the package is imported
 
 from tessy_jax.console import interrupt as interrupts  # noqa: E402
-from tessy_jax.demo import prepare  # noqa: E402
+from tessy_jax.models.gguf.packages import prepare  # noqa: E402
 
 
 @pytest.fixture(scope="session")

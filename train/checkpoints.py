@@ -56,11 +56,24 @@ class Checkpoints:
         """The step with the lowest held-out loss; None where no checkpoint has one."""
         return self._manager.best_step()
 
+    def find(self, which: str) -> int:
+        """The step of a checkpoint that the user names: "newest", "best" or its number.
+
+        Raises:
+            CheckpointError: there is none; the message says which there are.
+        """
+        named = {"newest": self.newest, "best": self.best}
+        step = named[which] if which in named else int(which) if which.isdecimal() else None
+        if step in self.steps:
+            return step
+        there = ", ".join(map(str, self.steps)) or "none"
+        raise CheckpointError(f"there is no checkpoint '{which}' to export; steps with one: {there}")
+
     def save(self, step: int, state: TrainState, data: Mapping[str, Any], held_out_loss: float | None) -> None:
         """Begins to write, when an earlier checkpoint is done; `state` may change when this returns.
 
         Raises:
-          CheckpointError: this or an earlier one could not be written; those that were complete are left as they are.
+            CheckpointError: this or an earlier one could not be written; those that were complete are left as they are.
         """
         with _explained(f"cannot write the checkpoint of step {step} to {self.folder}", _WRITING):
             self._manager.save(
@@ -78,7 +91,7 @@ class Checkpoints:
         """The state of a checkpoint, laid out as `state` is (on whatever devices), and the position in the data.
 
         Raises:
-          CheckpointError: it is damaged, or is of another model.
+            CheckpointError: it is damaged, or is of another model.
         """
         where = self.folder / str(step)
         with _explained(f"cannot read the checkpoint {where}", "remove that folder to go on from an earlier one"):
@@ -115,7 +128,7 @@ def _loss(metrics: Mapping[str, float]) -> float:
 
 
 def _kept(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds of a state: all but the frozen weights, which are the student's own."""
+    """What a checkpoint holds of a state: all but the frozen weights, which the run read when it began."""
     return {"step": state.step, "params": state.params, "optimizer": state.optimizer}
 
 

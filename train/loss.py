@@ -6,7 +6,9 @@ pass, as Liger Kernel does (Hsu et al., arXiv 2410.10989): logits are computed o
 """
 
 import functools
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,56 +17,52 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tessy_jax.models import CausalLM, Model, TokenClassifier
 
-Losses = tuple[Float32[Array, ""], Float32[Array, "B T"], Bool[Array, "B T"]]
-"""(sum of weights * nll, -log p of each target in nats, whether none was likelier). Only the sum has a gradient."""
+
+class Losses(NamedTuple):
+    """Losses of the targets of a micro-batch.
+
+    Attributes:
+        total: sum of weights * nll. Only this has a gradient.
+        nll: -log p of each target, in nats.
+        correct: whether no other target was likelier.
+    """
+
+    total: Float32[Array, ""]
+    nll: Float32[Array, "B T"]
+    correct: Bool[Array, "B T"]
 
 
-class Objective(Protocol):
-    """What a model learns at each place."""
+@dataclass(frozen=True)
+class Targets:
+    """What is to be learned at each place of a micro-batch, and how its loss is computed.
 
-    def __call__(
-        self,
-        model: Model,
-        hidden: Float[Array, "B T D"],
-        targets: Int[Array, "B T"],
-        weights: Float[Array, "B T"],
-        chunk: int,
-        mesh: Mesh | None,
-        rows: tuple[str, ...],
-    ) -> Losses:
-        """
-        Args:
-            model, hidden: the model, and its final hidden states.
-            targets: see `Batch`; any where the weight is 0.
-            weights: of the targets in the loss.
-            chunk, mesh, rows: see `weighted_loss`.
-        """
-        ...
+    Attributes:
+        ids: token ids or labels; any where the weight is 0.
+        weights: of the targets in the loss.
+        chunk: tokens per device whose logits exist at once.
+        mesh: the devices; None: one.
+        rows: axes of the mesh that split the rows.
+    """
+
+    ids: Int[Array, "B T"]
+    weights: Float[Array, "B T"]
+    chunk: int
+    mesh: Mesh | None = None
+    rows: tuple[str, ...] = ()
 
 
-def next_token(
-    model: Model,
-    hidden: Float[Array, "B T D"],
-    targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-    chunk: int,
-    mesh: Mesh | None,
-    rows: tuple[str, ...],
-) -> Losses:
+Objective = Callable[[Model, Float[Array, "B T D"], Targets], Losses]
+"""What a model learns: (model, its final hidden states, targets) -> losses."""
+
+
+def next_token(model: Model, hidden: Float[Array, "B T D"], targets: Targets) -> Losses:
     """The objective of a language model: the cross-entropy of the next token."""
     assert isinstance(model, CausalLM), "a token classifier has no next token to learn"
-    return weighted_loss(hidden, model.output_weight(), targets, weights, chunk, mesh, rows)
+    ids, weights, rows = targets.ids, targets.weights, targets.rows
+    return weighted_loss(hidden, model.output_weight(), ids, weights, targets.chunk, targets.mesh, rows)
 
 
-def token_class(
-    model: Model,
-    hidden: Float[Array, "B T D"],
-    targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-    chunk: int,
-    mesh: Mesh | None,
-    rows: tuple[str, ...],
-) -> Losses:
+def token_class(model: Model, hidden: Float[Array, "B T D"], targets: Targets) -> Losses:
     """The objective of a token classifier: the cross-entropy of the labels. There are few, so nothing is chunked.
 
     With the weights of a step normalised it is torch's CrossEntropyLoss, class weights and ignored places included, as
@@ -72,23 +70,26 @@ def token_class(
     """
     assert isinstance(model, TokenClassifier), "a language model has no labels to learn"
     scores = model.scores(hidden)
-    chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+    chosen = jnp.take_along_axis(scores, targets.ids[..., None], axis=-1)[..., 0]
     nll = jax.nn.logsumexp(scores, axis=-1) - chosen
-    return jnp.sum(weights * nll), jax.lax.stop_gradient(nll), chosen == jnp.max(scores, axis=-1)
+    correct = chosen == jnp.max(scores, axis=-1)
+    return Losses(jnp.sum(targets.weights * nll), jax.lax.stop_gradient(nll), correct)
 
 
 def token_losses(
     hidden: Float[Array, "B T D"], weight: Float[Array, "V D"], targets: Int[Array, "B T"], chunk: int
 ) -> tuple[Float32[Array, "B T"], Bool[Array, "B T"]]:
-    """(-log p of each target in nats, whether no other token is likelier), with logits and softmax in float32.
+    """Loss of each target; logits and softmax are float32.
 
     Args:
         hidden: final hidden states.
         weight: the output matrix.
         targets: ids; any id where there is none, for which the result is finite and meaningless.
         chunk: tokens whose logits exist at once.
-    """
 
+    Returns:
+        (-log p of each target in nats, whether no other token is likelier).
+    """
     length, columns = targets.shape[1], _columns(targets, chunk)
     parts = (_split(hidden, columns), _split(targets, columns))
     nll, correct = jax.lax.map(lambda part: _softmax(part[0], weight, part[1])[1:], parts)
@@ -103,29 +104,30 @@ def weighted_loss(
     chunk: int,
     mesh: Mesh | None = None,
     rows: tuple[str, ...] = (),
-) -> tuple[Float32[Array, ""], Float32[Array, "B T"], Bool[Array, "B T"]]:
-    """(sum of weights * nll, and what `token_losses` gives). Only the sum has a gradient.
+) -> Losses:
+    """Losses of a language model, with the gradients formed in the same pass.
 
     Args:
-        chunk: tokens per device whose logits exist at once.
-        mesh, rows: the mesh, and those of its axes that split the rows.
+        hidden: final hidden states.
+        weight: the output matrix.
+        targets, weights, chunk, mesh, rows: see `Targets`.
     """
     if not rows:
-        loss, nll, correct = _weighted_loss(hidden, weight, targets, weights, chunk)
-        return loss, jax.lax.stop_gradient(nll), correct
+        losses = _weighted_loss(hidden, weight, targets, weights, chunk)
+        return losses._replace(nll=jax.lax.stop_gradient(losses.nll))
 
-    def local(hidden: Array, weight: Array, targets: Array, weights: Array) -> Any:
+    def local(hidden: Array, weight: Array, targets: Array, weights: Array) -> Losses:
         # Each device goes through its own rows; gradients of the matrix are summed over devices once, not per chunk.
         weight = jax.lax.pcast(weight, rows, to="varying").astype(hidden.dtype)
-        loss, nll, correct = weighted_loss(hidden, weight, targets, weights, chunk)
-        return jax.lax.psum(loss, rows), nll, correct
+        losses = weighted_loss(hidden, weight, targets, weights, chunk)
+        return losses._replace(total=jax.lax.psum(losses.total, rows))
 
     split, whole = PartitionSpec(rows), PartitionSpec()
     spread = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(split, whole, split, split),
-        out_specs=(whole, split, split),
+        out_specs=Losses(whole, split, split),  # type: ignore[arg-type]  # specs in the shape of the result
         axis_names=frozenset(rows),
     )
     # As float32, so that the sum over devices is: the CPU compiler (jax 0.10.2) aborts on one of bfloat16 numbers.
@@ -133,9 +135,9 @@ def weighted_loss(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _weighted_loss(hidden: Array, weight: Array, targets: Array, weights: Array, chunk: int) -> Any:
+def _weighted_loss(hidden: Array, weight: Array, targets: Array, weights: Array, chunk: int) -> Losses:
     nll, correct = token_losses(hidden, weight, targets, chunk)
-    return jnp.sum(weights * nll), nll, correct
+    return Losses(jnp.sum(weights * nll), nll, correct)
 
 
 def _forward(hidden: Array, weight: Array, targets: Array, weights: Array, chunk: int) -> Any:
@@ -156,12 +158,13 @@ def _forward(hidden: Array, weight: Array, targets: Array, weights: Array, chunk
     parts = (_split(hidden, columns), _split(targets, columns), _split(weights, columns))
     grad_weight, out = jax.lax.scan(one, start, parts)
     nll, correct, grad_hidden = (_join(x, length) for x in out)
-    return (jnp.sum(weights * nll), nll, correct), (grad_hidden, grad_weight.T.astype(weight.dtype), nll)
+    losses = Losses(jnp.sum(weights * nll), nll, correct)
+    return losses, (grad_hidden, grad_weight.T.astype(weight.dtype), nll)
 
 
-def _backward(chunk: int, residuals: Any, cotangents: Any) -> Any:
+def _backward(chunk: int, residuals: Any, cotangents: Losses) -> Any:
     grad_hidden, grad_weight, nll = residuals
-    scale = cotangents[0]
+    scale = cotangents.total
     return (
         scale.astype(grad_hidden.dtype) * grad_hidden,
         scale.astype(grad_weight.dtype) * grad_weight,

@@ -5,7 +5,7 @@ the places before labelled tokens are kept. One logistic regression per layer th
 comes out depends on the data alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,112 +20,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tessy_jax import models
-from tessy_jax.config.predictors import ProbeFitConfig
-from tessy_jax.data.annotated import read_annotated
-from tessy_jax.data.inputs import BadRow, InputError, Reject, row_object
-from tessy_jax.data.records import Record
-from tessy_jax.data.segments import Annotated
-from tessy_jax.data.sources import data_path, rows
+from tessy_jax.config.train_probe import ProbeFitConfig
 from tessy_jax.predictors.probe import record_hidden_states
-from tessy_jax.text.chat import Chat, with_system
-from tessy_jax.train.data.examples import CONTEXT, STYLE
-from tessy_jax.train.data.labels import Labelled
+from tessy_jax.train.data.examples import CONTEXT
 from tessy_jax.train.data.packing import pack
-
-# -- responses ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Response:
-    """One response in the writer's tokens.
-
-    Attributes:
-        id, sample_index: which.
-        ids: of the prompt and the thinking.
-        prompt: how many of them are the prompt's.
-        segments: its annotated segments; `first` counts from the beginning of the thinking.
-    """
-
-    id: str
-    sample_index: int
-    ids: list[int]
-    prompt: int
-    segments: list[Labelled]
-
-    @property
-    def labels(self) -> int:
-        """Labelled tokens."""
-        return sum(int((segment.classes != CONTEXT).sum()) for segment in self.segments)
-
-
-def read_responses(
-    annotated: Sequence[Path], sources: Sequence[Path], chat: Chat, system: str | None, length: int
-) -> tuple[list[Response], list[Reject | str]]:
-    """Responses that have annotated segments, and what cannot be used and why.
-
-    Args:
-        sources: run directories with the responses. length: tokens that are read of one.
-
-    Raises:
-      InputError: a source cannot be read, or nothing is left.
-    """
-    rejects: list[Reject | str] = []
-    segments: dict[tuple[str, int], list[Annotated]] = {}
-    for found in read_annotated(annotated):
-        if isinstance(found, Reject):
-            rejects.append(found)
-        else:
-            segments.setdefault((found.segment.id, found.segment.sample_index), []).append(found)
-    responses = []
-    for record in _records(sources, rejects):
-        mine = segments.pop((record.problem.id, record.sample_index), [])
-        if mine:
-            responses.append(_response(record, mine, chat, system, length, rejects))
-    rejects += [f"{name}#{sample}: its response is not in {', '.join(map(str, sources))}" for name, sample in segments]
-    responses = [response for response in responses if response.labels]
-    if not responses:
-        first = rejects[0] if rejects else "no segment"
-        reason = first if isinstance(first, str) else f"{first.file}:{first.line}: {first.reason}"
-        raise InputError(f"no response with annotated segments to learn from; the first problem: {reason}")
-    return responses, rejects
-
-
-def _records(sources: Sequence[Path], rejects: list[Reject | str]) -> Iterator[Record]:
-    for source in sources:
-        for row in rows(data_path(source)):
-            try:
-                yield Record.from_row(row_object(row))
-            except (BadRow, ValueError) as error:
-                rejects.append(Reject.of(row, None, f"not a record of sample or synthesize: {error}"))
-
-
-def _response(
-    record: Record,
-    segments: list[Annotated],
-    chat: Chat,
-    system: str | None,
-    length: int,
-    rejects: list[Reject | str],
-) -> Response:
-    spans = [span for span in record.spans if span.phase == "think"]
-    thinking = record.content[spans[0].start : spans[-1].end] if spans else ""
-    blank = len(thinking) - len(thinking.lstrip())  # annotate's offsets begin at the first word
-    data = thinking.encode()
-    prompt = chat.prompt_ids(with_system(system, record.problem.messages))
-    ids, ends = chat.tokenizer.encode(data)
-    room = max(0, length - len(prompt))
-    labelled = []
-    for source in sorted(segments, key=lambda s: s.segment.start or 0):
-        text, start = source.segment.text, source.segment.start
-        if start is None or thinking[blank + start : blank + start + len(text)] != text:
-            where = "has no offset" if start is None else "is not in its response where its offset says"
-            name = f"{record.problem.id}#{record.sample_index}/{source.segment.index}"
-            rejects.append(f"{name}: the segment {where}")
-            continue
-        begin = len(thinking[: blank + start].encode())
-        labelled.append(Labelled.within(source, data, begin, ids[:room], ends[:room]))
-    return Response(record.problem.id, record.sample_index, [*prompt, *ids[:room]], len(prompt), labelled)
-
+from tessy_jax.train.data.probe_data import Response, labelled_tokens
 
 # -- features ----------------------------------------------------------------------------------------------------------
 
@@ -185,11 +84,6 @@ def read_features(
         hidden[:, index] = (found - centre[:, None]).astype(ml_dtypes.bfloat16)
     assert centre is not None, "there are responses"
     return Features(layers, hidden, centre, labelled_tokens(responses))
-
-
-def labelled_tokens(responses: Sequence[Response]) -> Int[np.ndarray, " N"]:
-    """The tokens that have labels, in the order of responses and segments."""
-    return np.concatenate([s.tokens[s.classes != CONTEXT] for r in responses for s in r.segments])
 
 
 def _places(responses: Sequence[Response], group: list[list[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -309,9 +203,3 @@ def _minimise(
     params, *_ = jax.lax.while_loop(lambda c: (c[2] < steps) & (c[3] > 1e-6), advance, carry)
     w, b, u = params
     return w, b, u * free
-
-
-def styles(responses: Sequence[Response]) -> Bool[np.ndarray, " N"]:
-    """The labels, in the order of `labelled_tokens`."""
-    classes = np.concatenate([s.classes for r in responses for s in r.segments])
-    return classes[classes != CONTEXT] == STYLE

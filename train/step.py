@@ -16,7 +16,7 @@ from tessy_jax.models.sharding import Dim
 from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.data.examples import PARTS
 from tessy_jax.train.lora import Full, Params, Tuning
-from tessy_jax.train.loss import Objective, next_token
+from tessy_jax.train.loss import Losses, Objective, Targets, next_token
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.remat import in_turn
 
@@ -252,25 +252,25 @@ def _forward(
         memory = models.Packed(micro.segments, config.contexts, compute.attention, block)
         hidden, _ = model(micro.tokens, micro.positions, memory, in_turn(compute.remat, mesh, rules))
         weights = micro.weights * scale
-        loss, nll, correct = objective(model, hidden, micro.targets, weights, compute.loss_chunk, mesh, rows)
-        return loss, _sums(micro, nll, correct)
+        losses = objective(model, hidden, Targets(micro.targets, weights, compute.loss_chunk, mesh, rows))
+        return losses.total, _sums(micro, losses)
 
     return forward
 
 
-def _sums(micro: Any, nll: Float32[Array, "B T"], correct: Array) -> Sums:
+def _sums(micro: Any, losses: Losses) -> Sums:
     parts = (micro.parts[..., None] == jnp.arange(len(PARTS))) & (micro.parts[..., None] > 0)
 
     def per_part(values: Array) -> Array:
         return jnp.sum(jnp.where(parts, values[..., None], 0), axis=(0, 1))
 
     return Sums(
-        loss=jnp.sum(micro.weights * nll),
+        loss=jnp.sum(micro.weights * losses.nll),
         weight=jnp.sum(micro.weights),
         tokens=jnp.sum(micro.weights > 0, dtype=jnp.int32),
         tokens_all=jnp.sum(micro.segments > 0, dtype=jnp.int32),
-        nll=per_part(nll),
-        correct=per_part(correct.astype(jnp.int32)),
+        nll=per_part(losses.nll),
+        correct=per_part(losses.correct.astype(jnp.int32)),
         count=per_part(jnp.ones_like(micro.segments)),
     )
 

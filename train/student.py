@@ -1,47 +1,62 @@
 """The student to train, from a configuration: its chat first (cheap, and can be wrong), then what trains it."""
 
-import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
+from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.config.sft import OptimizerConfig, SftConfig
+from tessy_jax.config.sft import LoraConfig, SftConfig
+from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
 from tessy_jax.models.weights import open_tensors
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.thinking import thinking_of
-from tessy_jax.train import step
+from tessy_jax.train.data.sft_data import SftData
+from tessy_jax.train.learner import Learner
 from tessy_jax.train.lora import Full, LoRA, Tuning
-from tessy_jax.train.loss import next_token
-from tessy_jax.train.memory import step_memory
+from tessy_jax.train.loss import Objective, next_token
 from tessy_jax.train.mfu import Arithmetic
-from tessy_jax.train.optimizer import AdamW
 
 
 @dataclass(frozen=True)
-class Student:
-    """A checkpoint's folder, chat and shapes, checked."""
+class Student(Learner[SftConfig, SftData]):
+    """A language model that learns to write traces.
 
-    config: SftConfig
-    folder: Path
+    Attributes:
+        chat: how it is talked to.
+    """
+
+    name = "student"
+    manifest = "tessy_jax sft 1"
+    written = (
+        *("corpus", "held_out", "checkpoints", "tensorboard", "export"),
+        *("metrics.jsonl", "run*.log", "curves.png", "config.yaml"),
+    )
+    rejects_file = "corpus/rejects.jsonl"
+    memory_advice = (
+        "Raise batch.accumulate or mesh.fsdp, set compute.remat=full, or lower compute.loss_chunk or data.length"
+    )
+    exports_best = False
+
     chat: Chat
-    model: models.DecoderConfig
 
     @classmethod
     def open(cls, config: SftConfig) -> "Student":
         """Reads the tokenizer, runs the conformance gate, and reads the headers of the weights.
 
         Raises:
-          ConfigError: the model or a source of data is not there, the model is no language model, or it has no layer
-            that `lora.targets` names.
-          TextError: its tokenizer or template cannot be used. WeightsError, models.ModelConfigError: the checkpoint is
-            incomplete, damaged or of an unknown kind.
+            ConfigError: the model or a source of data is not there, the model is no language model, or it has no layer
+                that `lora.targets` names.
+            TextError: its tokenizer or template cannot be used.
+            WeightsError, models.ModelConfigError: the checkpoint is incomplete, damaged or of an unknown kind.
         """
         _check_sources(config)
         folder = model_folder(config.model, "model")
@@ -62,7 +77,7 @@ class Student:
                 f"data.length: {folder} reads {model.max_position_embeddings} tokens at most, not {config.data.length}"
             )
         open_tensors(folder)
-        student = cls(config, folder, chat, model)
+        student = cls(config, folder, model, chat)
         try:
             student.tuning.dims(model)
         except ValueError as error:
@@ -70,9 +85,6 @@ class Student:
         return student
 
     def identity(self) -> dict[str, Any]:
-        """What the trained weights depend on besides the data, for the manifest. Devices, memory and how often the run
-        is saved are not in it: a run goes on with others.
-        """
         config = self.config
         held_out = isinstance(config.data.held_out, str)  # the corpora know what their files are
         values = config.model_dump(mode="json", include={"epochs", "max_steps", "optimizer", "lora", "seed"})
@@ -85,65 +97,61 @@ class Student:
             "dtype": config.compute.dtype,
         }
 
-    @property
-    def tuning(self) -> Tuning:
-        """What of the model is trained."""
-        return tuning(self.config)
+    def read(self, console: Console) -> SftData:
+        tell(console, f"reading {', '.join(self.config.data.train)}")
+        return SftData.open(self.config, self.chat, self.config.output)
+
+    @contextmanager
+    def preview(self) -> Iterator[SftData]:
+        """What a run made of the data is read where it is there; else it is made in a folder that goes again."""
+        with tempfile.TemporaryDirectory() as scratch:
+            output = self.config.output
+            yield SftData.open(self.config, self.chat, output if (output / "corpus").is_dir() else Path(scratch))
+
+    def load_model(self, mesh: Mesh | None) -> models.Model:
+        try:
+            return models.load(self.folder, mesh=mesh, rules=models.TRAINING)
+        except models.ShardingError as error:
+            raise models.ShardingError(f"{self.folder}: {error}") from None
 
     @property
-    def compute(self) -> step.Compute:
-        """How a step is computed."""
-        return compute(self.config)
+    def template(self) -> str | None:
+        return self.config.prompt.template
+
+    @property
+    def objective(self) -> Objective:
+        return next_token
+
+    @property
+    def accumulate(self) -> int:
+        return self.config.batch.accumulate
+
+    @property
+    def tuning(self) -> Tuning:
+        return tuning(self.config.lora)
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """What a step has to compute."""
         return Arithmetic(self.model, frozen=self.config.lora is not None)
 
-    def optimizer(self, steps: int) -> AdamW:
-        """For a run of so many steps."""
-        return adamw(self.config.optimizer, steps)
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if self.config.lora is None:
+            return ()
+        return ("LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights",)
 
-    def load(self, mesh: Mesh | None, optimizer: AdamW) -> step.TrainState:
-        """The state before the first step, on the mesh.
+    @property
+    def evaluate_every(self) -> int | None:
+        return self.config.evaluate_every
 
-        Raises:
-          WeightsError, ShardingError: with the file and what to do.
-        """
-        try:
-            weights = models.load(self.folder, mesh=mesh, rules=models.TRAINING)
-        except models.ShardingError as error:
-            raise models.ShardingError(f"{self.folder}: {error}") from None
-        params = models.named_parameters(weights)
-        return step.init(self.model, params, mesh, optimizer, self.tuning, jax.random.key(self.config.seed))
-
-    def trained(self, state: step.TrainState, mesh: Mesh | None) -> models.Model:
-        """The model with the weights of a state, adapters merged."""
-        params = jax.jit(self.tuning.merge)(state.params, state.frozen)
-        return models.with_parameters(self.model, params, mesh, models.TRAINING)
-
-    def memory(self, mesh: Mesh | None, steps: int) -> dict[str, float]:
-        """GiB of one device in a training step, from the compiler: it is compiled here, and not run."""
-        batch = self.config.batch
-        shape = (batch.accumulate, batch.rows // batch.accumulate, self.config.data.length)
-        return step_memory(self.model, mesh, self.optimizer(steps), self.compute, self.tuning, next_token, shape)
+    def already_done(self, steps: int) -> str | None:
+        folder = self.config.output / "export"
+        return f"all {steps} steps are done, the trained student is in {folder}" if folder.is_dir() else None
 
 
-def tuning(config: SftConfig) -> Tuning:
-    """What of the model is trained."""
-    lora = config.lora
-    return Full() if lora is None else LoRA(lora.rank, lora.alpha, lora.targets)
-
-
-def compute(config: SftConfig) -> step.Compute:
-    """How a step is computed."""
-    return step.Compute(**config.compute.model_dump(exclude={"compilation_cache"}))
-
-
-def adamw(config: OptimizerConfig, steps: int) -> AdamW:
-    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
-    values = config.model_dump(exclude={"lr", "warmup"})
-    return AdamW(peak=config.lr, steps=steps, warmup=math.ceil(config.warmup * steps), **values)
+def tuning(config: LoraConfig | None) -> Tuning:
+    """What of a model is trained."""
+    return Full() if config is None else LoRA(config.rank, config.alpha, config.targets)
 
 
 def _check_sources(config: SftConfig) -> None:

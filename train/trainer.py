@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 
+from tessy_jax.devices import processes
 from tessy_jax.errors import UserError
 from tessy_jax.train.checkpoints import Checkpoints
 from tessy_jax.train.data.batches import Batch
@@ -21,16 +21,16 @@ class TrainingError(UserError, RuntimeError):
     """Training cannot go on; the message is meant for the user."""
 
 
-class Batches(Protocol):
-    """An endless view of the data from some step on, as Grain's iterators are."""
+class BatchIterator(Protocol):
+    """The batches from some step on. `get_state` gives JSON from which `set_state` goes on, as in Grain's iterators."""
 
     def __next__(self) -> Batch: ...
     def get_state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-class Stop(Protocol):
-    """Whether the run is to end before its last step."""
+class StopRequest(Protocol):
+    """Says whether the run is to end before its last step."""
 
     @property
     def asked(self) -> bool: ...
@@ -38,15 +38,18 @@ class Stop(Protocol):
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a run does at its steps.
+    """The training loop of one run.
 
     Attributes:
-      step, evaluate: see `train.step`.
-      sharding: of a batch's arrays; None: the default device.
-      held_out: the batches of an evaluation; None: nothing is held out.
-      names: the examples of a step (from 0), for messages.
-      total: steps of the whole run.
-      checkpoint_every, evaluate_every: in steps; an evaluation comes with each checkpoint too.
+        step: the optimizer step, see `train.step.make_step`.
+        evaluate: the evaluation of a batch, see `train.step.make_eval`.
+        sharding: of a batch's arrays; None: the default device.
+        held_out: the batches of an evaluation; None: nothing is held out.
+        names: the examples of a step (from 0), for messages.
+        arithmetic: what a step has to compute, for the MFU.
+        total: steps of the whole run.
+        checkpoint_every: steps between two checkpoints. Each comes with an evaluation, unless the user stops the run.
+        evaluate_every: steps between two further evaluations; None: there are none.
     """
 
     step: Step
@@ -62,25 +65,31 @@ class Trainer:
     def run(
         self,
         state: TrainState,
-        data: Batches,
+        data: BatchIterator,
         checkpoints: Checkpoints,
         reporter: Reporter,
-        stop: Stop,
+        stop: StopRequest,
         show: Callable[[], None],
     ) -> TrainState:
-        """Trains from `state`, at whose step `data` stands, to the end, or to where the user stops it.
+        """Trains to the last step, or to where it is asked to stop; the last step done has a checkpoint either way.
 
-        Whoever stops it, the last step done has a checkpoint. `show` is called whenever there are new numbers.
+        Args:
+            state: where to begin.
+            data: its next batch is that of the step after `state`.
+            checkpoints: where to save; writing goes on in the background when this returns.
+            reporter: takes the numbers of every step and evaluation.
+            stop: looked at after every step.
+            show: called whenever there are new numbers.
 
         Raises:
-          TrainingError: the loss or gradient of a step, or the held-out loss, is not a number. No checkpoint has it.
-          CheckpointError: one could not be written; noticed at the next step.
+            TrainingError: the loss or gradient of a step, or the held-out loss, is not a number. No checkpoint has it.
+            CheckpointError: one could not be written; noticed at the next step.
         """
-        flight: tuple[int, Metrics, Seen] | None = None  # a step whose numbers are not read yet, so that none waits
+        unread: _Unread | None = None  # read when the next step runs already, so that no device waits for the host
 
-        def land() -> None:
-            if flight is not None:
-                self._report(*flight, reporter)
+        def report() -> None:
+            if unread is not None:
+                self._report(unread, reporter)
                 show()
 
         done = int(state.step)
@@ -89,15 +98,17 @@ class Trainer:
         for number in range(done + 1, self.total + 1):
             batch = next(data)
             state, metrics = self.step(state, place(batch, self.sharding))
-            land()
-            flight = number, metrics, Seen.of(batch, self.arithmetic)
+            report()
+            unread = _Unread(number, metrics, Seen.of(batch, self.arithmetic))
             checkpoints.check()
-            stopped = _anyone(stop.asked) and number < self.total
+
+            stopped = processes.anywhere(stop.asked) and number < self.total
             saved = stopped or number == self.total or number % self.checkpoint_every == 0
             evaluated = not stopped and (saved or bool(self.evaluate_every and number % self.evaluate_every == 0))
+
             if saved or evaluated:
-                land()
-                flight = None
+                report()
+                unread = None
             loss = self._held_out(number, state, reporter) if evaluated else None
             if saved:
                 checkpoints.save(number, state, data.get_state(), loss)
@@ -105,9 +116,9 @@ class Trainer:
                 break
         return state
 
-    def _report(self, number: int, metrics: Metrics, seen: Seen, reporter: Reporter) -> None:
-        metrics = jax.device_get(metrics)
-        reporter.step(number, metrics, seen)
+    def _report(self, unread: "_Unread", reporter: Reporter) -> None:
+        number, metrics = unread.number, jax.device_get(unread.metrics)
+        reporter.step(number, metrics, unread.seen)
         for name, value in (("loss", metrics.loss), ("norm of the gradient", metrics.grad_norm)):
             if not np.isfinite(value):
                 raise TrainingError(
@@ -128,6 +139,14 @@ class Trainer:
         return loss
 
 
+class _Unread(NamedTuple):
+    """A step that was begun and whose numbers are still on the devices."""
+
+    number: int
+    metrics: Metrics
+    seen: Seen
+
+
 def place(batch: Batch, sharding: NamedSharding | None) -> Batch:
     """A process's rows on its devices, as a part of the whole batch."""
     if sharding is None:
@@ -139,13 +158,6 @@ def add(parts: Iterable[Sums]) -> Sums:
     """The sum of sums, in float64 on the host."""
     host = [jax.tree.map(np.float64, jax.device_get(sums)) for sums in parts]
     return jax.tree.map(lambda *values: np.sum(values, axis=0), *host)
-
-
-def _anyone(asked: bool) -> bool:
-    """Whether any process was asked to stop: all of them leave after the same step."""
-    if jax.process_count() == 1:
-        return asked
-    return bool(multihost_utils.process_allgather(np.asarray(asked)).any())
 
 
 def _some(names: list[str], shown: int = 8) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 
 from tessy_jax.models.gguf.reader import GGUFError, GGUFFile
 
-# GGUF name -> Hugging Face name, inside a layer.
 _LAYER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -19,6 +18,7 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+"""Tensor names inside a layer, GGUF's to Hugging Face's."""
 _LLAMA_LAYER = _LAYER | {"ffn_norm": "post_attention_layernorm"}
 _GEMMA3_LAYER = _LAYER | {
     "attn_q_norm": "self_attn.q_norm",
@@ -33,9 +33,10 @@ _GEMMA3_LAYER = _LAYER | {
 class Architecture:
     """How one GGUF architecture maps to Hugging Face.
 
-    layer: tensor names inside a layer, GGUF to Hugging Face.
-    config: the architecture's own config.json entries.
-    restore: undoes what llama.cpp's converter did to a tensor: (Hugging Face name, weights, config) -> weights.
+    Attributes:
+        layer: tensor names inside a layer, GGUF's to Hugging Face's.
+        config: the architecture's own config.json entries.
+        restore: undoes what llama.cpp's converter did to a tensor: (Hugging Face name, weights, config) -> weights.
     """
 
     layer: dict[str, str]

@@ -1,4 +1,4 @@
-"""Open a GGUF file: typed metadata and dequantised tensors, with errors that say what is wrong with the file."""
+"""GGUF files: typed metadata and dequantised tensors, with errors that say what is wrong with the file."""
 
 from pathlib import Path
 from typing import Any

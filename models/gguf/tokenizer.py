@@ -1,7 +1,7 @@
 """Rebuild a Hugging Face tokenizer from a GGUF file's metadata.
 
 Built from parts of package `tokenizers`, so that the result does not depend on the version of transformers, whose own
-GGUF import it equals token for token (`tests/test_convert.py`). That includes pre-tokenizer "smollm", which
+GGUF import it equals token for token (`tests/commands/test_convert.py`). That includes pre-tokenizer "smollm", which
 transformers reads as GPT-2's: llama.cpp and the original SmolLM2 split digits off first, so that whitespace runs
 before a digit ("\\n\\n1") are one token there and one per character here.
 """
@@ -13,8 +13,8 @@ from tokenizers.models import BPE
 
 from tessy_jax.models.gguf.reader import GGUFError, GGUFFile
 
-# Values of tokenizer.ggml.token_type (llama.cpp, llama_token_type).
 _CONTROL, _USER_DEFINED = 3, 4
+"""Values of tokenizer.ggml.token_type (llama.cpp, llama_token_type)."""
 
 _GPT2_PRE_TOKENIZERS = ("default", "gpt-2", "smollm")
 

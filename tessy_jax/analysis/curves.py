@@ -15,7 +15,7 @@ _SMOOTH = 0.9  # of the exponential mean
 
 def draw(metrics: Path, picture: Path) -> bool:
     """Draws `metrics.jsonl` as a PNG; False, and no picture, where it has no steps yet."""
-    rows = [row for _, row in read_objects(metrics) if row is not None]
+    rows = [row for _, row in read_objects(metrics) if row is not None] if metrics.exists() else []
     steps = [row for row in rows if "loss" in row]
     held_out = [{"step": row["step"], **row["held_out"]} for row in rows if "held_out" in row]
     if not steps:

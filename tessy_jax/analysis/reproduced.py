@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from tessy_jax.console.messages import tell
+from tessy_jax.errors import DONE, ERROR
 from tessy_jax.predictors.probe import read_facts
 from tessy_jax.text.tokenizer import TextError
 
@@ -48,6 +52,13 @@ def compare(mine: Path, shipped: Path) -> Verdict:
         f"{len(differing)} numbers:\n" + "\n".join(shown) + "\nif configurations, texts or labels were changed on "
         "purpose, train the shipped probe anew: docs/predictors.md",
     )
+
+
+def compare_probes(mine: Path, shipped: Path, console: Console) -> int:
+    """Says what `compare` finds; returns the exit code, ERROR where the probe was not reproduced."""
+    verdict = compare(mine, shipped)
+    tell(console, verdict.words)
+    return DONE if verdict.reproduced else ERROR
 
 
 def _numbers(folder: Path) -> dict[str, Any]:

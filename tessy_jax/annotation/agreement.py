@@ -3,19 +3,14 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from tessy_jax.data.jsonl import read_objects
-from tessy_jax.data.sources import InputError, data_path, files
-
-Key = tuple[str, int, int]
-"""Id, sample and segment."""
+from tessy_jax.data.segments import Annotated, SegmentKey
+from tessy_jax.data.sources import InputError
 
 _WORD = re.compile(r"\S+")
 
@@ -30,7 +25,7 @@ class Confusion:
     neither: int = 0
 
     def count(self, a: Bool[np.ndarray, " N"], b: Bool[np.ndarray, " N"]) -> None:
-        """Adds N things, called style by A, by B."""
+        """Adds N words or characters: whether A calls each style, and whether B does."""
         self.both += int((a & b).sum())
         self.only_a += int((a & ~b).sum())
         self.only_b += int((~a & b).sum())
@@ -58,11 +53,13 @@ class Agreement:
     """Two annotations compared; A is the reference for precision and recall.
 
     Attributes:
-      segments: annotated by both. only_a, only_b: segments that only one has.
-      spans_a, spans_b: phrases in the common segments. exact: those that both have, from the same character to the
-        same character.
-      characters: all that are not white space. words: separated by white space, style where at least half is.
-      missed, added: phrases of A that B has not, and the reverse, in lower case.
+        segments: how many both annotated.
+        only_a, only_b: segments that only one has.
+        spans_a, spans_b: phrases in the common segments.
+        exact: phrases that both have, from the same character to the same character.
+        characters: all that are not white space.
+        words: separated by white space; a word is style where at least half of its characters are.
+        missed, added: phrases of A that B does not have, and the reverse, in lower case.
     """
 
     segments: int = 0
@@ -90,16 +87,16 @@ class Agreement:
         return 2 * self.exact / both if both else math.nan
 
 
-def compare(a: Mapping[Key, Mapping[str, Any]], b: Mapping[Key, Mapping[str, Any]]) -> Agreement:
-    """Compares annotated segments (rows of the output), by key.
+def compare(a: Mapping[SegmentKey, Annotated], b: Mapping[SegmentKey, Annotated]) -> Agreement:
+    """Compares annotated segments, by key.
 
     Raises:
-      InputError: a segment has another text in the other annotation.
+        InputError: a segment has another text in the other annotation.
     """
     found = Agreement(only_a=len(a.keys() - b.keys()), only_b=len(b.keys() - a.keys()))
     for key in a.keys() & b.keys():
-        text = a[key]["text"]
-        if b[key]["text"] != text:
+        text = a[key].segment.text
+        if b[key].segment.text != text:
             raise InputError(
                 "segment {2} of '{0}' (sample {1}) has different texts in the two runs: compare runs on the same input "
                 "with the same segments.words and segments.seed".format(*key)
@@ -119,29 +116,8 @@ def compare(a: Mapping[Key, Mapping[str, Any]], b: Mapping[Key, Mapping[str, Any
     return found
 
 
-def read_annotated(path: Path) -> dict[Key, dict[str, Any]]:
-    """The annotated segments of a run directory.
-
-    Raises:
-      InputError: it has none, or a line is no annotated segment.
-    """
-    return {(row["id"], row["sample_index"], row["segment"]): row for row in _rows(path)}
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.expanduser().exists():
-        raise InputError(f"no such file or folder: {path}")
-    for file in files(data_path(path)):
-        for line, row in read_objects(file):
-            if row is None or not {"id", "sample_index", "segment", "text", "spans"} <= row.keys():
-                raise InputError(
-                    f"line {line} of {file} is no annotated segment: give the directories of two `annotate` runs"
-                )
-            yield row
-
-
-def _spans(row: Mapping[str, Any]) -> set[tuple[int, int]]:
-    return {(span["start"], span["end"]) for span in row["spans"]}
+def _spans(annotated: Annotated) -> set[tuple[int, int]]:
+    return {(span.start, span.end) for span in annotated.spans}
 
 
 def _labels(text: str, spans: set[tuple[int, int]]) -> Bool[np.ndarray, " N"]:

@@ -23,7 +23,7 @@ def locate(text: str, phrases: Iterable[str]) -> list[StyleSpan]:
     phrase may overlap the one before, as long as it does not begin before it and is not the same span again.
 
     Raises:
-      AlignError: a phrase is empty, not in the text, inside a longer word only, or out of order.
+        AlignError: a phrase is empty, not in the text, inside a longer word only, or out of order.
     """
     candidates = [(phrase, occurrences(text, phrase)) for phrase in phrases]
     for phrase, found in candidates:

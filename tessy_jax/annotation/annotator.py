@@ -9,7 +9,8 @@ from tessy_jax.annotation.reply import ReplyError, read_reply
 from tessy_jax.data.segments import Annotated, Segment, merge
 from tessy_jax.errors import UserError
 
-_MAX_REPLY = 2000  # characters of an unusable reply kept in the rejects
+_MAX_REPLY = 2000
+"""Characters of an unusable reply that the rejects keep."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Annotator(Protocol):
     """Finds the style phrases of segments.
 
     Attributes:
-      name: stands in each record.
+        name: stands in each record.
     """
 
     @property
@@ -63,7 +64,7 @@ class Annotator(Protocol):
         """One outcome per segment, in any order, a few at a time; an empty group says that work goes on.
 
         Raises:
-          AnnotatorError: after all outcomes that there are.
+            AnnotatorError: after all outcomes that there are.
         """
         ...
 

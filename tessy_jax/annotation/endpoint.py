@@ -18,11 +18,17 @@ from tessy_jax.data.segments import Segment
 from tessy_jax.errors import ConfigError
 
 _BUSY = (408, 425, 429)
-_UNUSABLE = (400, 413, 422)  # of this request, not of the server
-_MANY = 8  # requests that the server calls unusable before it took one: it is not the segments then
-_LONGEST_WAIT = 60.0  # seconds before another attempt
-_TICK = 0.5  # seconds without an answer after which the caller is asked whether to go on
-_MAX_ANSWER, _MAX_SAID = 1 << 24, 500  # bytes of an answer, of an error
+"""Status codes after which the same request may succeed later."""
+_UNUSABLE = (400, 413, 422)
+"""Status codes that blame the request, not the server."""
+_MANY = 8
+"""The run ends where the server calls so many requests unusable before it took one: it is not the segments then."""
+_LONGEST_WAIT = 60.0
+"""Seconds before another attempt, at most."""
+_TICK = 0.5
+"""Seconds without an answer after which the caller is asked whether to go on."""
+_MAX_ANSWER, _MAX_SAID = 1 << 24, 500
+"""Bytes that are read of an answer, and of an error."""
 
 
 class Endpoint:

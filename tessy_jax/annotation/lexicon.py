@@ -16,9 +16,12 @@ from tessy_jax.data.hashing import hash_text
 from tessy_jax.data.segments import Annotated, Segment, StyleSpan
 from tessy_jax.text.tokenizer import TextError
 
-_GROUP = 256  # segments at a time
-_BEFORE = r"(?<!\w)(?<!\w['’-])"  # word boundaries as in `align.is_boundary`
+_GROUP = 256
+"""Segments at a time."""
+_BEFORE = r"(?<!\w)(?<!\w['’-])"
+"""A word boundary before a phrase, as `text.boundaries.is_boundary` says."""
 _AFTER = r"(?!\w|['’-]\w)(?:[,;:.!?…]+(?=\s|$))?"
+"""A word boundary after a phrase, with the punctuation that follows it."""
 
 
 class Lexicon:

@@ -19,7 +19,8 @@ from tessy_jax.engine.rows import Job
 from tessy_jax.engine.solo import DirectChat, answer_job, solo_engine
 from tessy_jax.text.chat import Chat
 
-_K = 20  # tokens generated per turn; no reply depends on it
+_K = 20
+"""Tokens generated per turn; no reply depends on it."""
 _NO_THINKING = ThinkingConfig(open="", before="", after="")
 
 
@@ -76,7 +77,7 @@ class Llm:
         """Loads the weights onto the mesh and builds the engine.
 
         Raises:
-          WeightsError, ShardingError: with the file and what to do. ConfigError: a reply alone fills the context.
+            WeightsError, ShardingError: with the file and what to do. ConfigError: a reply alone fills the context.
         """
         config = self._config
         if config.engine.compilation_cache is not None:

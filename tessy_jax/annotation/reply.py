@@ -4,7 +4,8 @@ import json
 import re
 from dataclasses import dataclass
 
-_DECODER = json.JSONDecoder(strict=False)  # a raw line end within a string is no reason to lose the reply
+_DECODER = json.JSONDecoder(strict=False)
+"""Not strict: a raw line end within a string is no reason to lose the reply."""
 _SPACE = re.compile(r"\s*")
 _LAST_FENCE = re.compile(r"`{3,}\s*$")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -30,7 +31,7 @@ def read_reply(text: str) -> Reply:
     were complete. What a thinking model wrote before `</think>` is no part of its reply.
 
     Raises:
-      ReplyError: there is no array, its items are not strings, or its JSON is malformed.
+        ReplyError: there is no array, its items are not strings, or its JSON is malformed.
     """
     text = _LAST_FENCE.sub("", text.rpartition("</think>")[2])
     if not text.strip():

@@ -11,8 +11,11 @@ _WORD = re.compile(r"\S+")
 
 @dataclass(frozen=True)
 class Thoughts:
-    """The thinking text of one response, without white space at its ends, and which response it is: the id of its row
-    and the sample.
+    """The thinking text of one response.
+
+    Attributes:
+        id, sample_index: of the response.
+        text: without white space at its ends.
     """
 
     id: str

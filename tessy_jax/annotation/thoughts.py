@@ -8,15 +8,14 @@ from typing import Any
 
 from tessy_jax.annotation.segments import Thoughts
 from tessy_jax.config.annotate import ThoughtsConfig
-from tessy_jax.data.inputs import BadRow, Reject, kind, present, row_object
-from tessy_jax.data.records import Record
-from tessy_jax.data.released import from_released, is_released
-from tessy_jax.data.segments import Annotated, Segment
+from tessy_jax.data.fields import CONVERSATION_FIELDS, RESPONSE_FIELDS
+from tessy_jax.data.inputs import BadRow, Reject, kind, present, read_record, row_object
+from tessy_jax.data.released import ReleasedSegments, is_released
+from tessy_jax.data.segments import Annotated
 from tessy_jax.data.sources import RawRow, data_path, rows
 
 THINKING_FIELDS = ("think_text", "reasoning_content", "reasoning", "thinking")
-RESPONSE_FIELDS = ("response", "completion", "content", "answer")
-_CONVERSATIONS = ("messages", "dialogs", "conversations", "prompt")
+_CONVERSATIONS = (*CONVERSATION_FIELDS, "prompt")
 
 
 def read_thoughts(path: Path, form: ThoughtsConfig) -> Iterator[Thoughts | Annotated | Reject]:
@@ -27,14 +26,14 @@ def read_thoughts(path: Path, form: ThoughtsConfig) -> Iterator[Thoughts | Annot
     without an id get a hash of their text; further rows of one id are further samples.
 
     Raises:
-      InputError: at the call, where the path is missing, unreadable, of an unknown kind or empty.
+        InputError: at the call, where the path is missing, unreadable, of an unknown kind or empty.
     """
     return _convert(rows(data_path(path)), form)
 
 
 def _convert(source: Iterator[RawRow], form: ThoughtsConfig) -> Iterator[Thoughts | Annotated | Reject]:
     samples: Counter[str] = Counter()
-    segments: Counter[str] = Counter()
+    released = ReleasedSegments()
     seen: set[tuple[str, int]] = set()
     for row in source:
         identity: str | None = None
@@ -42,10 +41,7 @@ def _convert(source: Iterator[RawRow], form: ThoughtsConfig) -> Iterator[Thought
             value = row_object(row)
             identity = _id(value)
             if is_released(value):
-                text, spans = from_released(value)
-                name = identity or _hash(text)
-                yield Annotated(Segment(name, 0, segments[name], None, text), spans)
-                segments[name] += 1
+                yield released.take(value, identity)
                 continue
             text = _thinking(value, form)
             identity = identity or _hash(text)
@@ -74,7 +70,8 @@ def _id(value: dict[str, Any]) -> str | None:
 
 def _thinking(value: dict[str, Any], form: ThoughtsConfig) -> str:
     """The thinking text of a row; raises BadRow where there is none."""
-    found = _ours(value) if {"spans", "sample_index", "finish"} <= value.keys() else _field(value)
+    record = read_record(value)
+    found = _field(value) if record is None else record.thinking
     if found is None:
         message = _answer(value)
         found = _field(message) or _before_marker(message.get("content"), form)
@@ -87,15 +84,6 @@ def _thinking(value: dict[str, Any], form: ThoughtsConfig) -> str:
         wrong = ord(text[error.start])
         raise BadRow(f"its thinking is not text: lone surrogate \\u{wrong:04x}") from None
     return text
-
-
-def _ours(value: dict[str, Any]) -> str:
-    try:
-        record = Record.from_row(value)
-    except ValueError as error:
-        raise BadRow(f"{error} (it has spans, sample_index and finish)") from error
-    spans = [span for span in record.spans if span.phase == "think"]
-    return record.content[spans[0].start : spans[-1].end] if spans else ""
 
 
 def _field(value: dict[str, Any]) -> str | None:

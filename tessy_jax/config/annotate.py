@@ -10,6 +10,8 @@ from tessy_jax.config.sections import EngineConfig, MeshConfig, PromptConfig, Sa
 
 
 class LexiconConfig(Config):
+    """A list of style phrases."""
+
     kind: Literal["lexicon"] = Field(description="A list of phrases: weak labels.")
     phrases: Located = Field(
         default="configs/style_phrases.json", description="File of the list.", validate_default=True
@@ -17,10 +19,14 @@ class LexiconConfig(Config):
 
 
 class ReplySamplingConfig(SamplingConfig):
+    """Greedy, where nothing else is said."""
+
     temperature: float = Field(default=0.0, ge=0, description="Softmax temperature; 0: greedy.")
 
 
 class ReplyEngineConfig(EngineConfig):
+    """For short prompts and replies."""
+
     context: PositiveInt = Field(default=2048, description="Cache slots (tokens) per row: the task and the reply.")
 
 
@@ -82,13 +88,15 @@ AnnotatorConfig = Annotated[LexiconConfig | LlmConfig | EndpointConfig, Field(di
 
 
 class SegmentsConfig(Config):
+    """How a response is cut into segments, and how many of them are drawn."""
+
     words: PositiveInt = Field(default=60, description="Words of a segment, as white space separates them.")
     per_response: PositiveInt = Field(default=100, description="Segments of a response at most; may be raised later.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the drawing.")
 
 
 class ThoughtsConfig(Config):
-    """How thinking is marked in rows of others."""
+    """How the thinking is marked in conversations that `synthesize` did not write."""
 
     open: str = Field(default="<think>", description="Opens the thinking; may be absent.")
     marker: str = Field(default="</think>", min_length=1, description="Ends the thinking.")

@@ -2,8 +2,7 @@
 
 from pydantic import Field, PositiveInt
 
-from tessy_jax.config.schema import Located, OutputPath
-from tessy_jax.config.sections import Budgets, Columns, EngineConfig, MeshConfig, RoleConfig
+from tessy_jax.config.sections import Budgets, RoleConfig, TraceRunConfig
 
 
 class SampleBudgets(Budgets):
@@ -15,15 +14,13 @@ class SampleBudgets(Budgets):
     k: PositiveInt = Field(default=20, description="Tokens generated per turn; no word depends on it.")
 
 
-class SampleConfig(RoleConfig):
-    """Everything `python -m tessy_jax.sample` needs to know: a model, how it writes, and how much."""
+class SoloConfig(RoleConfig):
+    """Who writes, and how much."""
 
     budgets: SampleBudgets = SampleBudgets()
-    engine: EngineConfig = EngineConfig()
-    mesh: MeshConfig = MeshConfig()
-    input: Located = Field(description="Problems: .jsonl, .jsonl.gz, .parquet or a folder of a dataset.")
-    columns: Columns | None = Field(default=None, description="Names of the input fields; null: detected per row.")
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
+
+
+class SampleConfig(TraceRunConfig, SoloConfig):
+    """Everything `python -m tessy_jax.sample` needs to know. The keys of the model come first."""
+
     samples: PositiveInt = Field(default=1, description="Texts per problem.")
-    limit: PositiveInt | None = Field(default=None, description="Stop after this many problems; null: all.")

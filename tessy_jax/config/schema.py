@@ -21,7 +21,7 @@ from tessy_jax.errors import ConfigError
 
 
 class Config(BaseModel):
-    """Base of all configuration sections: immutable, no unknown keys, no silent type conversion."""
+    """Base of all sections: immutable, without unknown keys, without silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -38,15 +38,24 @@ def _locate(value: str, info: ValidationInfo) -> str:
 
 
 Located = Annotated[str, Field(min_length=1), AfterValidator(_locate)]
+"""A file or folder that must be there, or a model hub id; found as the module's text says."""
+
 OutputPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
+"""A file or folder that a run creates."""
 
 
-def load_as(schema: type[ConfigT], path: Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """The configuration of a YAML file, with overrides such as `engine.batch=8` replacing values or whole sections.
+def load_as(schema: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """The configuration of a YAML file.
+
+    Args:
+        schema: the class of the configuration.
+        path: of the file.
+        overrides: replace values or whole sections, in order: `["engine.batch=8", "mesh={data: 2}"]`.
 
     Raises:
-      ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
+        ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
     """
+    path = Path(path)
     merged: Any = OmegaConf.create(read_yaml(path))
     sources: dict[str, str] = {}
     for override in overrides:
@@ -83,13 +92,18 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def describe(schema: type[Config]) -> str:
-    """Every key of a configuration class with its default and description, one per line."""
+    """Every key of a configuration class with its default and description, one per line, in columns:
+
+    engine.batch    8      Slots: rows in flight at the same time, over all devices.
+    """
     rows = [(entry.key + entry.variant, entry.default, entry.description) for entry in _entries(schema)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {default:<{widths[1]}}  {text}".rstrip() for key, default, text in rows)
 
 
 class _Entry(NamedTuple):
+    """A key that holds a value. `variant` is " (kind: probe)" where the key belongs to one variant of a section."""
+
     key: str
     variant: str
     default: str
@@ -97,7 +111,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(schema: type[BaseModel], prefix: str = "", variant: str = "") -> Iterator[_Entry]:
-    """The leaves of a schema, depth first; sections of a union are listed one after the other."""
+    """The keys of a schema that hold values, depth first; the variants of a section one after the other."""
     for name, field in schema.model_fields.items():
         key = prefix + name
         sections = list(_sections(field.annotation))
@@ -110,6 +124,7 @@ def _entries(schema: type[BaseModel], prefix: str = "", variant: str = "") -> It
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections in a field's type: one, several where it is a union, none where the field holds a value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):
@@ -117,6 +132,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _tag(section: type[BaseModel], discriminator: Any) -> str:
+    """The value that chooses this variant: "probe" of `kind: Literal["probe"]`."""
     return str(get_args(section.model_fields[discriminator].annotation)[0])
 
 
@@ -127,7 +143,7 @@ def _show(default: object) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys and values of a configuration file as they stand there. ConfigError if it cannot be read."""
+    """The keys and values of a configuration file as they stand there; raises ConfigError where it cannot be read."""
     try:
         values = OmegaConf.to_container(OmegaConf.load(path.expanduser()))
     except FileNotFoundError:
@@ -143,6 +159,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+# -- what is wrong, in words -------------------------------------------------------------------------------------------
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
@@ -150,6 +169,13 @@ def _one_line(error: Exception) -> str:
 def _explain(
     schema: type[Config], errors: Sequence[ErrorDetails], values: Any, path: str, sources: Mapping[str, str]
 ) -> Iterator[str]:
+    """One line for each error of pydantic's: the key as the user writes it, where it was set, and the remedy.
+
+    Args:
+        values: what was checked, overrides included.
+        path: of the file.
+        sources: what each override is called, by its key.
+    """
     entries = list(_entries(schema))
     unknown = any(error["type"] == "extra_forbidden" for error in errors)
     for error in errors:
@@ -177,7 +203,10 @@ def _explain(
 
 
 def _dotted(location: Sequence[int | str], values: Any) -> str:
-    """The user's key of a pydantic location, which also names the variants of unions."""
+    """The key as the user writes it. A location of pydantic's also names the variant of a section, which is left out:
+
+    ("predictors", "student", "probe", "threshold")  ->  "predictors.student.threshold"
+    """
     parts: list[str] = []
     for index, part in enumerate(location):
         if isinstance(values, dict) and part in values:
@@ -189,6 +218,7 @@ def _dotted(location: Sequence[int | str], values: Any) -> str:
 
 
 def _leaves(key: str, value: object) -> Iterator[str]:
+    """The keys with values in a section, or the key itself where it holds a value."""
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _leaves(f"{key}.{name}", inner)
@@ -197,7 +227,7 @@ def _leaves(key: str, value: object) -> Iterator[str]:
 
 
 def _source(key: str, path: str, sources: Mapping[str, str]) -> str:
-    """Where a key was set: the last override of it, of a section around it or of a key within it, else the file."""
+    """Where a key was set: by the last override of it, of a section around it or of a key within it, or in the file."""
     related = [
         place for name, place in sources.items() if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")
     ]
@@ -205,6 +235,7 @@ def _source(key: str, path: str, sources: Mapping[str, str]) -> str:
 
 
 def _suggest(key: str, entries: Sequence[_Entry]) -> str:
+    """What an unknown key was meant to be: a key of another variant, one with a similar name, or one of its section."""
     if variants := [entry.variant for entry in entries if entry.key == key]:
         return f"it belongs to another variant{', '.join(variants)}"
     known = [entry.key for entry in entries]

@@ -1,4 +1,7 @@
-"""Sections of a configuration that several commands share: a model and how it writes, budgets, engine, mesh."""
+"""Sections that several commands share: a model and how it writes, budgets, engine, mesh, problems and output.
+
+A key's `description` is what `--help` prints; it is the reference.
+"""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -8,6 +11,8 @@ from tessy_jax.config.schema import Config, Located, OutputPath
 
 
 class PromptConfig(Config):
+    """How a problem becomes a prompt."""
+
     template: str | None = Field(default=None, description="Jinja chat template; null: the checkpoint's own.")
     system: str | None = Field(default=None, description="System message put before the problem; null: none.")
     options: dict[str, Any] = Field(default={}, description="Variables of the template, {reasoning_effort: high}.")
@@ -15,8 +20,12 @@ class PromptConfig(Config):
 
 
 class ThinkingConfig(Config):
-    """How thinking is written in the model's text; only the student's form appears in records. What is null is as the
-    model's control tokens say: GPT-OSS's harmony, or else Qwen3's <think>.
+    """How thinking is written in a model's text:
+
+        open + thoughts + before + marker + after + answer
+
+    What is null is as the model's control tokens say: as GPT-OSS's harmony, or else as Qwen3's <think>. Records are
+    written in the student's form.
     """
 
     open: str | None = Field(default=None, description="Text that opens the thinking; null: as the model does.")
@@ -26,6 +35,8 @@ class ThinkingConfig(Config):
 
 
 class SamplingConfig(Config):
+    """How a token is drawn from the model's distribution."""
+
     temperature: float = Field(default=1.0, ge=0, description="Softmax temperature; 0: greedy.")
     top_k: int = Field(default=0, ge=0, description="Keep the k most probable tokens; 0: all.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Keep the fewest tokens with this total probability.")
@@ -33,6 +44,8 @@ class SamplingConfig(Config):
 
 
 class RoleConfig(Config):
+    """A model that writes: where it is, how its weights are kept, how it is prompted and sampled."""
+
     model: Located = Field(description="Checkpoint folder, or a model hub id.")
     weights: Literal["int8"] | None = Field(default=None, description="int8: matrices in 8 bits; null: as stored.")
     cache: Literal["int8"] | None = Field(default=None, description="int8: keys and values in 8 bits; null: dtype.")
@@ -45,19 +58,19 @@ class RoleConfig(Config):
 
     @property
     def loading(self) -> dict[str, Any]:
-        """How `models.load` is to load the model."""
+        """Keyword arguments of `models.load`."""
         return {"int8": self.weights == "int8", "kernel": self.experts}
 
 
 class RepetitionConfig(Config):
-    """A loop is a cycle of tokens at the end of the text, repeated without a break."""
+    """When a trace counts as caught in a loop: its text ends in one cycle of tokens, repeated without a break."""
 
     repeats: int = Field(default=8, ge=2, description="Repetitions of the cycle that make a loop.")
     min_bytes: PositiveInt = Field(default=64, description="Bytes that the repetitions must cover together.")
 
 
 class Budgets(Config):
-    """Limits of one trace; both presets have them."""
+    """Limits of one trace."""
 
     max_think_tokens: PositiveInt = Field(default=30720, description="Tokens of thinking, each in its author's tokens.")
     max_answer_tokens: PositiveInt = Field(default=8192, description="Tokens of the answer.")
@@ -74,6 +87,14 @@ def _default_buckets(data: dict[str, Any]) -> tuple[int, ...]:
 
 
 class EngineConfig(Config):
+    """How traces are computed. `context` and `dtype` may change a trace (a longer context reaches further, a dtype
+    rounds otherwise), so a run is resumed with the same ones only; all else decides speed and memory alone.
+
+    A dispatch runs `turns_per_dispatch` turns of all `batch` slots on the device; then the host takes finished rows
+    out, puts new ones in and writes the journal. A prompt is padded to the next of `prompt_buckets`: there is one
+    compiled program for each. A model that catches up with what the other wrote reads `chunk` tokens at a time.
+    """
+
     batch: PositiveInt = Field(default=8, description="Slots: rows in flight at the same time, over all devices.")
     context: PositiveInt = Field(default=40960, description="Cache slots (tokens) per row and model.")
     prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
@@ -98,6 +119,8 @@ class EngineConfig(Config):
 
 
 class MeshConfig(Config):
+    """Devices along each axis of the mesh; their product is the number of devices."""
+
     data: PositiveInt = Field(default=1, description="Devices along the batch.")
     fsdp: PositiveInt = Field(default=1, description="Devices that share each weight, gathered on use.")
     tensor: PositiveInt = Field(default=1, description="Devices that split heads and hidden features.")
@@ -109,3 +132,16 @@ class Columns(Config):
 
     prompt: str | None = Field(default=None, description="Field that holds the prompt: a string or a list of messages.")
     id: str | None = Field(default=None, description="Field that holds the id.")
+
+
+class TraceRunConfig(Config):
+    """The last keys of `synthesize` and `sample`: on what a run goes, which problems it reads, and where it writes."""
+
+    engine: EngineConfig = EngineConfig()
+    mesh: MeshConfig = MeshConfig()
+    input: Located = Field(description="Problems: .jsonl, .jsonl.gz, .parquet or a folder of a dataset.")
+    columns: Columns | None = Field(default=None, description="Names of the input fields; null: detected per row.")
+    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
+    samples: PositiveInt = Field(default=1, description="Traces per problem.")
+    limit: PositiveInt | None = Field(default=None, description="Stop after this many problems; null: all.")

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from tessy_jax.config.boundary_predictors import PredictorConfig, PredictorsConfig
-from tessy_jax.config.schema import Config, Located, OutputPath, load_as
-from tessy_jax.config.sections import Budgets, Columns, EngineConfig, MeshConfig, RoleConfig
+from tessy_jax.config.schema import Config, load_as
+from tessy_jax.config.sections import Budgets, RoleConfig, TraceRunConfig
 
 
 class PaperCooperation(Budgets):
@@ -30,28 +30,28 @@ class ReleasedCodeCooperation(Budgets):
 CooperationConfig = Annotated[PaperCooperation | ReleasedCodeCooperation, Field(discriminator="preset")]
 
 
-class SynthesisConfig(Config):
-    """Everything `python -m tessy_jax.synthesize` needs to know."""
+class PairConfig(Config):
+    """Who writes, who judges, and what a trace is."""
 
     student: RoleConfig
     teacher: RoleConfig
     predictors: PredictorsConfig
     cooperation: CooperationConfig = Field(default=PaperCooperation(preset="paper"), description="Meaning of a trace.")
-    engine: EngineConfig = EngineConfig()
-    mesh: MeshConfig = MeshConfig()
-    input: Located = Field(description="Problems: .jsonl, .jsonl.gz, .parquet or a folder of a dataset.")
-    columns: Columns | None = Field(default=None, description="Names of the input fields; null: detected per row.")
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
-    samples: PositiveInt = Field(default=1, description="Traces per problem.")
-    limit: PositiveInt | None = Field(default=None, description="Stop after this many problems; null: all.")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
-    """The configuration of a YAML file, with overrides such as `engine.batch=8` replacing values or whole sections.
+class SynthesisConfig(TraceRunConfig, PairConfig):
+    """Everything `python -m tessy_jax.synthesize` needs to know. The keys of the pair come first."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
+    """The configuration of a YAML file.
+
+    Args:
+        path: of the file.
+        overrides: replace values or whole sections: `["engine.batch=8"]`.
 
     Raises:
-      ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
+        ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
     """
     return load_as(SynthesisConfig, path, overrides)
 
@@ -62,5 +62,5 @@ def add_predictor_section(section: type[PredictorConfig]) -> None:
         known: Any = field.annotation
         widened: Any = known | section
         field.annotation = widened
-    for schema in (PredictorsConfig, SynthesisConfig):  # the outer schema holds a copy of the inner one
+    for schema in (PredictorsConfig, PairConfig, SynthesisConfig):  # each outer schema holds a copy of the inner one
         schema.model_rebuild(force=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 log = logging.getLogger("tessy_jax")
+"""What the package logs."""
 
-
-_shown = logging.getLogger("tessy_jax.console")  # what the console has shown already goes to the log file only
+_shown = logging.getLogger("tessy_jax.console")
+"""What the console has shown already, which goes to the log file only."""
 _shown.propagate = False
 
 
@@ -48,3 +49,8 @@ def log_to(path: Path) -> Iterator[None]:
         for logger in (log, _shown):
             logger.removeHandler(handler)
         handler.close()
+
+
+def visible(text: str) -> str:
+    """Text that cannot command the terminal: the escape character shows as ␛."""
+    return text.replace("\x1b", "␛")

@@ -13,17 +13,17 @@ from rich.table import Table
 
 
 @dataclass
-class Progress:
-    """Running totals of a run; whoever runs it updates the fields.
+class SynthesisProgress:
+    """Running totals of a run that writes traces; whoever runs it updates the fields.
 
     Attributes:
-      total: rows to do, those done before included; None while unknown.
-      done, rejected, active: rows finished, given up and in flight.
-      resumed: rows that were finished before this process started.
-      kept: tokens kept so far, by author; the answer counts for the student.
-      rolled_back: tokens generated and discarded.
-      switches: changes of author.
-      started: time of the start, in seconds of `time.monotonic`.
+        total: rows to do, those done before included; None while unknown.
+        done, rejected, active: rows finished, given up and in flight.
+        resumed: rows that were finished before this process started.
+        kept: tokens kept so far, by author; the answer counts for the student.
+        rolled_back: tokens generated and discarded.
+        switches: changes of author.
+        started: time of the start, in seconds of `time.monotonic`.
     """
 
     total: int | None = None
@@ -112,19 +112,19 @@ class View:
 
 
 class ProgressView(View):
-    """Shows a `Progress` on a console."""
+    """Shows a `SynthesisProgress` on a console."""
 
-    def __init__(self, progress: Progress, console: Console, **options: Any):
+    def __init__(self, progress: SynthesisProgress, console: Console, **options: Any):
         super().__init__("synthesis", lambda now: _cells(progress.metrics(now)), console, **options)
 
 
 def panel(metrics: dict[str, Any]) -> Panel:
-    """The panel of a state given by `Progress.metrics`."""
+    """The panel of a state given by `SynthesisProgress.metrics`."""
     return _panel("synthesis", _cells(metrics))
 
 
 def plain_line(metrics: dict[str, Any]) -> str:
-    """One line of text of a state given by `Progress.metrics`."""
+    """One line of text of a state given by `SynthesisProgress.metrics`."""
     return _line(_cells(metrics))
 
 

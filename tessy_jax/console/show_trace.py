@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from tessy_jax.console.messages import visible
+
 _STYLES = {"student": "cyan", "teacher": "yellow", "answer": "green", "marker": "bold magenta"}
 _LETTERS = {"student": "S", "teacher": "T", "answer": "A", "marker": "M"}
 
@@ -14,7 +16,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     """Prints a record (a row of the output): header, legend, prompt and the trace, each part in its author's colour.
 
     Raises:
-      ValueError: the record has no messages or spans, or its spans overlap or leave the text.
+        ValueError: the record has no messages or spans, or its spans overlap or leave the text.
     """
     try:
         *prompt, answer = record["messages"]
@@ -24,7 +26,7 @@ def show(record: Mapping[str, Any], console: Console) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"cannot show record {record.get('id')!r}: {error!r}") from error
     trace = Text.assemble(*(_styled(kind, text, console) for kind, text in parts))
-    for block in (Text(_visible(header), "bold"), legend, Text(_visible(question), "dim"), trace):
+    for block in (Text(visible(header), "bold"), legend, Text(visible(question), "dim"), trace):
         console.print(block, soft_wrap=True)
 
 
@@ -42,13 +44,8 @@ def _parts(content: str, spans: list[Mapping[str, Any]]) -> Iterator[tuple[str, 
         position = end
 
 
-def _visible(text: str) -> str:
-    """Text that cannot command the terminal."""
-    return text.replace("\x1b", "␛")
-
-
 def _styled(kind: str, text: str, console: Console) -> Text:
-    text = _visible(text)
+    text = visible(text)
     if console.color_system is None:
         return Text(f"⟦{_LETTERS[kind]} {text}⟧")
     return Text(text, _STYLES[kind])

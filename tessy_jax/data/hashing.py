@@ -1,45 +1,12 @@
-"""What a run was made from: hashes of its files, versions of its packages, devices."""
+"""Hashes of the files that a run depends on: SHA-256, in hex."""
 
 import hashlib
 import os
-import platform
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-_PACKAGES = ("tessy-jax", "jax", "jaxlib", "flax", "transformers", "tokenizers", "safetensors", "numpy", "ml_dtypes")
 _WEIGHTS = (".safetensors", ".gguf")
 _TEXTS = (".json", ".jinja", ".model", ".txt")
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
-
-
-def make_manifest(identity: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
-    """The manifest of a run.
-
-    Args:
-      identity: whatever the records depend on (hashes of models, templates and inputs, settings, code version); a run
-        is resumed only where all of it is the same.
-      devices: descriptions of the devices, for information.
-    """
-    return {
-        "identity": dict(identity),
-        "versions": versions(),
-        "devices": list(devices),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results may depend on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def hash_text(text: str) -> str:

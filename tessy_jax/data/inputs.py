@@ -6,6 +6,7 @@ The id is the field `id`, else `id_ddm`, else a hash of the prompt. All other fi
 """
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.config.sections import Columns
-from tessy_jax.data.records import Message, Problem, dump_line
+from tessy_jax.data.fields import PROMPT_FIELDS
+from tessy_jax.data.records import Message, Problem, Record, dump_line
 from tessy_jax.data.sources import InputError, RawRow, rows
 
 __all__ = [
-    "PROMPT_FIELDS",
     "BadRow",
     "Columns",
     "InputError",
@@ -27,14 +28,19 @@ __all__ = [
     "present",
     "read",
     "read_message",
+    "read_problems",
+    "read_record",
+    "read_rows",
     "row_object",
 ]
 
-PROMPT_FIELDS = ("messages", "prompt", "dialogs", "question", "conversations")
 ID_FIELDS = ("id", "id_ddm")
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
-_MAX_RAW = 2000  # characters of a bad row kept in the rejects
+_MAX_RAW = 2000
+"""Characters of a bad row kept in the rejects."""
+
 _MAX_DEPTH = 100
+"""Levels of nesting that a row may have."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +50,10 @@ class Reject:
     """An input row that cannot be used.
 
     Attributes:
-      id: of the row, where it could be read.
-      file, line: where the row stands; lines count from 1.
-      reason: what is wrong, for the user.
-      raw: the beginning of the row.
+        id: of the row, where it could be read.
+        file, line: where the row stands; lines count from 1.
+        reason: what is wrong, for the user.
+        raw: the beginning of the row.
     """
 
     id: str | None
@@ -71,17 +77,40 @@ def read(path: Path, columns: Columns | None = None) -> Iterator[Problem | Rejec
     """Every row of the input, in order, as a problem or a reject.
 
     Args:
-      path: `.jsonl`, `.jsonl.gz`, `.parquet`, `.arrow` or a folder of these (one split).
-      columns: names of the fields, where they should not be detected.
+        path: `.jsonl`, `.jsonl.gz`, `.parquet`, `.arrow` or a folder of these (one split).
+        columns: names of the fields, where they should not be detected.
 
     Raises:
-      InputError: at the call, where the input is missing, unreadable, of an unknown kind or empty.
+        InputError: at the call, where the input is missing, unreadable, of an unknown kind or empty.
     """
     return _convert(rows(path.expanduser()), columns or Columns())
 
 
+def read_rows(path: str | Path, columns: Columns | None = None, limit: int | None = None) -> list[Problem | Reject]:
+    """The first `limit` rows that `read` gives, None: all of them; raises what it raises."""
+    return list(itertools.islice(read(Path(path), columns), limit))
+
+
+def read_problems(path: str | Path, columns: Columns | None = None) -> Iterator[Problem]:
+    """The problems of an input of which every row can be used.
+
+    Args:
+        path, columns: as for `read`.
+
+    Raises:
+        InputError: at the call as `read` does, and at a row that cannot be used, with its file, line and what is wrong.
+    """
+    return map(_problem, read(Path(path), columns))
+
+
+def _problem(row: Problem | Reject) -> Problem:
+    if isinstance(row, Reject):
+        raise InputError(f"{row.file}:{row.line}: {row.reason}")
+    return row
+
+
 class BadRow(Exception):
-    """A row is unusable for the reason given, which is meant for the user."""
+    """A row cannot be used; the text says why, for the user."""
 
 
 def _convert(source: Iterator[RawRow], columns: Columns) -> Iterator[Problem | Reject]:
@@ -121,7 +150,7 @@ def row_object(row: RawRow) -> dict[str, Any]:
 
 
 def _id(value: dict[str, Any], columns: Columns) -> tuple[str | None, str | None]:
-    """The field of the id and the id; both None where the row has none."""
+    """Name of the field that holds the id, and the id; both None where the row has none."""
     for field in (columns.id,) if columns.id else ID_FIELDS:
         found = value.get(field)
         if isinstance(found, int) and not isinstance(found, bool):
@@ -162,7 +191,14 @@ def _prompt(value: dict[str, Any], columns: Columns) -> tuple[str, list[Message]
 
 
 def read_message(turn: Any, place: str) -> Message:
-    """A turn of any accepted shape as a message; `place` names it where BadRow is raised."""
+    """One turn as a message: {"from": "human", "value": "2+2?"} -> {"role": "user", "content": "2+2?"}.
+
+    Args:
+        place: names the turn in errors: "messages[3]".
+
+    Raises:
+        BadRow: it is no turn of a known shape and role.
+    """
     if not isinstance(turn, dict):
         raise BadRow(f"{place} must be an object with role and content, not {kind(turn)}")
     role, content = ("from", "value") if "from" in turn and turn.get("role") is None else ("role", "content")
@@ -173,6 +209,20 @@ def read_message(turn: Any, place: str) -> Message:
         raise BadRow(f"{place}.{role} is '{turn[role]}', expected one of {', '.join(_ROLES)}")
     others = {key: inner for key, inner in turn.items() if key not in (role, content) and inner is not None}
     return {"role": _ROLES[turn[role]], "content": _text(turn[content], f"{place}.{content}")} | others
+
+
+def read_record(value: dict[str, Any]) -> Record | None:
+    """The record that a row of `synthesize` or `sample` is, None for a row of others.
+
+    Raises:
+        BadRow: it has the fields of a record, and one of them is wrong.
+    """
+    if not {"spans", "sample_index", "finish"} <= value.keys():
+        return None
+    try:
+        return Record.from_row(value)
+    except ValueError as error:
+        raise BadRow(f"{error} (it has spans, sample_index and finish)") from error
 
 
 def _text(value: str, place: str) -> str:
@@ -201,7 +251,7 @@ def present(value: dict[str, Any]) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a value of JSON is, in words."""
+    """What a value of JSON is, in words: "a list"."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return "null" if value is None else names.get(type(value), type(value).__name__)
 

@@ -32,10 +32,10 @@ class Problem:
     """One row of the input.
 
     Attributes:
-      id: unique within a run.
-      messages: everything before the answer, ending with a user message.
-      extra: the row's other fields, which pass through to the record.
-      line: line of the input file, or row of a table, from 1.
+        id: unique within a run.
+        messages: everything before the answer, ending with a user message.
+        extra: the row's other fields, which pass through to the record.
+        line: line of the input file, or row of a table, from 1.
     """
 
     id: str
@@ -49,9 +49,10 @@ class Span:
     """What one model wrote in a row.
 
     Attributes:
-      start, end: half-open range; characters of the assistant's content in a record, bytes of the text in a row state.
-      n_tokens: tokens kept, in the author's tokenizer.
-      dropped_tokens: tokens generated after the cut and rolled back.
+        start, end: half-open range: characters of the assistant's content in a record, bytes of the text in a row
+            state.
+        n_tokens: tokens kept, in the author's tokenizer.
+        dropped_tokens: tokens generated after the cut and rolled back.
     """
 
     by: Author
@@ -113,6 +114,12 @@ class Record:
             row["input"] = clashes
         return row
 
+    @property
+    def thinking(self) -> str:
+        """The thinking text, without its tags: what the spans of the thinking cover together."""
+        spans = [span for span in self.spans if span.phase == "think"]
+        return self.content[spans[0].start : spans[-1].end] if spans else ""
+
     def to_json(self) -> str:
         """One line of the output, without the line end."""
         return dump_line(self.to_row())
@@ -141,17 +148,17 @@ class RowState:
     """A row in flight, as the journal keeps it: enough to continue after an interruption.
 
     Attributes:
-      text: UTF-8 bytes of the trace so far; they may end within a character.
-      spans: finished spans, in bytes.
-      role, phase: whose turn it is and what is being written.
-      span_start: byte at which the current span starts.
-      kept: bytes of the text that are final.
-      span_tokens: tokens sampled in the current span, in the author's tokenizer.
-      span_ends: byte at which each of them ends.
-      event: structural event met in the current span; 0: none.
-      counters: running totals, by name.
-      finish_think: why thinking ended; None while it goes on.
-      span_style: P(style) of each token of the span where the predictor is a probe; else empty.
+        text: UTF-8 bytes of the trace so far; they may end within a character.
+        spans: finished spans, in bytes.
+        role, phase: whose turn it is and what is being written.
+        span_start: byte at which the current span starts.
+        kept: bytes of the text that are final.
+        span_tokens: tokens sampled in the current span, in the author's tokenizer.
+        span_ends: byte at which each of them ends.
+        event: structural event met in the current span; 0: none.
+        counters: running totals, by name.
+        finish_think: why thinking ended; None while it goes on.
+        span_style: P(style) of each token of the span where the predictor is a probe; else empty.
     """
 
     id: str

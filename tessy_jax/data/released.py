@@ -3,11 +3,13 @@
 `think_text` is the text of one segment; offsets are characters of it. Segments of one response share its `id_ddm`.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from tessy_jax.data.hashing import hash_text
 from tessy_jax.data.inputs import BadRow, kind
-from tessy_jax.data.segments import StyleSpan, merge
+from tessy_jax.data.segments import Annotated, Segment, StyleSpan, merge
 from tessy_jax.text.boundaries import is_boundary
 
 
@@ -16,8 +18,30 @@ def is_released(row: Mapping[str, Any]) -> bool:
     return "think_text" in row and "pred_result" in row
 
 
+class ReleasedSegments:
+    """Released rows as segments. They do not say which segment of its response each is: they are numbered as they come.
+
+    rows of "a", "b", "a"  ->  segments a/0, b/0, a/1
+    """
+
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
+
+    def take(self, row: Mapping[str, Any], name: str | None) -> Annotated:
+        """The next row, of the response with this name; without a name the row is a response of its own.
+
+        Raises:
+            BadRow: as for `from_released`.
+        """
+        text, spans = from_released(row)
+        name = name or hash_text(text)[:16]
+        index = self._taken[name]
+        self._taken[name] += 1
+        return Annotated(Segment(name, 0, index, None, text), spans)
+
+
 def to_released(row: Mapping[str, Any]) -> dict[str, Any]:
-    """An annotated segment of ours (a row of `data/part-*.jsonl`) in the released format."""
+    """A line of `annotate` in the released format."""
     text = row["text"]
     spans = [{"span": text[s["start"] : s["end"]], "start": s["start"], "end": s["end"]} for s in row["spans"]]
     return {"id_ddm": row["id"], "think_text": text, "pred_result": spans}
@@ -27,8 +51,8 @@ def from_released(row: Mapping[str, Any]) -> tuple[str, list[StyleSpan]]:
     """Text and spans of a released row, the spans sorted and without overlap.
 
     Raises:
-      BadRow: a field is missing, or a span is not where it says, or it ends or begins within a word (the released
-        script looked for phrases without word boundaries, so that "so" is also labelled inside "solution").
+        BadRow: a field is missing, or a span is not where it says, or it ends or begins within a word (the released
+            script looked for phrases without word boundaries, so that "so" is also labelled inside "solution").
     """
     text, found = row.get("think_text"), row.get("pred_result")
     if not isinstance(text, str) or not text.strip():

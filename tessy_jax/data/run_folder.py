@@ -1,14 +1,25 @@
-"""What every run directory has: a manifest that says which run it is, one process at a time, and errors in words."""
+"""What every run directory has: a manifest that says which run it is, a lock, and errors in words.
+
+    manifest.json  config.yaml  .lock-PPPPP-of-NNNNN
+
+A directory is opened in one way, whatever the run writes: it is created or its manifest is read, process P of N takes
+its lock, a run with another identity is refused, what is to be overwritten is removed, and the manifest and the
+configuration are written. A directory that holds files and no manifest of this kind is never touched.
+"""
 
 import errno
 import fcntl
 import json
 import logging
 import os
+import platform
 import re
+import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +29,10 @@ from tessy_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_PACKAGES = ("tessy-jax", "jax", "jaxlib", "flax", "transformers", "tokenizers", "safetensors", "numpy", "ml_dtypes")
 _HIDDEN = re.compile(r"\.lock-\d{5}-of-\d{5}|\.(?:manifest\.json|config\.yaml)\.\w+\.tmp")
+"""Files of ours that do not make a directory a run: locks, and a manifest or configuration that is being written."""
+
 _ABSENT = "absent"
 
 
@@ -28,7 +42,12 @@ class RunDirError(UserError, RuntimeError):
 
 @contextmanager
 def explained(path: Path, safe: int | None = None) -> Iterator[None]:
-    """Turns failures of the file system into words for the user."""
+    """Turns an OSError of the block into a RunDirError that says what to do.
+
+    Args:
+        path: what is being written, named where the error itself names no file.
+        safe: number of records that are on the disk already, for the message; None: the run writes none.
+    """
     try:
         yield
     except OSError as error:
@@ -40,22 +59,171 @@ def explained(path: Path, safe: int | None = None) -> Iterator[None]:
         raise RunDirError(f"cannot write {error.filename or path}: {error.strerror or error}; {advice}") from error
 
 
-def write_manifest(path: Path, kind: str, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest of a run of this kind: what the commands that resume it compare themselves with."""
-    content = json.loads(dump_line({"format": kind} | dict(manifest)))
+def open_run_folder(
+    path: Path,
+    format: str,
+    *,
+    config_yaml: str,
+    manifest: Mapping[str, Any],
+    overwrite: bool,
+    shard: tuple[int, int],
+    barrier: Callable[[], None],
+    clear: Callable[[bool], None],
+    expendable: Callable[[], bool] = lambda: False,
+) -> int:
+    """Creates a run directory, or finds in it the run that is to go on; returns the lock, to be closed at the end.
+
+    Args:
+        format: kind and version of the run, the manifest's "format"; a directory of another one is refused.
+        config_yaml: the resolved configuration, stored as `config.yaml` where a run begins.
+        manifest: from `make_manifest`; its "identity" must equal that of the run that is there.
+        overwrite: begin anew, whatever run is there.
+        shard: index of this process and number of processes; the first one writes manifest and configuration.
+        barrier: returns when all processes have called it: none reads what another is still to remove.
+        clear: removes what this process may remove of an earlier run, all of it (True: the run begins anew) or only
+            what a crash left half written (False).
+        expendable: whether the run that is there has nothing to lose, so that one with another identity replaces it.
+
+    Raises:
+        RunDirError: the directory is in use, is no run directory, or holds a run with another identity.
+        OSError: it cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunDirError(f"{path} is a file, not a folder: use another --output")
+    path.mkdir(parents=True, exist_ok=True)
+    stored = stored_manifest(path, format)
+    lock = take_lock(path, shard)
+    try:
+        if stored is not None and not overwrite:
+            try:
+                compare_identity(path, stored, manifest)
+            except RunDirError:
+                if not expendable():
+                    raise
+                overwrite = True
+        clear(overwrite)
+        if shard[0] == 0:
+            anew = overwrite or stored is None
+            if anew:
+                write_manifest(path, format, manifest)
+            if anew or not (path / "config.yaml").exists():
+                replace_file(path / "config.yaml", config_yaml)
+        barrier()
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+@contextmanager
+def run_directory(
+    path: Path, kind: str, written: Sequence[str], config: str, identity: Mapping[str, Any], overwrite: bool
+) -> Iterator[None]:
+    """Holds the directory of a training run for this process: creates it, or finds in it the run that is to go on.
+
+    A run with another identity is refused once it has a checkpoint; before that there is nothing to lose, and it is
+    overwritten.
+
+    Args:
+        kind: format and version of the manifest.
+        written: what such runs leave in the directory besides the manifest, as patterns; a run that begins anew
+            removes that and nothing else.
+        config: as YAML, stored beside the rest.
+        identity: what the trained weights depend on.
+        overwrite: begin anew, whatever run is there.
+
+    Raises:
+        RunDirError: the directory is in use, cannot be written, is no run directory, or holds a run with another
+            identity.
+    """
+    import jax  # here, because what reads and writes rows does without it
+    from jax.experimental import multihost_utils
+
+    shard = jax.process_index(), jax.process_count()
+
+    def barrier() -> None:
+        if shard[1] > 1:
+            multihost_utils.sync_global_devices("run directory")
+
+    def clear(everything: bool) -> None:
+        if everything and shard[0] == 0:
+            _remove(path, written)
+
+    with explained(path):
+        lock = open_run_folder(
+            path,
+            kind,
+            config_yaml=config,
+            manifest=make_manifest(identity, [f"{d.platform} {d.device_kind}" for d in jax.devices()]),
+            overwrite=overwrite,
+            shard=shard,
+            barrier=barrier,
+            clear=clear,
+            expendable=lambda: not any((path / "checkpoints").glob("[0-9]*")),
+        )
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _remove(path: Path, patterns: Sequence[str]) -> None:
+    for found in (found for pattern in patterns for found in path.glob(pattern)):
+        if found.is_dir():
+            shutil.rmtree(found)
+        else:
+            found.unlink()
+
+
+# -- the manifest ------------------------------------------------------------------------------------------------------
+
+
+def make_manifest(identity: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
+    """The manifest of a run that begins now.
+
+    Args:
+        identity: whatever the results depend on (hashes of models, templates and inputs, settings); a run is resumed
+            only where all of it is the same.
+        devices: descriptions of the devices, for information.
+    """
+    return {
+        "identity": dict(identity),
+        "versions": versions(),
+        "devices": list(devices),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results may depend on, for information."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def write_manifest(path: Path, format: str, manifest: Mapping[str, Any]) -> None:
+    """Writes `manifest.json`: what the commands that resume the run compare themselves with."""
+    content = json.loads(dump_line({"format": format} | dict(manifest)))
     replace_file(path / "manifest.json", json.dumps(content, indent=2) + "\n")
 
 
-def stored_manifest(path: Path, kind: str) -> dict[str, Any] | None:
-    """The manifest of the run of this kind in a directory, None for an empty one; refuses to touch any other.
+def stored_manifest(path: Path, format: str) -> dict[str, Any] | None:
+    """The manifest of the run in a directory; None where the directory is empty.
 
-    Another process may begin the same run meanwhile. It writes the manifest first: what is listed before the manifest
-    is looked for belongs to a run only if the manifest is found.
+    Another process may begin the same run meanwhile. It writes the manifest before all else, and here the files are
+    listed before the manifest is read: so files that were listed without a manifest being found are not of a run.
+
+    Raises:
+        RunDirError: the directory holds files, and no manifest of this format.
     """
     foreign = sorted(file.name for file in path.iterdir() if not _HIDDEN.fullmatch(file.name))
     try:
         manifest = json.loads((path / "manifest.json").read_text("utf-8"))
-        if isinstance(manifest, dict) and manifest.get("format") == kind:
+        if isinstance(manifest, dict) and manifest.get("format") == format:
             return manifest
     except (FileNotFoundError, ValueError):
         pass
@@ -67,8 +235,8 @@ def stored_manifest(path: Path, kind: str) -> dict[str, Any] | None:
     )
 
 
-def compare(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises RunDirError where the identities of two manifests differ, with every difference."""
+def compare_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises RunDirError, which names every difference, where the identities of two manifests differ."""
     ours = dict(_flatten(json.loads(dump_line(wanted["identity"]))))
     theirs = dict(_flatten(stored.get("identity", {})))
     lines = [
@@ -89,8 +257,18 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, json.dumps(value, ensure_ascii=False)
 
 
+# -- the lock ----------------------------------------------------------------------------------------------------------
+
+
 def take_lock(path: Path, shard: tuple[int, int]) -> int:
-    """Locks this process's shard; the system lets go of the lock when the process ends, however it ends."""
+    """Locks this process's part of the directory; closing what is returned, or the end of the process, lets go of it.
+
+    Args:
+        shard: index of this process and number of processes. A run with another number of processes excludes this one.
+
+    Raises:
+        RunDirError: another process has the lock.
+    """
     handle = _lock(path / ".lock-{:05d}-of-{:05d}".format(*shard), fcntl.LOCK_EX)
     try:
         for other in path.glob(".lock-*"):

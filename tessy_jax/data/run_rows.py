@@ -1,10 +1,11 @@
-"""The run directory: what a run writes, how it resumes, and what it refuses.
+"""The directory of a run that writes rows: its records, rejects, journal and metrics, and how it resumes.
 
     config.yaml  manifest.json  data/part-PPPPP-of-NNNNN.jsonl  rejects.jsonl  journal/  metrics.jsonl  run.log
 
 Each of N processes writes files of its own; with N > 1 the names of rejects, metrics and log carry -PPPPP-of-NNNNN too.
-A record is in the data files entirely or not at all. A run may be resumed with another number of processes: finished
-records count wherever they stand, rows in flight start again.
+A record is in the data files entirely or not at all. The journal holds the rows in flight, as they were after the last
+dispatch. A run may be resumed with another number of processes: finished records count whichever file they are in, rows
+in flight start again. Opening, manifest and lock are those of every run directory: see `run_folder`.
 """
 
 import logging
@@ -12,15 +13,19 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tessy_jax.data.jsonl import LineFile, read_objects, remove_torn_line, replace_file
 from tessy_jax.data.records import RowState, dump_line
-from tessy_jax.data.run_folder import RunDirError, compare, explained, stored_manifest, take_lock, write_manifest
+from tessy_jax.data.run_folder import RunDirError, explained, open_run_folder
 
 logger = logging.getLogger(__name__)
+
+Key = tuple[Any, ...]
+"""What tells a row apart from all others of its run: the values of `RunFormat.key`."""
 
 _SHARD = r"-(\d{5})-of-(\d{5})"
 _RECORDS = re.compile(rf"data/part{_SHARD}\.jsonl")
@@ -30,11 +35,11 @@ _OTHERS = re.compile(rf"journal/rows{_SHARD}\.jsonl|metrics(?:{_SHARD})?\.jsonl|
 
 @dataclass(frozen=True)
 class RunFormat:
-    """What a run writes.
+    """What kind of rows a run writes.
 
     Attributes:
-      format: names the kind in the manifest; a run directory of another kind is refused.
-      key: the fields that tell its rows apart.
+        format: kind and version, as in the manifest; a run directory of another one is refused.
+        key: the fields that tell its rows apart.
     """
 
     format: str
@@ -49,27 +54,26 @@ class RunDir:
     """An open run directory of one process. Use `RunDir.open`, and close it or use it in a `with` statement.
 
     Attributes:
-      path: the directory.
-      done: keys, (id, sample_index) of a trace, of all records and rejected rows, of all processes at the time of
-        opening.
-      failed: those of rejected rows among them.
-      n_records: number of records among them.
+        path: the directory.
+        done: keys of records and of rejected rows, for example ("p7", 0), the id and sample of a trace: what stood in
+            the files of all processes when the directory was opened, and what this process has added.
+        failed: the keys of rejected rows among them.
+        n_records: number of records among them.
+        log_path: where this process's log belongs.
     """
 
     def __init__(self, path: Path, kind: RunFormat, shard: tuple[int, int], lock: int):
+        numbered = "-{:05d}-of-{:05d}".format(*shard)
+        name = numbered if shard[1] > 1 else ""
         self.path = path
-        self.done: set[tuple[Any, ...]] = set()
-        self.failed: set[tuple[Any, ...]] = set()
-        self._kind = kind
+        self.done: set[Key] = set()
+        self.failed: set[Key] = set()
         self.n_records = 0
-        self._lock = lock
-        self._shard = shard
-        index, count = shard
-        numbered = f"-{index:05d}-of-{count:05d}"
-        name = numbered if count > 1 else ""
-        self._journal = path / f"journal/rows{numbered}.jsonl"
         self.log_path = path / f"run{name}.log"
-        self._rejected: set[tuple[Any, ...]] = set()
+        self._kind = kind
+        self._lock = lock
+        self._rejected: set[Key] = set()
+        self._journal = path / "journal" / _journal(shard)
         self._paths = {
             "record": path / f"data/part{numbered}.jsonl",
             "reject": path / f"rejects{name}.jsonl",
@@ -89,33 +93,35 @@ class RunDir:
         barrier: Callable[[], None] = lambda: None,
         kind: RunFormat = TRACES,
     ) -> Self:
-        """Creates the directory, or resumes the run in it.
+        """Creates the directory, or finds in it the run that is to go on.
 
         Args:
-          config_yaml: the resolved configuration, stored beside the data.
-          manifest: from `make_manifest`; its "identity" must equal that of the run to resume.
-          overwrite: remove what an earlier run wrote (never other files) and start anew.
-          shard: index of this process and number of processes.
-          barrier: returns when all processes have called it: none reads what another is still to remove.
-          kind: what the run writes.
+            path: the directory; `~` is expanded.
+            config_yaml: the resolved configuration, stored beside the data.
+            manifest: from `make_manifest`; its "identity" must equal that of the run that is there.
+            overwrite: begin anew: remove what an earlier run wrote, and never other files.
+            shard: index of this process and number of processes.
+            barrier: returns when all processes have called it: none reads what another is still to remove.
+            kind: what the run writes.
 
         Raises:
-          RunDirError: the directory is in use, not writable, not a run directory, or of a run with another identity.
+            RunDirError: the directory is in use, cannot be written, is no run directory, or holds a run with another
+                identity.
         """
         path = path.expanduser()
         with explained(path):
-            if path.exists() and not path.is_dir():
-                raise RunDirError(f"{path} is a file, not a folder: use another --output")
-            path.mkdir(parents=True, exist_ok=True)
-            stored = stored_manifest(path, kind.format)
-            run = cls(path, kind, shard, take_lock(path, shard))
+            lock = open_run_folder(
+                path,
+                kind.format,
+                config_yaml=config_yaml,
+                manifest=manifest,
+                overwrite=overwrite,
+                shard=shard,
+                barrier=barrier,
+                clear=partial(_clear, path, shard),
+            )
+            run = cls(path, kind, shard, lock)
             try:
-                if stored is not None and not overwrite:
-                    compare(path, stored, manifest)
-                run._clear(overwrite)
-                if shard[0] == 0:
-                    run._describe(config_yaml, manifest, anew=overwrite or stored is None)
-                barrier()
                 run._begin()
             except BaseException:
                 run.close()
@@ -123,10 +129,10 @@ class RunDir:
         return run
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Stores a record, on the disk when this returns; one that is done already is left as it is.
+        """Stores a record, which is on the disk when this returns; one whose key is done already is left as it is.
 
         Raises:
-          RunDirError: the disk is full or fails; nothing of the record is visible then.
+            RunDirError: the disk is full or fails; nothing of the record is visible then.
         """
         key = tuple(record[name] for name in self._kind.key)
         if key not in self.done:
@@ -135,10 +141,11 @@ class RunDir:
             self.n_records += 1
 
     def reject(self, row: Mapping[str, Any]) -> None:
-        """Stores a reject, once per row: by its key, or by file and line for a row of the input.
+        """Stores a reject, once per row. Rows of the output are told apart by their key, rows of the input by file and
+        line.
 
         Raises:
-          RunDirError: as for `append`.
+            RunDirError: as for `append`.
         """
         key = self._reject_key(row)
         if key not in self._rejected:
@@ -146,11 +153,15 @@ class RunDir:
             self._note_reject(row)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        """Adds a line to the metrics; raises RunDirError as `append` does."""
+        """Adds a line to the metrics; raises RunDirError where the disk is full or fails."""
         self._write("metrics", row)
 
     def write_journal(self, rows: Sequence[RowState]) -> None:
-        """Replaces the journal by these rows in flight; raises RunDirError, with the old journal in place."""
+        """Replaces the journal by these rows in flight.
+
+        Raises:
+            RunDirError: the disk is full or fails; the old journal is still there then.
+        """
         with explained(self._journal, self.n_records):
             replace_file(self._journal, "".join(row.to_json() + "\n" for row in rows))
 
@@ -180,36 +191,11 @@ class RunDir:
     ) -> None:
         self.close()
 
-    def _clear(self, overwrite: bool) -> None:
-        """Removes the own files, or what a crash left half written of them."""
-        for file in self._own_files():
-            if overwrite:
-                file.unlink()
-            elif file.suffix == ".jsonl" and file.parent.name != "journal":
-                remove_torn_line(file)
-        for leftover in self._journal.parent.glob(f".{self._journal.name}.*.tmp"):
-            leftover.unlink()
-
-    def _describe(self, config_yaml: str, manifest: Mapping[str, Any], *, anew: bool) -> None:
-        if anew:
-            write_manifest(self.path, self._kind.format, manifest)
-        if anew or not (self.path / "config.yaml").exists():
-            replace_file(self.path / "config.yaml", config_yaml)
-
     def _begin(self) -> None:
         for folder in ("data", "journal"):
             (self.path / folder).mkdir(exist_ok=True)
         self._read_done()
         self._files = {kind: LineFile(path, durable=kind != "metrics") for kind, path in self._paths.items()}
-
-    def _own_files(self) -> Iterator[Path]:
-        """Files that this process alone may change: of its shard, and for the first process of other shard counts."""
-        index, count = self._shard
-        for file in _run_files(self.path, _RECORDS, _REJECTS, _OTHERS):
-            numbers = re.search(_SHARD, file.name)
-            owner, owners = (int(numbers[1]), int(numbers[2])) if numbers else (0, 1)
-            if (owner, owners) == self._shard or (index == 0 and owners != count):
-                yield file
 
     def _read_done(self) -> None:
         for file in _run_files(self.path, _RECORDS):
@@ -231,17 +217,42 @@ class RunDir:
             self.done.add(key)
             self.failed.add(key)
 
-    def _row_key(self, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        """The key of a row of the output; None for a row of the input."""
+    def _row_key(self, row: Mapping[str, Any]) -> Key | None:
+        """The key of a row of the output; None for a row of the input, which lacks some of its fields."""
         key = tuple(row.get(name) for name in self._kind.key)
         return None if None in key else key
 
-    def _reject_key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _reject_key(self, row: Mapping[str, Any]) -> Key:
         return self._row_key(row) or (row.get("file"), row.get("line"))
 
     def _write(self, kind: str, row: Mapping[str, Any]) -> None:
         with explained(self._paths[kind], self.n_records):
             self._files[kind].append(dump_line(row))
+
+
+def _clear(path: Path, shard: tuple[int, int], overwrite: bool) -> None:
+    """Removes the own files of this process, or what a crash left half written of them."""
+    for file in _own_files(path, shard):
+        if overwrite:
+            file.unlink()
+        elif file.suffix == ".jsonl" and file.parent.name != "journal":
+            remove_torn_line(file)
+    for leftover in path.glob(f"journal/.{_journal(shard)}.*.tmp"):
+        leftover.unlink()
+
+
+def _own_files(path: Path, shard: tuple[int, int]) -> Iterator[Path]:
+    """Files that this process alone may change: of its shard, and for the first process of other shard counts."""
+    index, count = shard
+    for file in _run_files(path, _RECORDS, _REJECTS, _OTHERS):
+        numbers = re.search(_SHARD, file.name)
+        owner, owners = (int(numbers[1]), int(numbers[2])) if numbers else (0, 1)
+        if (owner, owners) == shard or (index == 0 and owners != count):
+            yield file
+
+
+def _journal(shard: tuple[int, int]) -> str:
+    return "rows-{:05d}-of-{:05d}.jsonl".format(*shard)
 
 
 def _run_files(path: Path, *patterns: re.Pattern[str]) -> list[Path]:

@@ -14,7 +14,8 @@ import pyarrow.parquet
 
 from tessy_jax.errors import UserError
 
-_BATCH = 256  # rows of a Parquet file held in memory at a time
+_BATCH = 256
+"""Rows of a Parquet file held in memory at a time."""
 
 
 class InputError(UserError, ValueError):
@@ -22,7 +23,14 @@ class InputError(UserError, ValueError):
 
 
 class RawRow(NamedTuple):
-    """One row as read: `value` is its object, or None where `problem` says why there is none."""
+    """One row as read.
+
+    Attributes:
+        file, line: where it stands; lines count from 1, and so do the rows of a table.
+        value: what it holds; None where it cannot be read.
+        raw: the line as text; empty for a row of a table.
+        problem: why it cannot be read; None where it can.
+    """
 
     file: Path
     line: int
@@ -35,7 +43,7 @@ def rows(path: Path) -> Iterator[RawRow]:
     """All rows of a file or dataset folder, in order, streamed.
 
     Raises:
-      InputError: at the call, where the path is missing, unreadable, of an unknown kind or empty.
+        InputError: at the call, where the path is missing, unreadable, of an unknown kind or empty.
     """
     if not path.exists():
         raise InputError(f"no such file or folder: {path}")
@@ -50,7 +58,14 @@ def rows(path: Path) -> Iterator[RawRow]:
 
 
 def files(path: Path) -> list[Path]:
-    """The data files of a path, in order: the file itself, or those of a dataset folder (one split)."""
+    """The data files of a path, in order: the file itself, or those of a dataset folder.
+
+    A folder holds files of one kind (directly or in `data/`) and one split of a dataset, or is what `save_to_disk` of
+    Hugging Face datasets writes.
+
+    Raises:
+        InputError: it holds no such files, files of several kinds, or several splits.
+    """
     if not path.is_dir():
         _reader(path)
         return [path]
@@ -158,6 +173,6 @@ def _json_list(path: Path, key: str) -> list[Any]:
 
 
 def data_path(path: Path) -> Path:
-    """Where the rows are: in the `data` folder of a run directory of ours, else at the path itself."""
+    """Where the rows are: in the `data` folder of a run directory, else at the path itself."""
     path = path.expanduser()
     return path / "data" if (path / "manifest.json").is_file() and (path / "data").is_dir() else path

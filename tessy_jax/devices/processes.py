@@ -1,4 +1,6 @@
-"""Several processes that run one program: join them, gather what each has, wait for all."""
+"""What the processes of a pod or cluster need of each other. All of them must make the same calls in the same order;
+in a single process each returns at once.
+"""
 
 import jax
 import numpy as np
@@ -7,23 +9,28 @@ from jaxtyping import Shaped
 
 
 def initialize() -> None:
-    """Joins the other processes of a TPU pod or cluster, whose environment says where they are."""
+    """Joins the other processes of the TPU pod, Slurm job or MPI run that this one belongs to: `--pod`.
+
+    Must come before the first use of a device. From then on `jax.devices()` are those of all processes.
+    """
     jax.distributed.initialize()
 
 
-def everywhere(local: Shaped[np.ndarray, "N *more"]) -> Shaped[np.ndarray, "M *more"]:
-    """`local` of every process, one after the other: what the host decides by it is the same on all of them."""
+def everywhere(local: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "A *rest"]:
+    """The host array of every process, one after the other in the order of the processes, on all of them.
+
+    `everywhere([1, 2])` in the first and `everywhere([3, 4])` in the second process give `[1, 2, 3, 4]` in both.
+    """
     if jax.process_count() == 1:
         return local
     return np.asarray(multihost_utils.process_allgather(local)).reshape(-1, *local.shape[1:])
 
 
 def anywhere(here: bool) -> bool:
-    """Whether it holds on any process; all of them must ask."""
+    """Whether it is true in any process."""
     return bool(everywhere(np.array([here])).any())
 
 
 def barrier(name: str) -> None:
-    """Waits until all processes are here; `name` is the same on all."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    """Returns when all processes have come here; `name` is the place, for JAX's message where they differ."""
+    multihost_utils.sync_global_devices(name)

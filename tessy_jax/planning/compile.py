@@ -47,7 +47,8 @@ class Refusal:
     """A program that the compiler cannot place in a chip's memory.
 
     Attributes:
-        name: what it does. reason: the compiler's words.
+        name: what it does.
+        reason: the compiler's words.
         temporaries: bytes that it would need beyond its arguments, by these words; 0 if they do not say.
     """
 
@@ -68,7 +69,7 @@ def compile_program(name: str, function: Any, *args: Any, **static: Any) -> tupl
     """Compiles a jitted function for arguments that are shapes with shardings; also returns the compiled text.
 
     Raises:
-      TooLarge: it does not fit a chip's memory.
+        TooLarge: it does not fit a chip's memory.
     """
     log.info("compiling: %s", name)
     start = time.perf_counter()

@@ -16,7 +16,7 @@ class Step:
     Attributes:
         program: the role's loop over decode steps; what its compiler says of a step.
         tokens: rows of the batch, hence tokens per step, over all chips.
-        main: bytes to and from main memory, by part of the model; see `planning.traffic`.
+        main: bytes to and from main memory, by part of the model; see `planning.hlo_traffic`.
         repetition: how many times longer it takes than `program.seconds`, which counts loops inside it once.
         weights, cache: bytes that a step must read at least: the writing model's weights (without an embedding table
             of which it looks up a few rows) and all slots of its cache, once.
@@ -45,7 +45,8 @@ class Plan:
 
     Attributes:
         resident: bytes that stay in memory all the time, by kind.
-        programs: those that compiled. too_large: the others.
+        programs: those that compiled.
+        too_large: those that did not, because a chip has too little memory.
         steps: decode steps of a synthesis; none for training.
         limits: estimates of what fits, by key of the configuration: the value, or None where nothing does.
         savings: what a setting would save of a chip's memory, by `key=value`; only where something does not fit.

@@ -15,8 +15,8 @@ def read_shapes(name: str, key: str) -> models.DecoderConfig:
     """The architecture of the model that the configuration names at `key`. Never reads or downloads weights.
 
     Raises:
-      ConfigError: there is neither a folder nor a shipped or downloadable config.json.
-      models.ModelConfigError: its config.json is of an unknown kind.
+        ConfigError: there is neither a folder nor a shipped or downloadable config.json.
+        models.ModelConfigError: its config.json is of an unknown kind.
     """
     folder = Path(name).expanduser()
     for there in (folder, SHIPPED / name):

@@ -14,13 +14,13 @@ from tessy_jax.config.sections import MeshConfig
 from tessy_jax.devices.mesh import AXES, asked, lay_out, shape_of
 from tessy_jax.errors import ConfigError, UserError
 
-#: What libtpu reads when it starts, to compile only.
 _WITHOUT_A_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",  # or it asks the network what machine this is
     "TPU_ACCELERATOR_TYPE": "v6e-8",  # or it complains that nobody told; slices of other chips compile all the same
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or its lock refuses a second plan at the same time
 }
+"""What libtpu reads of the environment when it starts, so that it compiles without a TPU."""
 
 
 class PlanError(UserError, RuntimeError):
@@ -42,13 +42,14 @@ class Chip:
     peak: float
 
 
-#: `memory` is what libtpu 0.0.42 names as available when a program is too large (nominal: 16, 95 and 32 GiB); the other
-#: two are Google's, https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e ("HBM bandwidth per chip", "peak compute").
 CHIPS = {
     "v5e": Chip(memory=15.75, bandwidth=819, peak=197),
     "v5p": Chip(memory=95.74, bandwidth=2765, peak=459),
     "v6e": Chip(memory=31.25, bandwidth=1640, peak=918),
 }
+"""`memory` is what libtpu 0.0.42 names as available when a program is too large (nominal: 16, 95 and 32 GiB); the other
+two are Google's, https://cloud.google.com/tpu/docs/v5e, /v5p and /v6e ("HBM bandwidth per chip", "peak compute").
+"""
 _NAME = re.compile(r"(v\w+):(\d+(?:x\d+)+)")
 
 
@@ -101,7 +102,7 @@ class Topology:
         """The configuration's mesh on this slice.
 
         Raises:
-          ConfigError: it has another number of devices. PlanError: libtpu is not installed, or refuses the slice.
+            ConfigError: it has another number of devices. PlanError: libtpu is not installed, or refuses the slice.
         """
         self.check(config)
         return lay_out(config, self._devices()[: math.prod(shape_of(config))])

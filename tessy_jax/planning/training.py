@@ -17,8 +17,9 @@ from tessy_jax.planning.shapes import read_shapes
 from tessy_jax.planning.topology import Topology
 from tessy_jax.train import step
 from tessy_jax.train.data import batches
+from tessy_jax.train.learner import adamw, compute
 from tessy_jax.train.mfu import Arithmetic
-from tessy_jax.train.student import adamw, compute, tuning
+from tessy_jax.train.student import tuning
 
 STEPS = 1000
 """Of the run; the schedule's length changes no program's size."""
@@ -29,7 +30,7 @@ def plan_sft(name: str, config: SftConfig, topology: Topology) -> Plan:
     pieces = config.batch.rows // config.batch.accumulate
     check_rows(config.mesh, pieces, "batch.rows / batch.accumulate")
     mesh = topology.mesh(config.mesh)
-    model, optimizer, trained = read_shapes(config.model, "model"), adamw(config.optimizer, STEPS), tuning(config)
+    model, optimizer, trained = read_shapes(config.model, "model"), adamw(config.optimizer, STEPS), tuning(config.lora)
     shardings = step.state_shardings(model, mesh, optimizer, trained)
     state = _placed(step.abstract(model, optimizer, trained), shardings)
     rows = batches.abstract(config.batch.accumulate, pieces, config.data.length)
@@ -42,7 +43,7 @@ def plan_sft(name: str, config: SftConfig, topology: Topology) -> Plan:
     plan = Plan(name, topology, mesh.size, asked(config.mesh), resident, (), ())
     if not plan.fits:
         return plan
-    train = step.make_step(model, mesh, optimizer, compute(config), trained)
+    train = step.make_step(model, mesh, optimizer, compute(config.compute), trained)
     try:
         program, _ = compile_program("train step", train, state, rows)
     except TooLarge as error:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from tessy_jax.annotation import agreement
+from tessy_jax.data.segments import Annotated, Segment, StyleSpan
 from tessy_jax.data.sources import InputError
 
 
 def rows(*spans_of_segments: list[tuple[int, int]], text: str = "Okay, so the sum is 12. Hmm, so what?"):
     return {
-        ("r", 0, i): {"text": text, "spans": [{"start": a, "end": b} for a, b in spans]}
+        ("r", 0, i): Annotated(Segment("r", 0, i, None, text), [StyleSpan(a, b) for a, b in spans])
         for i, spans in enumerate(spans_of_segments)
     }
 

@@ -15,9 +15,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tessy_jax import convert as command
-from tessy_jax.convert import convert
-from tessy_jax.demo import MissingPackageError, prepare
+from tessy_jax.models.gguf import convert as conversion
+from tessy_jax.models.gguf.convert import convert
+from tessy_jax.models.gguf.packages import MissingPackageError, prepare
 from tessy_jax.models.gguf.reader import GGUFError
 
 TEXTS = (
@@ -237,7 +237,7 @@ def test_an_interrupted_conversion_leaves_the_old_folder_and_nothing_else(error,
         path.write_bytes(b"half")
         raise error
 
-    monkeypatch.setattr(command, "write_safetensors", interrupted)
+    monkeypatch.setattr(conversion, "write_safetensors", interrupted)
     with pytest.raises(type(error)):
         convert(tiny, tmp_path / "out", overwrite=True)
     assert _left(tmp_path) == ["out", "tiny.gguf"]
@@ -245,7 +245,7 @@ def test_an_interrupted_conversion_leaves_the_old_folder_and_nothing_else(error,
 
 
 def test_too_small_a_disk_is_refused_before_writing(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(command.shutil, "disk_usage", lambda path: type("", (), {"free": 1000}))
+    monkeypatch.setattr(conversion.shutil, "disk_usage", lambda path: type("", (), {"free": 1000}))
     with pytest.raises(OSError, match=r"out: the weights need [\d,]+ bytes, but the disk has 1,000 free"):
         convert(tiny, tmp_path / "out")
     assert _left(tmp_path) == ["tiny.gguf"]

@@ -8,7 +8,9 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,12 +20,13 @@ import yaml
 from safetensors.numpy import load_file
 
 from tessy_jax import models
-from tessy_jax.config.predictors import TrainPredictorConfig
 from tessy_jax.config.schema import load_as
+from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.predictors.checkpoint import Checkpoint
+from tessy_jax.train import trainer
 from tessy_jax.train.classifier import Classifier
 from tessy_jax.train.data.predictor_data import PredictorData
-from tessy_jax.train.predictor_eval import Patience
+from tessy_jax.train.patience import Patience
 from tessy_jax.train_predictor import main
 from tests.kit import ROOT
 from tests.kit.run_predictor import write_predictor
@@ -108,10 +111,10 @@ def test_stopped_runs_go_on(tmp_path: Path, monkeypatch: Any) -> None:
             At17.seen += 1
             return At17.seen >= 17
 
-    monkeypatch.setattr("tessy_jax.train_predictor.Interrupt", At17)
+    monkeypatch.setattr("tessy_jax.train.run.Interrupt", At17)
     assert main([str(config()), "--output", str(run)]) == 130
     assert not (run / "export").exists()
-    monkeypatch.setattr("tessy_jax.train_predictor.Interrupt", Asked)
+    monkeypatch.setattr("tessy_jax.train.run.Interrupt", Asked)
     assert main([str(config()), "--output", str(run)]) == 0
     ours, wanted = (load_file(path / "export/model.safetensors") for path in (run, whole()))
     for name, value in wanted.items():
@@ -193,3 +196,26 @@ def test_preset_is_the_papers() -> None:
     assert (paper.batch, paper.optimizer.lr, paper.epochs, paper.shift, paper.data.length) == (32, 1e-5, 3, 1, 512)
     assert (paper.optimizer.schedule, paper.optimizer.warmup, paper.optimizer.clip) == ("constant", 0.0, None)
     assert yaml.safe_load((folder / "predictor.yaml").read_text())["model"] == "Qwen/Qwen3-0.6B-Base"
+
+
+def test_out_of_memory(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    reason = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
+    monkeypatch.setattr(trainer, "place", Mock(side_effect=jax.errors.JaxRuntimeError(reason)))
+    assert main([str(config()), "--output", str(tmp_path / "run")]) == 1
+    wanted = f"error: a device has too little memory ({reason}). Raise accumulate or mesh.fsdp"
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_run_killed_after_its_last_step_is_finished(tmp_path: Path, capsys: Any) -> None:
+    run = shutil.copytree(whole(), tmp_path / "run")
+    shutil.rmtree(run / "export")
+    for name in ("report.html", "curves.png"):
+        (run / name).unlink()
+    capsys.readouterr()
+    assert main([str(config()), "--output", str(run)]) == 0
+    assert "compiling for" not in capsys.readouterr().err
+    assert (run / "curves.png").exists()
+    assert numbers(run) == numbers(whole())
+    assert difference(run, whole()) == 0
+    ours, wanted = (json.loads((path / "report.json").read_text()) for path in (run, whole()))
+    assert ours["scores"] == wanted["scores"]

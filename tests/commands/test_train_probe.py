@@ -14,13 +14,14 @@ import yaml
 from safetensors.numpy import load_file
 
 from tessy_jax import models
-from tessy_jax.config.predictors import ProbeFitConfig
+from tessy_jax.config.train_probe import ProbeFitConfig
 from tessy_jax.data.split import held_out
 from tessy_jax.predictors.probe import Probe
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.data.examples import CONTEXT
-from tessy_jax.train.probe import fit, labelled_tokens, read_features, read_responses, styles
+from tessy_jax.train.data.probe_data import labelled_tokens, read_responses, styles
+from tessy_jax.train.probe import fit, read_features
 from tessy_jax.train_probe import main
 from tests.kit.run_predictor import write_annotated, write_model
 

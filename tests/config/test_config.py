@@ -191,7 +191,8 @@ def test_paths_from_a_checkout_and_elsewhere(tmp_path, monkeypatch):
     (checkout / "configs/demo.yaml").write_text(text)
 
     monkeypatch.chdir(checkout)
-    config = load_config(Path("configs/demo.yaml"))
+    config = load_config("configs/demo.yaml")
+    assert config == load_config(Path("configs/demo.yaml"))
     assert (config.student.model, config.input) == (".cache/student", "configs/problems.jsonl")
 
     monkeypatch.chdir(elsewhere)

@@ -6,13 +6,13 @@ import json
 import pytest
 from rich.console import Console
 
-from tessy_jax.console.progress import Progress, ProgressView, panel, plain_line
+from tessy_jax.console.progress import ProgressView, SynthesisProgress, panel, plain_line
 from tessy_jax.console.show_trace import show
 from tessy_jax.data.records import FinishReason, Problem, Record, Span, TokenCounts
 
 
 def progress():
-    return Progress(
+    return SynthesisProgress(
         total=10,
         done=4,
         rejected=1,
@@ -33,7 +33,7 @@ def test_metrics_give_rates_waste_and_the_time_left():
 
 
 def test_metrics_at_the_start_divide_by_nothing():
-    values = Progress(started=5.0).metrics(now=5.0)
+    values = SynthesisProgress(started=5.0).metrics(now=5.0)
     assert (values["waste"], values["switches_per_1k_tokens"], values["eta_seconds"]) == (0.0, 0.0, None)
     assert plain_line(values).startswith("done 0/?  active 0  rejected 0")
 

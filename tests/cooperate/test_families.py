@@ -1,4 +1,4 @@
-"""The invariants of the loop (design §5: 1, 3, 4) for the families of large teachers, on real vocabularies.
+"""The invariants of the loop for the families of large teachers, on real vocabularies.
 
 Everything else about the loop is tested on smaller pairs (test_cooperate.py). Compiling is what takes time here: one
 engine per pair.

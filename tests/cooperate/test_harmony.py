@@ -1,4 +1,4 @@
-"""A GPT-OSS teacher and a Qwen3 student, with their real vocabularies: the invariants of the loop (design §5) where
+"""A GPT-OSS teacher and a Qwen3 student, with their real vocabularies: the invariants of the loop where
 thinking ends by leaving a channel.
 """
 

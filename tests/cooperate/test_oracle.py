@@ -1,4 +1,4 @@
-"""The invariants of the cooperative loop (design §5), on pairs of tiny random models with real weights files and
+"""The invariants of the cooperative loop, on pairs of tiny random models with real weights files and
 tokenizers.
 """
 

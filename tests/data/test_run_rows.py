@@ -14,9 +14,10 @@ from threading import Barrier
 import pytest
 
 from tessy_jax.data import jsonl
-from tessy_jax.data.hashing import hash_folder, make_manifest
+from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.records import RowState
-from tessy_jax.data.run_rows import RunDir, RunDirError
+from tessy_jax.data.run_folder import RunDirError, make_manifest
+from tessy_jax.data.run_rows import RunDir
 from tests.kit import ROOT
 
 IDENTITY = {"models": {"student": "s1", "teacher": "t1"}, "seed": 0}

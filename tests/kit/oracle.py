@@ -1,6 +1,7 @@
-"""trace.md in plain Python: no caches, no batches, no chunks. Every token is sampled from a full forward pass in
-torch, and every word is judged on a fresh encoding of the whole text. What the loop writes must be what this
-writes.
+"""docs/algorithm.md in plain Python: no caches, no batches, no chunks.
+
+Every token is sampled from a full forward pass in torch, and every word is judged on a fresh encoding of the whole text.
+What the loop writes must be what this writes.
 """
 
 import dataclasses
@@ -240,7 +241,7 @@ def _char_at(data: bytes, at: int) -> str | None:
 
 
 def _cut(data: bytes, last: int, ends: Sequence[int], closed: bool = False) -> int | None:
-    """The first cut point after `last`, straight from trace.md; the end of the data if it is `closed`."""
+    """The first cut point after `last`, straight from docs/algorithm.md; the end of the data if it is `closed`."""
     known = len(data)
     for p in range(last + 1, known):
         if data[p] & 0xC0 == 0x80:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from tessy_jax.engine.build import build_engine
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.engine.rows import Job
+from tessy_jax.predictors.base import Predictor
 from tessy_jax.predictors.checkpoint import Checkpoint
 from tessy_jax.predictors.probe import Probe, ProbeParams
 from tessy_jax.text.chat import Chat, Thinking
@@ -71,9 +72,10 @@ class Pair:
         mesh: Mesh | None = None,
         cooperation: Budgets | None = None,
         probes: bool = False,
+        predictors: Sequence[Predictor] | None = None,
         **sizes: object,
     ) -> Engine:
-        """The pair in the loop, with its classifiers or, if `probes`, with probes on its writers."""
+        """The pair in the loop, with its classifiers; if `probes`, with probes on its models; or with `predictors`."""
         sizes = {"context": 384, "prompt_buckets": (32,), "chunk": 8, "turns_per_dispatch": 4} | sizes
         depth = sizes.pop("depth", 128)
         config = EngineConfig(batch=batch, dtype="float32", **sizes)
@@ -81,14 +83,13 @@ class Pair:
             LanguageModel.of(models.load(folder, mesh=mesh), chat, sampling)
             for folder, chat, sampling in zip(self.folders, self.chats, self.samplings, strict=True)
         ]
-        predictors = (
-            self.probes()
-            if probes
-            else [
+        if probes:
+            predictors = self.probes()
+        elif predictors is None:
+            predictors = [
                 Checkpoint.load(folder, threshold=t, shift=s, block=self.block, mesh=mesh)
                 for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
             ]
-        )
         return build_engine(lms, predictors, cooperation or self.cooperation, config, self.seed, mesh, depth)
 
     def probes(self) -> tuple[Probe, ...]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from tessy_jax.config.boundary_predictors import ProbePredictor
-from tessy_jax.config.predictors import TrainProbeConfig
 from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.schema import load_as
 from tessy_jax.config.sections import RoleConfig
 from tessy_jax.config.synthesize import load_config
+from tessy_jax.config.train_probe import TrainProbeConfig
 from tessy_jax.data.inputs import read
 from tessy_jax.engine.pair import Pair
 from tessy_jax.train_probe import main

@@ -7,7 +7,6 @@ it is built beside its place and renamed.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -26,8 +25,9 @@ from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.data.inputs import InputError, Reject
 from tessy_jax.data.jsonl import sync_folder
 from tessy_jax.data.records import dump_line
-from tessy_jax.data.run_folder import compare, explained
+from tessy_jax.data.run_folder import compare_identity, explained
 from tessy_jax.data.sources import files, rows
+from tessy_jax.data.split import hash_number, held_out_numbers
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.examples import CONTEXT, PARTS, Example, Turns, examples
 
@@ -47,7 +47,7 @@ class Document(NamedTuple):
     Attributes:
         tokens: ids.
         targets: what is learned at each place; 0 where there is nothing.
-        parts: codes of the targets (`train.examples.PARTS`); 0 where there is none.
+        parts: codes of the targets (`examples.PARTS`); 0 where there is none.
     """
 
     tokens: Int[np.ndarray, " T"]
@@ -136,7 +136,7 @@ class Corpus:
             if not (folder / "corpus.json").exists():
                 _build(folder, paths, chat, options, identity)
             stored = json.loads((folder / "corpus.json").read_text("utf-8"))
-        compare(folder, stored, {"identity": identity})
+        compare_identity(folder, stored, {"identity": identity})
         report = CorpusReport(**stored["report"])
         return cls(folder, report, np.arange(report.examples))
 
@@ -184,21 +184,13 @@ class Corpus:
     def split(self, share: float) -> tuple["Corpus", "Corpus"]:
         """Examples to train on and a share of the problems held out, at least one problem each; 0 holds out none.
 
-        A problem's side depends on its text alone, so it stays there when other data come (up to the one problem).
+        Which they are is decided by a hash of the problem's text, see `data.split`.
 
         Raises:
             InputError: there are fewer than two problems.
         """
-        if share == 0:
-            return self, replace(self, index=self.index[:0])
-        problems = self._files["problems.u64"][self.index]
-        ordered = np.unique(problems)
-        if len(ordered) < 2:
-            raise InputError(
-                "held_out: the data has one problem only, which cannot be on both sides: give 0, or a file"
-            )
-        count = int(np.searchsorted(ordered, np.uint64(share * 2**64)))
-        held = problems < ordered[min(max(count, 1), len(ordered) - 1)]
+        wrong = "held_out: the data has one problem only, which cannot be on both sides: give 0, or a file"
+        held = held_out_numbers(self._files["problems.u64"][self.index], share, wrong)
         return replace(self, index=self.index[~held]), replace(self, index=self.index[held])
 
 
@@ -287,7 +279,7 @@ class _Writer:
         self._write("tokens.i32", tokens)
         self._write("parts.i8", parts)
         self._write("offsets.i64", self._offset)
-        self._write("problems.u64", int.from_bytes(hashlib.sha256(found.problem.encode()).digest()[:8]))
+        self._write("problems.u64", hash_number(found.problem))
         self._write("counts.i32", np.bincount(parts[1:], minlength=len(PARTS)))
         self._files["ids.jsonl"].write(json.dumps(found.id).encode() + b"\n")
 

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int8, Int32
 
-from tessy_jax.data.inputs import PROMPT_FIELDS, BadRow, Reject, kind, present, read_message, row_object
+from tessy_jax.data.fields import CONVERSATION_FIELDS, PROMPT_FIELDS, RESPONSE_FIELDS
+from tessy_jax.data.inputs import BadRow, Reject, kind, present, read_message, read_record, row_object
 from tessy_jax.data.records import Message, Record
 from tessy_jax.data.sources import RawRow
 from tessy_jax.text.chat import Chat, Messages, Thinking, with_system
@@ -33,8 +34,6 @@ CONTEXT, STYLE, CAPABILITY, ANSWER, ASSISTANT = range(len(PARTS))
 Turns = Literal["last", "all"]
 """Train on the last assistant message of a conversation, or make an example of each."""
 
-RESPONSE_FIELDS = ("response", "completion", "content", "answer")
-_CONVERSATIONS = ("messages", "dialogs", "conversations")
 _ELSEWHERE = ("reasoning_content", "reasoning", "thinking", "tool_calls")
 
 
@@ -72,7 +71,7 @@ def examples(row: RawRow, chat: Chat, system: str | None = None, turns: Turns = 
     try:
         value = row_object(row)
         identity = _identity(value, row)
-        record = _record(value)
+        record = read_record(value)
         messages = _conversation(value)
         targets = _targets(messages, turns)
         problem = next((m["content"] for m in messages if m["role"] == "user"), "")
@@ -102,22 +101,12 @@ def _identity(value: dict[str, Any], row: RawRow) -> str:
     return f"{row.file.name}:{row.line}"
 
 
-def _record(value: dict[str, Any]) -> Record | None:
-    """The record of a run of ours, None for a foreign row."""
-    if not {"spans", "sample_index", "finish"} <= value.keys():
-        return None
-    try:
-        return Record.from_row(value)
-    except ValueError as error:
-        raise BadRow(f"{error} (it has spans, sample_index and finish)") from error
-
-
 def _conversation(value: dict[str, Any]) -> list[Message]:
     field = next((name for name in PROMPT_FIELDS if value.get(name) is not None), None)
     if field is None:
         raise BadRow(f"no conversation: expected a field {', '.join(PROMPT_FIELDS)}; {present(value)}")
     messages = _turns(value[field], field, "user")
-    if field in _CONVERSATIONS:
+    if field in CONVERSATION_FIELDS:
         return messages
     response = next((name for name in RESPONSE_FIELDS if value.get(name) is not None), None)
     if response is not None:

@@ -1,9 +1,10 @@
-"""The segments that a predictor is trained on, and those it is judged on."""
+"""The segments that a predictor is trained on, and those held out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessy_jax.config.predictors import TrainPredictorConfig
+from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.train.data.batches import Batches
 from tessy_jax.train.data.examples import CAPABILITY, STYLE
@@ -16,7 +17,9 @@ class PredictorData:
     """The batches of all steps, and those of an evaluation.
 
     Attributes:
-      every: all segments, of both sides.
+        train: of the run.
+        held_out: every held-out segment once.
+        every: all segments, of both sides.
     """
 
     train: Batches[Segments]
@@ -28,7 +31,7 @@ class PredictorData:
         """Reads and labels the segments, splits them by prompt and plans all steps.
 
         Raises:
-          InputError: a source cannot be read, or has too little in it.
+            InputError: a source cannot be read, or has too little in it.
         """
         data, paths = config.data, [Path(source) for source in config.data.train]
         every = Segments.read(paths, tokenizer, data.length, config.shift)
@@ -51,6 +54,16 @@ class PredictorData:
         needed = -(-len(pack(held_out.lengths, data.length, 0, 0)) // ways) * ways
         once = BatchPlan(held_out.lengths, data.length, min(rows // config.accumulate, needed), epochs=1, seed=0)
         return cls(Batches(train, plan, weights, accumulate=config.accumulate), Batches(held_out, once, weights), every)
+
+    @property
+    def rejected(self) -> int:
+        """Rows that could not be used."""
+        return len(self.every.rejects)
+
+    def rejects(self) -> Iterator[str]:
+        """Where each of them stands and why it could not be used, for people."""
+        for reject in self.every.rejects:
+            yield f"{reject.file}:{reject.line}: {reject.reason}"
 
     def summary(self) -> str:
         """Counts, for people."""

@@ -1,6 +1,7 @@
-"""What a run trains on, and what it is judged on."""
+"""The examples that a student is trained on, and those held out."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import jax
 
 from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.sft import SftConfig
+from tessy_jax.data.jsonl import read_objects
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.batches import Batches, Weights
 from tessy_jax.train.data.corpus import Corpus, CorpusReport, Options
@@ -19,9 +21,9 @@ class SftData:
     """The batches of all steps, and those of an evaluation.
 
     Attributes:
-      train: of the run.
-      held_out: None where nothing is held out.
-      reports: what became of the rows, by the folder of the corpus.
+        train: of the run.
+        held_out: None where nothing is held out.
+        reports: what became of the rows, of "train" and, where it is a source of its own, "held out".
     """
 
     train: Batches[Corpus]
@@ -33,8 +35,8 @@ class SftData:
         """Reads the data, or what an earlier run made of it in `folder`, and plans all steps.
 
         Raises:
-          InputError: a source cannot be read, or nothing to train on is left of it.
-          RunDirError: what is in `folder` was made of other data.
+            InputError: a source cannot be read, or nothing to train on is left of it.
+            RunDirError: what is in `folder` was made of other data.
         """
         data, rows = config.data, config.batch.rows
         options = Options(data.length, data.long, data.turns, config.prompt.system)
@@ -67,6 +69,14 @@ class SftData:
     def rejected(self) -> int:
         """Rows that could not be used."""
         return sum(report.rejected for report in self.reports.values())
+
+    def rejects(self) -> Iterator[str]:
+        """Where each of them stands and why it could not be used, for people."""
+        corpora = [self.train.corpus, *([] if self.held_out is None else [self.held_out.corpus])]
+        for folder in dict.fromkeys(corpus.folder for corpus in corpora):
+            for _, row in read_objects(folder / "rejects.jsonl"):
+                if row is not None:
+                    yield f"{row['file']}:{row['line']}: {row['reason']}"
 
     def summary(self) -> str:
         """Counts, for people: one line per source, and one for the plan."""

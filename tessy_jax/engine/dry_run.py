@@ -1,0 +1,84 @@
+"""What a run would do, from its input and the models' shapes: prompts, plan and memory. Loads no weights."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from rich.console import Console
+
+from tessy_jax.config.sections import EngineConfig
+from tessy_jax.data.inputs import Reject
+from tessy_jax.data.records import Problem
+from tessy_jax.engine.language_model import prompt_ids
+from tessy_jax.engine.pair import Pair
+from tessy_jax.engine.rows import NAMES
+from tessy_jax.engine.solo import Solo
+from tessy_jax.models import DecoderConfig, init_cache, parameter_bytes, read_config
+from tessy_jax.models.mask import Mask
+
+GIB = 2**30
+
+
+def dry_run(models: Pair | Solo, rows: Sequence[Problem | Reject]) -> None:
+    """Prints the rows that cannot be used, each model's prompt of the first problem, the plan and the memory."""
+    config = models.config
+    problems = [row for row in rows if isinstance(row, Problem)]
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    for row in rows:
+        if isinstance(row, Reject):
+            out.print(f"reject: {row.file}:{row.line}: {row.reason}")
+    for name, source in zip(NAMES, models.sources, strict=False):
+        out.rule(f"{name}: {source.config.model}")
+        if problems:
+            ids = prompt_ids(source.chat, source.config.prompt.system, problems[0].messages)
+            out.print(source.chat.reference.decode(ids))
+            out.print(f"{len(ids)} ids: {ids}")
+        out.print(f"sampling: {source.config.sampling}")
+    out.rule("plan")
+    out.print(f"{len(problems)} problems x {config.samples} samples, {config.engine.batch} slots; {models.plan}")
+    out.rule("memory, GiB over all devices")
+    total = 0.0
+    for part in _parts(models):
+        memory = part.memory(config.engine)
+        out.print(f"{part.name + ' weights':<28}{memory.weights / GIB:8.2f}")
+        out.print(f"{part.name + ' cache':<28}{memory.cache / GIB:8.2f}")
+        total += memory.weights / GIB + memory.cache / GIB
+    out.print(f"{'sum, without temporaries':<28}{total:8.2f}")
+
+
+class Memory(NamedTuple):
+    """Bytes over all devices."""
+
+    weights: int
+    cache: int
+
+
+class Part(NamedTuple):
+    """A model that the engine would hold.
+
+    Attributes:
+        name: for people.
+        shapes: its architecture.
+        cache: dtype of keys and values; None: the engine's.
+        mask: what its tokens see, where the architecture does not say.
+    """
+
+    name: str
+    shapes: DecoderConfig
+    cache: str | None = None
+    mask: Mask | None = None
+
+    def memory(self, engine: EngineConfig) -> Memory:
+        """An estimate: its weights, and a full cache for every slot (windows need less)."""
+        dtype = self.cache or engine.dtype
+        empty = partial(init_cache, self.shapes, engine.batch, engine.context, 1024, dtype, context=self.mask)
+        cache = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(jax.eval_shape(empty)))
+        return Memory(parameter_bytes(self.shapes, engine.dtype), cache)
+
+
+def _parts(models: Pair | Solo) -> Iterator[Part]:
+    for name, source in zip(NAMES, models.sources, strict=False):
+        yield Part(name, source.shapes, cache=source.config.cache)
+    for title, own in models.predictor_models.items():
+        yield Part(title, read_config(own.folder), mask=own.mask)

@@ -1,0 +1,278 @@
+"""A training run from its configuration to its exit code: `sft` and `train_predictor` are this one run.
+
+Open what is to be trained; take the run directory; read the data; begin, or restore the newest checkpoint; train until
+the last step, until the patience is over or until the user stops the run; draw the curves; export.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+
+from tessy_jax.analysis.curves import draw
+from tessy_jax.config.schema import to_yaml
+from tessy_jax.config.sft import ComputeConfig, SftConfig
+from tessy_jax.config.train_predictor import TrainPredictorConfig
+from tessy_jax.console.interrupt import Interrupt
+from tessy_jax.console.messages import log_to, tell
+from tessy_jax.console.progress import View
+from tessy_jax.data.run_folder import run_directory
+from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
+from tessy_jax.train.checkpoints import Checkpoints
+from tessy_jax.train.classifier import Classifier
+from tessy_jax.train.data.inspect import inspect
+from tessy_jax.train.learner import Learner, TrainingData
+from tessy_jax.train.memory import memory_lines
+from tessy_jax.train.metrics import MetricsFile, Reporter, Sink, TensorBoard
+from tessy_jax.train.mfu import peak_of
+from tessy_jax.train.optimizer import AdamW
+from tessy_jax.train.patience import Patience, StopOrPatience
+from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_step
+from tessy_jax.train.student import Student
+from tessy_jax.train.trainer import Trainer, TrainingError
+
+# -- the commands ------------------------------------------------------------------------------------------------------
+
+
+def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int:
+    """Trains a student on traces, and returns the exit code.
+
+    Args:
+        options: of the command: pod, dry_run, inspect, overwrite, export_only.
+        console: for messages.
+
+    Raises:
+        UserError: one of many kinds; the text says what was wrong and what to do.
+    """
+    if options.pod:
+        jax.distributed.initialize()
+        console = Console(stderr=True, quiet=jax.process_index() > 0)
+    _use_compilation_cache(config.compute)
+    mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
+    student = Student.open(config)
+    if options.inspect is not None:
+        _inspect(student, options.inspect)
+    if options.dry_run or options.inspect is not None:
+        return _dry_run(student, mesh) if options.dry_run else DONE
+    return _run(student, mesh, console, overwrite=options.overwrite, export_only=options.export_only)
+
+
+def train_predictor(config: TrainPredictorConfig, options: argparse.Namespace, console: Console) -> int:
+    """Trains a boundary predictor on annotated segments, and returns the exit code. Raises as `sft` does.
+
+    Args:
+        options: of the command: dry_run, overwrite.
+        console: for messages.
+    """
+    _use_compilation_cache(config.compute)
+    mesh = make_mesh(config.mesh, config.mesh.data * config.mesh.fsdp, "mesh")
+    classifier = Classifier.open(config)
+    if options.dry_run:
+        return _dry_run(classifier, mesh)
+    return _run(classifier, mesh, console, overwrite=options.overwrite)
+
+
+def _use_compilation_cache(config: ComputeConfig) -> None:
+    if config.compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
+
+
+# -- looking without training ------------------------------------------------------------------------------------------
+
+
+def _inspect(student: Student, steps: int) -> None:
+    """Shows the rows of the first steps."""
+    out = _plain_output()
+    with student.preview() as data:
+        for step in range(min(steps, len(data.train))):
+            out.rule(f"step {step + 1}")
+            inspect(data.train.batch(step), student.chat, out)
+
+
+def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
+    """Shows the data, the plan, and what a step needs of a device's memory."""
+    out = _plain_output()
+    with learner.preview() as data:
+        out.print(data.summary())
+        for reject in data.rejects():
+            out.print(f"reject: {reject}")
+        out.rule("memory of a device in a step, GiB")
+        with _out_of_memory_explained(learner):
+            out.print(memory_lines(learner.memory(mesh, data.train.plan)))
+    return DONE
+
+
+def _plain_output() -> Console:
+    return Console(highlight=False, markup=False, soft_wrap=True)
+
+
+# -- one run -----------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    learner: Learner[Any, Any],
+    mesh: Mesh | None,
+    console: Console,
+    *,
+    overwrite: bool,
+    export_only: str | None = None,
+) -> int:
+    """Takes the run directory and does the run, or what is left of it; returns the exit code.
+
+    Args:
+        overwrite: start anew where an earlier run wrote.
+        export_only: instead, export this checkpoint: "newest", "best" or a step.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about what is meant here
+    output, identity, yaml = learner.config.output, learner.identity(), to_yaml(learner.config)
+    with (
+        _out_of_memory_explained(learner),
+        run_directory(output, learner.manifest, learner.written, yaml, identity, overwrite),
+        log_to(output / _log_name()),
+    ):
+        data = learner.read(console)
+        tell(console, data.summary())
+        run = _TrainingRun(learner, data, mesh, console)
+        with Checkpoints(output / "checkpoints", learner.config.checkpoint.keep, learner.keep_best) as checkpoints:
+            return run.train(checkpoints) if export_only is None else run.export(checkpoints, export_only)
+
+
+@dataclass(frozen=True)
+class _TrainingRun:
+    """A run whose directory is held and whose data is read."""
+
+    learner: Learner[Any, Any]
+    data: TrainingData
+    mesh: Mesh | None
+    console: Console
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return self.data.train.plan.steps
+
+    @property
+    def optimizer(self) -> AdamW:
+        return self.learner.optimizer(self.steps)
+
+    def export(self, checkpoints: Checkpoints, which: str) -> int:
+        """Exports a checkpoint."""
+        step = checkpoints.find(which)
+        state, _ = checkpoints.restore(step, self.learner.load(self.mesh, self.optimizer))
+        self.learner.export(state, self.mesh, self.console)
+        return DONE
+
+    def train(self, checkpoints: Checkpoints) -> int:
+        """Does the steps that no checkpoint has, and exports what came of them."""
+        learner, path = self.learner, self.learner.config.output
+        done = checkpoints.newest or 0
+        patience = learner.patience(done)
+        if self._over(done, patience) and (message := learner.already_done(self.steps)) is not None:
+            tell(self.console, f"nothing left to do: {message}")
+            return self._exit_code()
+
+        for warning in learner.warnings:
+            tell(self.console, warning)
+        tell(self.console, f"loading {learner.folder}")
+        state = learner.load(self.mesh, self.optimizer)
+        if not self._over(done, patience):
+            state = self._advance(state, done, patience, checkpoints)
+            done = int(state.step)
+        if jax.process_index() == 0:
+            draw(path / "metrics.jsonl", path / "curves.png")
+        if not self._over(done, patience):
+            tell(self.console, f"stopped after step {done} of {self.steps}; the same command goes on from here")
+            return INTERRUPTED
+
+        chosen = (checkpoints.best or done) if learner.exports_best else done
+        if chosen != int(state.step):
+            state, _ = checkpoints.restore(chosen, state)
+        learner.finish(state, self.data, self.mesh, patience.over, self.console)
+        return self._exit_code()
+
+    def _over(self, step: int, patience: Patience) -> bool:
+        return step == self.steps or patience.over
+
+    def _advance(self, state: TrainState, done: int, patience: Patience, checkpoints: Checkpoints) -> TrainState:
+        """Trains from step `done` on, of which there is a checkpoint unless it is 0, to the end or until it is stopped.
+
+        Returns when the checkpoint of the last step is on the disk.
+        """
+        batches = iter(self.data.train)
+        if done:
+            state, position = checkpoints.restore(done, state)
+            batches.set_state(position)
+            tell(self.console, f"going on after step {done} of {self.steps}")
+        reporter = self._reporter(done, patience)
+        trainer = self._trainer()
+        devices = 1 if self.mesh is None else self.mesh.size
+        tell(self.console, f"compiling for {devices} x {jax.devices()[0].device_kind}")
+        with Interrupt(self.console, "this step") as stop, View("training", reporter.cells, self.console) as view:
+            state = trainer.run(state, batches, checkpoints, reporter, StopOrPatience(stop, patience), view.update)
+        reporter.close()
+        checkpoints.wait()
+        return state
+
+    def _trainer(self) -> Trainer:
+        learner, mesh = self.learner, self.mesh
+        how = (learner.compute, learner.tuning)
+        return Trainer(
+            step=make_step(learner.model, mesh, self.optimizer, *how, objective=learner.objective),
+            evaluate=make_eval(learner.model, mesh, *how, objective=learner.objective),
+            sharding=None if mesh is None else batch_sharding(mesh),
+            held_out=self.data.held_out,
+            names=self.data.train.names,
+            arithmetic=learner.arithmetic,
+            total=self.steps,
+            checkpoint_every=learner.config.checkpoint.every,
+            evaluate_every=learner.evaluate_every,
+        )
+
+    def _reporter(self, done: int, patience: Patience) -> Reporter:
+        """What reports the numbers; of several processes, the first writes them."""
+        config, path = self.learner.config, self.learner.config.output
+        sinks: list[Sink] = []
+        if jax.process_index() == 0:
+            sinks.append(MetricsFile(path / "metrics.jsonl", done))
+            if config.report.tensorboard:
+                sinks.append(TensorBoard(path / "tensorboard", done))
+        peak = peak_of(jax.devices()[0], config.compute.dtype, config.report.peak_tflops)
+        if peak is not None:
+            tell(self.console, self.learner.arithmetic.formula(peak))
+            peak *= jax.local_device_count()
+        epoch = self.data.train.plan.epoch
+        return self.learner.reporter(sinks, patience, first=done, total=self.steps, epoch=epoch, peak=peak)
+
+    def _exit_code(self) -> int:
+        if not self.data.rejected:
+            return DONE
+        file = self.learner.config.output / self.learner.rejects_file
+        tell(self.console, f"{self.data.rejected} rows could not be used; see {file}")
+        return REJECTS
+
+
+def _log_name() -> str:
+    """A log for each process."""
+    index, count = jax.process_index(), jax.process_count()
+    return "run.log" if count == 1 else f"run-{index:05d}-of-{count:05d}.log"
+
+
+@contextmanager
+def _out_of_memory_explained(learner: Learner[Any, Any]) -> Iterator[None]:
+    """Raises TrainingError, with what to do, in place of JAX's error where a device has too little memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise TrainingError(
+            f"a device has too little memory ({reason}). {learner.memory_advice}; --dry-run says what a step needs"
+        ) from None
