@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tessy_jax.config.sections import Budgets
+from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Role
 from tessy_jax.data.records import Message
-from tessy_jax.engine.engine import Dispatch, Engine, Settings
+from tessy_jax.engine.engine import Dispatch, Engine
 from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.engine.rows import Job
 from tessy_jax.engine.solo import solo_engine
@@ -25,7 +25,7 @@ from tessy_jax.engine.solo import solo_engine
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alone(LanguageModel):
-    """A voice whose prompts have `length` tokens: the first and the last ones of the chat's prompt. None: all of it."""
+    """A model whose prompts have `length` tokens: the first and the last ones of the chat's prompt. None: all of it."""
 
     length: int | None = None
 
@@ -35,27 +35,27 @@ class Alone(LanguageModel):
 
 
 def alone_engine(
-    voice: LanguageModel,
+    model: LanguageModel,
     sampling: Sampling,
-    settings: Settings,
+    config: EngineConfig,
     tokens: int,
     k: int,
     length: int | None,
     mesh: Mesh | None,
 ) -> Engine:
-    """An engine in which `voice` writes exactly `tokens` tokens per row, all in one dispatch and `k` per turn.
+    """An engine in which `model` writes exactly `tokens` tokens per row, all in one dispatch and `k` per turn.
 
     No token ends its turn. `length` is that of the prompt, the end-of-thinking marker included; None: the chat's own.
     """
-    chat = copy.copy(voice.chat)
+    chat = copy.copy(model.chat)
     chat.eos_ids = frozenset()
     if length is not None:
         length -= len(chat.closed_ids(b""))
         if length < 1:
             raise SystemExit("error: the prompt must be longer than the end-of-thinking marker: raise --prompt-tokens")
-    writer = Alone(voice.graph, voice.params, voice.config, chat, sampling, voice.system, voice.cache, length)
-    settings = dataclasses.replace(settings, turns_per_dispatch=math.ceil(tokens / k))
-    return solo_engine(writer, Budgets(max_think_tokens=1, max_answer_tokens=tokens), k, settings, 0, mesh)
+    solo = Alone(model.graph, model.params, model.config, chat, sampling, model.system, model.cache, length)
+    config = config.model_copy(update={"turns_per_dispatch": math.ceil(tokens / k)})
+    return solo_engine(solo, Budgets(max_think_tokens=1, max_answer_tokens=tokens), k, config, 0, mesh)
 
 
 def run(engine: Engine, jobs: Sequence[Job]) -> list[Dispatch]:
@@ -69,7 +69,7 @@ def run(engine: Engine, jobs: Sequence[Job]) -> list[Dispatch]:
 
 def written(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     """(prompts, new tokens) of the last run, by slot; all prompts have one length, and so have the texts."""
-    stream = engine.host.writers[Role.STUDENT]
+    stream = engine.host.streams[Role.STUDENT]
     base, n = int(stream.base[0]), int(stream.n[0])
     return stream.tokens[:, :base], stream.tokens[:, base:n]
 

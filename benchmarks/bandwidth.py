@@ -32,13 +32,13 @@ def measure(mebibytes: int = 512, repeats: int = 10) -> dict[str, float]:
     return rates
 
 
-def step_bytes(voice: LanguageModel, cache: Cache) -> tuple[int, int]:
+def step_bytes(model: LanguageModel, cache: Cache) -> tuple[int, int]:
     """Bytes that one decode step of the whole batch has to read: (weights, cache slots).
 
     An embedding matrix that is not also the output matrix is left out: a step reads a few of its rows.
     """
-    leaves = jax.tree.leaves(voice.params)
+    leaves = jax.tree.leaves(model.params)
     weights = sum(leaf.nbytes for leaf in leaves)
-    if not voice.config.tie_word_embeddings:
-        weights -= voice.config.vocab_size * voice.config.hidden_size * leaves[0].dtype.itemsize
+    if not model.config.tie_word_embeddings:
+        weights -= model.config.vocab_size * model.config.hidden_size * leaves[0].dtype.itemsize
     return weights, sum(layer.k.nbytes + layer.v.nbytes for layer in cache.layers)

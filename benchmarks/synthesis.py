@@ -25,13 +25,13 @@ from tessy_jax.cooperate.state import Role
 from tessy_jax.data.inputs import read
 from tessy_jax.data.records import Problem
 from tessy_jax.devices.mesh import make_mesh
-from tessy_jax.engine.engine import MARGIN, Dispatch, Engine, Settings
+from tessy_jax.engine.engine import Dispatch, Engine
 from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.engine.pair import Pair
 from tessy_jax.engine.rows import NAMES, Job
-from tessy_jax.engine.run import USER_ERRORS
+from tessy_jax.engine.sizes import MARGIN
 from tessy_jax.engine.solo import answer_job
-from tessy_jax.errors import ConfigError
+from tessy_jax.errors import UserError
 
 Table = list[dict[str, Any]]
 
@@ -48,9 +48,9 @@ def main() -> int:
         rows = itertools.islice(read(Path(config.input), config.columns), config.limit)
         problems = [row for row in rows if isinstance(row, Problem)]
         engine = pair.load(mesh)
-    except (ConfigError, *USER_ERRORS) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return error.exit_code
     report: dict[str, Any] = {"machine": machine(), "config": str(path), "overrides": overrides}
     show("machine", [report["machine"]])
 
@@ -61,7 +61,7 @@ def main() -> int:
     report["decode"] = []
     for role in Role if options.both else (Role.STUDENT,):
         torch = _torch(pair, role)
-        table = [decode(config, engine.voices[role], torch, problems, batch, options, peak, mesh) for batch in batches]
+        table = [decode(config, engine.models[role], torch, problems, batch, options, peak, mesh) for batch in batches]
         name = f"{NAMES[role]} {Path(pair.folders[role]).name}, {config.engine.dtype}"
         show(f"decode alone: {name}; torch: {torch.name if torch else 'not installed'}", table)
         report["decode"] += [{"model": name, **row} for row in table]
@@ -111,7 +111,7 @@ def _torch(pair: Pair, role: Role) -> Torch | None:
 
 def decode(
     config: SynthesisConfig,
-    voice: LanguageModel,
+    model: LanguageModel,
     torch: Torch | None,
     problems: list[Problem],
     batch: int,
@@ -122,12 +122,12 @@ def decode(
     """Greedy decoding of `batch` rows, ours and torch's in turn. Only the decode steps are timed; `peak` is in GB/s."""
     tokens, prompt = options.tokens, options.prompt_tokens
     context = -(-(prompt + 2 * tokens + MARGIN + 1) // 64) * 64
-    settings = Settings(batch, context, (prompt,), config.engine.chunk, 1, dtype=config.engine.dtype)
-    engine = alone_engine(voice, Sampling(0.0), settings, tokens, tokens, prompt, mesh)
+    sizes = config.engine.model_copy(update={"batch": batch, "context": context, "prompt_buckets": (prompt,)})
+    engine = alone_engine(model, Sampling(0.0), sizes, tokens, tokens, prompt, mesh)
     jobs = []
     for i, problem in zip(range(batch), itertools.cycle(problems), strict=False):
         long = [{**m, "content": " ".join([m["content"]] * prompt)} for m in problem.messages]
-        jobs.append(answer_job(engine.voices[Role.STUDENT], Problem(f"{problem.id} {i}", long)))
+        jobs.append(answer_job(engine.models[Role.STUDENT], Problem(f"{problem.id} {i}", long)))
 
     first = _total(run(engine, jobs))
     prompts, ours = written(engine)
@@ -139,7 +139,7 @@ def decode(
             torch_steps.append(torch.write(prompts, tokens)[0])
     steps = [_seconds(p)["dispatch"] / tokens for p in passes]
     step = min(steps)
-    weights, slots = step_bytes(voice, engine.memory.caches[Role.STUDENT][0])
+    weights, slots = step_bytes(model, engine.carry.caches[Role.STUDENT].model)
     same = 0 if theirs is None else int(np.cumprod(ours == theirs, axis=1).sum())  # up to a row's first difference
     return {
         "batch": batch,
@@ -169,32 +169,31 @@ def cooperation(
     kept = _sum(first, "kept")
     each = max(1, round(sum(kept) / len(jobs)))
 
-    settings, voice = engine.settings, engine.voices[Role.TEACHER]
-    k = max(turn.tokens for turn in engine.loop.turns)
-    single = alone_engine(voice, voice.sampling, settings, each, k, None, mesh)
-    alone_jobs = [answer_job(single.voices[Role.STUDENT], p, s) for p in problems for s in samples]
+    sizes, model = engine.config, engine.models[Role.TEACHER]
+    k = max(turn.generate.k for turn in engine.loop.schedule.turns)
+    single = alone_engine(model, model.sampling, sizes, each, k, None, mesh)
+    alone_jobs = [answer_job(single.models[Role.STUDENT], p, s) for p in problems for s in samples]
     alone_first = run(single, alone_jobs)
 
     passes = [(run(engine, jobs), run(single, alone_jobs)) for _ in range(repeats)]
     best = min((p[0] for p in passes), key=_total)
     alone = min((p[1] for p in passes), key=_total)
 
-    rows = [_author(best, role, settings.batch, name) for role, name in zip(Role, NAMES, strict=True)]
-    rows.append(_author(alone, Role.STUDENT, settings.batch, "teacher alone"))
-    show(f"cooperation: {len(jobs)} rows in {settings.batch} slots", rows)
+    rows = [_author(best, role, sizes.batch, name) for role, name in zip(Role, NAMES, strict=True)]
+    rows.append(_author(alone, Role.STUDENT, sizes.batch, "teacher alone"))
+    show(f"cooperation: {len(jobs)} rows in {sizes.batch} slots", rows)
     runs = [_speed(best, first, "together", rows[:2]), _speed(alone, alone_first, "teacher alone", rows[2:])]
     show("time, s", runs)
     overhead = runs[0]["ms per kept token"] / runs[1]["ms per kept token"]
     line = _explain(overhead, runs, rows)
     print(line)
-    return {"rows": len(jobs), "slots": settings.batch, "work": rows, "time": runs, "overhead": overhead, "line": line}
+    return {"rows": len(jobs), "slots": sizes.batch, "work": rows, "time": runs, "overhead": overhead, "line": line}
 
 
 def _author(run: list[Dispatch], role: Role, batch: int, name: str) -> dict[str, Any]:
     """What one author did. Slots: the share of the slots of its decode steps that held a row which was writing."""
     work = {
-        key: sum(getattr(d.steps, key)[role] for d in run)
-        for key in ("turns", "decodes", "chunks", "sampled", "judged")
+        key: sum(getattr(d.work, key)[role] for d in run) for key in ("turns", "decodes", "chunks", "sampled", "judged")
     }
     return {
         "author": name,

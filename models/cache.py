@@ -95,7 +95,7 @@ class Cache:
         positions: Int[Array, "B C"],
         scale: float,
         sinks: Float[Array, " N"] | None = None,
-    ) -> tuple[Float[Array, "B C N*H"], "Cache"]:
+    ) -> tuple[Float[Array, "B C N*H"], Self]:
         """Write the chunk's keys and values, then look at all slots. Padding is not written."""
         old = self.layers[layer]
         slots = old.k.shape[2]
@@ -184,7 +184,7 @@ class Packed:
         positions: Int[Array, "B C"],
         scale: float,
         sinks: Float[Array, " N"] | None = None,
-    ) -> tuple[Float[Array, "B C N*H"], "Packed"]:
+    ) -> tuple[Float[Array, "B C N*H"], Self]:
         """Look at the chunk's own keys and values, within a document."""
         context = self.contexts[layer]
         v = k if v is None else v

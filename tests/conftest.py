@@ -13,9 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from tessy_jax.console import interrupt as interrupts
-from tessy_jax.models.gguf.packages import prepare
-from tests.kit import ROOT
+from tests.kit import ROOT, shapes
+
+shapes.install()  # before the package is imported
+
+from tessy_jax.console import interrupt as interrupts  # noqa: E402
+from tessy_jax.models.gguf.packages import prepare  # noqa: E402
 
 
 @pytest.fixture(scope="session")

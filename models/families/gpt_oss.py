@@ -137,8 +137,8 @@ class ClampedExperts(Experts):
         self.down_proj_bias = parameter(experts, embed, fill=0.0)
         self.alpha, self.limit = config.swiglu_alpha, config.swiglu_limit
 
-    def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M 2*F"]:
-        """Each row times its expert's gate and up, without biases."""
+    def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
+        """Each row times its expert's gate and up, without biases; O is 2 * F."""
         raise NotImplementedError
 
     def down(self, rows: Float[Array, "M F"], sizes: Int[Array, " E"]) -> Float[Array, "M D"]:
@@ -164,7 +164,7 @@ class FloatExperts(ClampedExperts):
         self.gate_up_proj = parameter(experts, embed, Dim(2 * config.intermediate_size, "expert_ff", unit=2))
         self.down_proj = parameter(experts, Dim(config.intermediate_size, "expert_ff"), embed)
 
-    def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M 2*F"]:
+    def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
         return self.kernel(rows, self.gate_up_proj[...], sizes)
 
     def down(self, rows: Float[Array, "M F"], sizes: Int[Array, " E"]) -> Float[Array, "M D"]:
@@ -190,7 +190,7 @@ class PackedExperts(ClampedExperts):
         self.gate_up_proj_blocks, self.gate_up_proj_scales = packing.matrices("gate_up_proj", experts, pairs, embed)
         self.down_proj_blocks, self.down_proj_scales = packing.matrices("down_proj", experts, embed, ff)
 
-    def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M 2*F"]:
+    def gate_up(self, rows: Float[Array, "M D"], sizes: Int[Array, " E"]) -> Float[Array, "M O"]:
         return self._product(rows, self.gate_up_proj_blocks[...], self.gate_up_proj_scales[...], sizes)
 
     def down(self, rows: Float[Array, "M F"], sizes: Int[Array, " E"]) -> Float[Array, "M D"]:

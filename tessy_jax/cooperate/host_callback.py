@@ -41,11 +41,11 @@ class TokenEdits(struct.PyTreeNode):
         covered: bytes that the canonical tokens stand for afterwards.
     """
 
-    drop: Int[Leaf, " B"]
-    ids: Int[Leaf, "B R"]
-    ends: Int[Leaf, "B R"]
-    count: Int[Leaf, " B"]
-    covered: Int[Leaf, " B"]
+    drop: Int[Leaf, "*B"]
+    ids: Int[Leaf, "*B R"]
+    ends: Int[Leaf, "*B R"]
+    count: Int[Leaf, "*B"]
+    covered: Int[Leaf, "*B"]
 
     @staticmethod
     def shape(width: int) -> "TokenEdits":

@@ -41,10 +41,10 @@ class Window(struct.PyTreeNode):
     """
 
     edits: TokenEdits
-    new: Bool[Leaf, "B W"]
-    cut: Int[Leaf, "B W"]
-    loops: Bool[Leaf, "B W+1"]
-    marker: Int[Leaf, "B 2"]
+    new: Bool[Leaf, "*B W"]
+    cut: Int[Leaf, "*B W"]
+    loops: Bool[Leaf, "*B W+1"]
+    marker: Int[Leaf, "*B 2"]
 
     @staticmethod
     def shape(width: int) -> "Window":

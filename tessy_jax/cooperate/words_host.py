@@ -39,9 +39,9 @@ class Words(struct.PyTreeNode):
         after: what follows if all of them are kept; see AGAIN.
     """
 
-    ends: Int[Leaf, "B W"]
-    free: Bool[Leaf, "B W"]
-    after: Int[Leaf, " B"]
+    ends: Int[Leaf, "*B W"]
+    free: Bool[Leaf, "*B W"]
+    after: Int[Leaf, "*B"]
 
 
 class HostReading(struct.PyTreeNode):

@@ -15,7 +15,7 @@ def gather(values: Array, index: Int[Array, "B W"]) -> Array:
     return jnp.take_along_axis(values, index, axis=1, mode="promise_in_bounds")  # or JAX checks them once more
 
 
-def scatter(values: Array, index: Int[Array, "B W"], new: Array, where: Bool[Array, "B W"]) -> Array:
+def scatter(values: Array, index: Int[Array, "B W"], new: Array, where: Bool[Array, "B #W"]) -> Array:
     """`values[b, index[b, w]] = new[b, w]` where `where`; indices outside the array are dropped."""
     rows = jnp.arange(values.shape[0])[:, None]
     outside = values.shape[1]

@@ -85,7 +85,7 @@ def test_intervals_draw_responses(judged: tuple[Tokens, np.ndarray]) -> None:
     assert same["low"] == pytest.approx(same["high"])
 
 
-def test_sweep_reads_words(judged: tuple[Tokens, np.ndarray]) -> None:
+def test_sweep_counts_switches_and_stretches_of_words(judged: tuple[Tokens, np.ndarray]) -> None:
     """A word is style if all its tokens are; switches and stretches do not cross segments."""
     tokens, p = judged
     for threshold in (0.3, 0.6):
@@ -144,7 +144,7 @@ def test_boundaries_have_distances(judged: tuple[Tokens, np.ndarray]) -> None:
     assert found["offsets"][str(FAR)] + found["offsets"][str(-FAR)] == sum(d >= FAR for d in distances)
 
 
-def test_calibration_and_phrases(judged: tuple[Tokens, np.ndarray]) -> None:
+def test_calibration_error_and_wrong_phrases_are_counted(judged: tuple[Tokens, np.ndarray]) -> None:
     tokens, p = judged
     error = 0.0
     for low in np.arange(10) / 10:

@@ -17,7 +17,7 @@ def rows(*spans_of_segments: list[tuple[int, int]], text: str = "Okay, so the su
     }
 
 
-def test_agreement():
+def test_agreement_counts_spans_words_and_characters():
     found = agreement.compare(rows([(0, 8), (24, 28)], [], [(0, 5)]), rows([(0, 5), (24, 28)], []))
     assert (found.segments, found.only_a, found.only_b) == (2, 1, 0)
     assert (found.spans_a, found.spans_b, found.exact) == (2, 2, 1)

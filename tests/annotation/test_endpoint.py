@@ -76,7 +76,7 @@ def collect(annotator: Endpoint, outcomes: list[Outcome], segments=SEGMENTS) -> 
         outcomes += group
 
 
-def test_request_and_reply(monkeypatch):
+def test_a_request_asks_for_one_segment_and_the_key_stays_secret(monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cret")
     with serving(lambda _: said('```json\n["Okay, so"]\n```')) as server:
         annotator = endpoint(server.url + "/", key_env="MY_KEY", extra={"top_p": 0.5}, concurrency=1)
@@ -124,14 +124,14 @@ def test_retries_are_bounded():
     assert len(server.requests) == 4
 
 
-def test_a_dead_endpoint():
+def test_a_dead_endpoint_ends_the_run():
     with serving(lambda _: said("[]")) as server:
         pass
     with pytest.raises(AnnotatorError, match=r"did not answer, asked 4 times: .*refused"):
         annotate(endpoint(server.url))
 
 
-def test_a_server_that_hangs():
+def test_a_server_that_hangs_is_not_waited_for():
     release = threading.Event()
 
     def hang(_):
@@ -187,7 +187,7 @@ def test_redirects_do_not_take_the_key_along(monkeypatch):
     assert not other.requests
 
 
-def test_a_segment_that_the_server_does_not_take():
+def test_a_segment_that_the_server_refuses_is_refused_alone():
     def answer(body):
         bad = "solution is 3." in body["messages"][0]["content"]
         return (400, {}, "filtered") if bad else said("[]")
@@ -199,7 +199,7 @@ def test_a_segment_that_the_server_does_not_take():
     assert len(outcomes) == 20
 
 
-def test_a_server_that_takes_no_request():
+def test_a_server_that_takes_no_request_ends_the_run():
     """Then it is the request and not the segments: none is refused for it."""
     outcomes: list[Outcome] = []
     with (
@@ -211,14 +211,14 @@ def test_a_server_that_takes_no_request():
     assert len(server.requests) < 20
 
 
-def test_no_key(monkeypatch):
+def test_a_key_that_is_not_set_is_an_error(monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(ConfigError, match="environment variable MY_KEY is not set"):
         endpoint("http://localhost/v1", key_env="MY_KEY")
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://me:s3cret@host/v1"])
-def test_urls(url):
+def test_a_url_that_cannot_be_asked_is_refused(url):
     with pytest.raises(ValueError, match="url") as error:
         endpoint(url)
     assert "Value error" in str(error.value)

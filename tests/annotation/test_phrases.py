@@ -51,7 +51,7 @@ def test_so_is_not_found_inside_solution():
         ("x = [1]. (a|b)", "(a|b)", [9]),
     ],
 )
-def test_occurrences(text, phrase, found):
+def test_a_phrase_occurs_between_word_boundaries(text, phrase, found):
     assert [span.start for span in occurrences(text, phrase)] == found
 
 
@@ -68,7 +68,7 @@ def test_phrases_are_found_in_order():
     assert locate(text, []) == []
 
 
-def test_overlapping_spans():
+def test_overlapping_phrases_are_found_and_merged():
     text = "Okay, let me see. Then the sum."
     spans = locate(text, ["Okay, let me", "let me see", "Then"])
     assert texts(text, spans) == ["Okay, let me", "let me see", "Then"]
@@ -88,7 +88,7 @@ def test_overlapping_spans():
         (["so", "Okay"], "'Okay' is out of order: it stands before the phrase listed before it"),
     ],
 )
-def test_spans_not_in_the_text(phrases, reason):
+def test_phrases_that_have_no_place_are_refused(phrases, reason):
     with pytest.raises(AlignError) as error:
         locate("Okay, so it is 5.", phrases)
     assert str(error.value) == reason
@@ -142,14 +142,14 @@ def test_merged_spans_cover_the_same_characters(spans):
         ('["two\nlines"]', ["two\nlines"]),
     ],
 )
-def test_replies(reply, phrases):
+def test_the_list_is_found_in_a_reply(reply, phrases):
     assert read_reply(reply) == Reply(phrases)
 
 
 @pytest.mark.parametrize(
     "fence", ["```json\n{}\n```", "```\n{}```", "Sure!\n````json\n{}\n````\nDone.", "~~~\n{}\n~~~"]
 )
-def test_code_fences_around_json(fence):
+def test_code_fences_around_the_list_are_ignored(fence):
     assert read_reply(fence.replace("{}", '["Okay", "so"]')) == Reply(["Okay", "so"])
 
 
@@ -164,7 +164,7 @@ def test_code_fences_around_json(fence):
         ('["Okay", "a [1] b', ["Okay"]),
     ],
 )
-def test_truncated_output(reply, phrases):
+def test_a_truncated_list_gives_its_whole_items(reply, phrases):
     assert read_reply(reply) == Reply(phrases, truncated=True)
 
 
@@ -183,7 +183,7 @@ def test_truncated_output(reply, phrases):
         ("[" * 100_000, "the reply's JSON is nested too deeply"),
     ],
 )
-def test_useless_replies(reply, reason):
+def test_a_useless_reply_says_why(reply, reason):
     with pytest.raises(ReplyError) as error:
         read_reply(reply)
     assert str(error.value) == reason
@@ -203,7 +203,7 @@ def test_a_list_that_is_cut_off_gives_its_beginning(phrases, cut):
 SEGMENT = Segment("r", 1, 4, 17, "Okay, so the solution is 5.")
 
 
-def test_outcomes_of_replies():
+def test_a_reply_becomes_spans_or_a_refusal():
     assert judge_reply(SEGMENT, '["Okay, so"]') == Annotated(SEGMENT, [StyleSpan(0, 8)])
     assert judge_reply(SEGMENT, "[]").to_row("me") == {
         "id": "r", "sample_index": 1, "segment": 4, "offset": 17, "text": SEGMENT.text, "spans": [], "annotator": "me",
@@ -223,7 +223,7 @@ def test_outcomes_of_replies():
 
 
 @given(TEXTS, st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
-def test_segments(text, words, per_response, seed):
+def test_segments_are_disjoint_windows_of_whole_words(text, words, per_response, seed):
     thoughts = Thoughts("r", 0, text)
     drawn = draw(thoughts, words, per_response, seed)
     total = len(text.split())
@@ -261,14 +261,14 @@ def test_windows_begin_anywhere():
 # -- the phrase list ---------------------------------------------------------------------------------------------------
 
 
-def test_lexicon():
+def test_the_lexicon_finds_its_longest_phrases():
     lexicon = Lexicon(["so", "so far", "let's see", "okay"])
     text = "Okay, so far: the solution. Let’s  see... So farther, so-called (so)."
     assert texts(text, lexicon.spans(text)) == ["Okay,", "so far:", "Let’s  see...", "So", "so"]
     assert list(lexicon.annotate(iter([SEGMENT]))) == [[Annotated(SEGMENT, [StyleSpan(0, 5), StyleSpan(6, 8)])]]
 
 
-def test_the_shipped_list(request):
+def test_the_shipped_list_finds_common_phrases(request):
     lexicon = Lexicon.load(request.config.rootpath / "configs/style_phrases.json")
     text = "Hmm, wait. Let me double-check: 7 * 8 = 56, on the other hand x > 3."
     assert texts(text, lexicon.spans(text)) == ["Hmm,", "wait.", "Let me double-check:", "on the other hand"]
@@ -304,13 +304,13 @@ def test_released_format_there_and_back():
         ("so", "pred_result[0] must be an object with span, start and end, not a string"),
     ],
 )
-def test_released_rows_that_are_wrong(span, reason):
+def test_a_wrong_released_row_says_why(span, reason):
     with pytest.raises(BadRow) as error:
         from_released({"think_text": SEGMENT.text, "pred_result": [span]})
     assert str(error.value) == reason
 
 
-def test_rows_of_all_kinds(tmp_path):
+def test_thinking_is_read_from_rows_of_all_kinds(tmp_path):
     content = "<think>\nOkay, so 5.\n</think>\n\nFive."
     span = {"by": "student", "phase": "think", "start": 8, "end": 19, "n_tokens": 4, "dropped_tokens": 0}
     answer = {"role": "assistant", "content": content}

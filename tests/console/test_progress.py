@@ -25,20 +25,20 @@ def progress():
     )
 
 
-def test_metrics():
+def test_metrics_give_rates_waste_and_the_time_left():
     values = progress().metrics(now=120.0)
     assert values == json.loads(json.dumps(values))
     assert values["tokens_per_second"] == {"student": 30.0, "teacher": 70.0}
     assert (values["waste"], values["switches_per_1k_tokens"], values["eta_seconds"]) == (0.2, 15.0, 25.0)
 
 
-def test_metrics_at_the_start():
+def test_metrics_at_the_start_divide_by_nothing():
     values = SynthesisProgress(started=5.0).metrics(now=5.0)
     assert (values["waste"], values["switches_per_1k_tokens"], values["eta_seconds"]) == (0.0, 0.0, None)
     assert plain_line(values).startswith("done 0/?  active 0  rejected 0")
 
 
-def test_plain_line():
+def test_a_plain_line_has_all_numbers():
     assert plain_line(progress().metrics(now=120.0)) == (
         "done 4/10  active 3  rejected 1  tok/s student 30.0, teacher 70.0  "
         "kept 2000 tokens, 500 rolled back (20% waste)  switches/1k 15.0  elapsed 0:00:20  eta 0:00:25"
@@ -57,7 +57,7 @@ def test_plain_lines_come_at_intervals():
     assert "\x1b" not in out.getvalue()
 
 
-def test_panel_on_a_terminal():
+def test_a_terminal_gets_a_panel():
     out = io.StringIO()
     console = Console(file=out, width=100, force_terminal=True)
     state = progress()
@@ -90,7 +90,7 @@ def record():
     return Record(problem, 0, CONTENT, spans, counts, 1, FinishReason("end", "stop"), 0).to_row()
 
 
-def test_show_without_colour():
+def test_without_colour_letters_mark_the_authors():
     out = io.StringIO()
     show(record(), Console(file=out, width=30))
     assert out.getvalue() == (
@@ -101,7 +101,7 @@ def test_show_without_colour():
     )
 
 
-def test_show_in_colour():
+def test_in_colour_the_text_has_no_marks():
     out = io.StringIO()
     show(record(), Console(file=out, width=200, force_terminal=True, color_system="standard", no_color=False))
     text = out.getvalue()

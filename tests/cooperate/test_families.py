@@ -54,7 +54,7 @@ def test_rows_are_the_oracles(written: Run) -> None:
     assert sum(r.switches for r in written.records.values()) > 4
 
 
-def test_text_is_one(written: Run) -> None:
+def test_canonical_tokens_spell_the_decided_text(written: Run) -> None:
     assert written.compared > 8
 
 

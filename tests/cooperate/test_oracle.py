@@ -67,11 +67,11 @@ def test_greedy_rows_are_the_oracles_on_eight_devices(pair: Pair) -> None:
         same(record, oracle.trace(problem(id_).messages, id_, sample), pair)
 
 
-def test_released_preset_is_its_oracles(pair: Pair) -> None:
+def test_released_rows_are_the_oracles(pair: Pair) -> None:
     released(pair, None)
 
 
-def test_released_preset_greedy_on_a_mesh(tmp_path: Path) -> None:
+def test_released_greedy_rows_are_the_oracles_on_a_mesh(tmp_path: Path) -> None:
     pair = dataclasses.replace(pairs.different_vocabularies(tmp_path), samplings=GREEDY)
     released(pair, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), batch=8))
 
@@ -87,7 +87,7 @@ def released(pair: Pair, mesh: Mesh | None) -> None:
     assert switches > 4
 
 
-def test_rows_are_alone(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
+def test_a_row_depends_on_no_neighbour(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
     """Batch 1 and another order of admission give the same records, dropped tokens included."""
     alone = run(pair.engine(batch=1), PROBLEMS[3:1:-1])
     for key, record in alone.items():
@@ -95,8 +95,8 @@ def test_rows_are_alone(pair: Pair, sampled: dict[tuple[str, int], Record]) -> N
 
 
 @pytest.mark.parametrize(("k", "depth"), [(1, 128), (20, 2)])
-def test_k_is_a_speed_knob(pair: Pair, sampled: dict[tuple[str, int], Record], k: int, depth: int) -> None:
-    """And so are the chunk and the rings' slack: with a slack of 2, deeper rollbacks read their rows again."""
+def test_k_changes_no_text(pair: Pair, sampled: dict[tuple[str, int], Record], k: int, depth: int) -> None:
+    """Nor do the chunk and the rings' slack: with a slack of 2, deeper rollbacks read their rows again."""
     cooperation = pair.cooperation.model_copy(update={"k": k})
     engine = pair.engine(batch=4, cooperation=cooperation, chunk=5, depth=depth)
     for key, record in run(engine, PROBLEMS[:3]).items():
@@ -110,13 +110,13 @@ def test_mesh_writes_the_same_rows(pair: Pair, sampled: dict[tuple[str, int], Re
         assert record == sampled[key]
 
 
-def test_one_compile(engine: Engine, sampled: dict[tuple[str, int], Record]) -> None:
+def test_each_program_is_compiled_once(engine: Engine, sampled: dict[tuple[str, int], Record]) -> None:
     assert engine.loop.dispatch._cache_size() == 1
     assert engine.loop.admit._cache_size() == 1
     assert engine.loop.prefill._cache_size() == 4, "per model: all slots at once, and a few"
 
 
-def test_text_is_one(stepwise: Engine) -> None:
+def test_canonical_tokens_spell_the_decided_text(stepwise: Engine) -> None:
     """After every dispatch each writer's canonical tokens are the encoding of the decided text, and spell it."""
     assert sum(one_text(stepwise) for _ in stepwise.run(iter([Job(p, 0) for p in PROBLEMS[:4]]))) > 8
 
@@ -139,7 +139,7 @@ def test_rollback_leaves_no_trace(stepwise: Engine, sampled: dict[tuple[str, int
         assert record == sampled[record.problem.id, 0]
 
 
-def test_budget_can_reject(tmp_path: Path) -> None:
+def test_a_spent_budget_can_reject_the_row(tmp_path: Path) -> None:
     pair = pairs.different_vocabularies(tmp_path)
     cooperation = PaperCooperation(preset="paper", k=7, max_think_tokens=3, max_answer_tokens=4, on_budget="reject")
     dispatches = pair.engine(batch=4, cooperation=cooperation).run(iter([Job(PROBLEMS[0], 0)]))

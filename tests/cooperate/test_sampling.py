@@ -30,7 +30,7 @@ def test_tokens_are_the_oracles(how: Sampling) -> None:
 
 
 @pytest.mark.parametrize("how", SETTINGS, ids=str)
-def test_no_forbidden_token_at_the_edges(how: Sampling) -> None:
+def test_numbers_at_the_edges_choose_no_forbidden_token(how: Sampling) -> None:
     """A number just below 1, and exactly 0, still choose an allowed token."""
     logits = np.full((2, 50), -np.inf, np.float32)
     logits[:, [7, 31]] = 0.0

@@ -78,7 +78,7 @@ def pieces_of(canonical: Canonical, text: jax.Array, known: jax.Array) -> tuple[
 @given(st.sampled_from(NAMES), ODD)
 @example("qwen3", "x.\n \n\n  'Re y'll\n\n")
 @example("small_plain", "don't  \n\n a'll 'd\u00a0x12 3")
-def test_pieces_are_the_tokenizers(vocabularies, name: str, text: str) -> None:
+def test_pretokens_are_the_tokenizers(vocabularies, name: str, text: str) -> None:
     """Where matches begin, where one surely does, and where the text may end; up to the first unknown character."""
     tokenizer, canonical = vocabularies[name]
     data = text.encode()

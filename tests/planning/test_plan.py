@@ -70,12 +70,12 @@ def test_a_decode_step_moves_at_least_the_least(planned):
         ("h100:8", [], "--topology 'h100:8' is not known"),
     ],
 )
-def test_a_mesh_that_does_not_fit(topology, mesh, said, capsys):
+def test_a_mesh_that_does_not_fit_is_refused(topology, mesh, said, capsys):
     assert plan.main([str(pair()), "--topology", topology, *mesh, "engine.batch=48"]) == 2
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_libtpu_is_missing(monkeypatch, capsys):
+def test_a_missing_libtpu_names_its_package(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert plan.main([str(pair()), "--topology", "v6e:2x4", "mesh.data=8", "engine.batch=8"]) == 1
     assert "pip install 'tessy_jax[tpu]'" in capsys.readouterr().err.replace("\n", " ")
@@ -95,7 +95,7 @@ def test_what_does_not_fit_says_so():
     assert [line.split()[2] for line in lines[-4:]] == sorted(found.savings, key=found.savings.get, reverse=True)
 
 
-def test_a_train_step(tmp_path, capsys):
+def test_memory_of_a_train_step_is_what_the_compiler_counts(tmp_path, capsys):
     config = {"model": str(pair().parent / "student"), "data": {"train": "nowhere", "length": 32}}
     config |= {"batch": {"rows": 4}, "mesh": {"fsdp": 2}, "output": str(tmp_path / "run")}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
@@ -106,7 +106,7 @@ def test_a_train_step(tmp_path, capsys):
     assert sum(found["resident"].values()) == found["programs"][0]["arguments"]
 
 
-def test_neither_kind_of_configuration(tmp_path, capsys):
+def test_a_configuration_of_neither_kind_is_refused(tmp_path, capsys):
     (tmp_path / "x.yaml").write_text("model: a\n")
     assert plan.main([str(tmp_path / "x.yaml"), "--topology", "cpu"]) == 2
     assert "neither of synthesize" in capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_shipped_predictors_have_two_labels():
     assert [len(models.read_config(folder).labels) for folder in folders] == [2, 2]
 
 
-def test_an_unknown_model():
+def test_an_unknown_model_is_named():
     with pytest.raises(ConfigError, match=r"student\.model: there is no folder '\./nothing'"):
         read_shapes("./nothing", "student.model")
 
@@ -144,7 +144,7 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large():
     assert _refusal("prefill", second).temporaries == int(9.5 * 2**30)
 
 
-def test_largest():
+def test_largest_is_the_largest_multiple_that_fits():
     assert largest(lambda n: n <= 37, 4) == 36
     assert largest(lambda n: n <= 37, 4, limit=33) == 32
     assert largest(lambda n: n < 4, 4) is None

@@ -63,7 +63,7 @@ def test_the_demo_uses_them(demo_weights: Path) -> None:
 
 
 @pytest.mark.parametrize("role", SHIPPED)
-def test_they_heard_what_they_hear_in_synthesis(role: str) -> None:
+def test_they_were_trained_on_the_demos_prompts_and_sampling(role: str) -> None:
     """The same prompts, opening and sampling; other problems."""
     demo = load_config(CONFIGS / "demo.yaml")
     wanted: RoleConfig = getattr(demo, role)
@@ -81,7 +81,7 @@ def test_they_heard_what_they_hear_in_synthesis(role: str) -> None:
     )
 
 
-def test_compare(tmp_path: Path, capsys: Any) -> None:
+def test_compare_says_what_was_not_reproduced(tmp_path: Path, capsys: Any) -> None:
     """The same numbers; other ones within the interval; worse ones; a probe without numbers."""
     shipped = SHIPPED["student"]
     assert main(["--compare", str(shipped), str(shipped)]) == 0

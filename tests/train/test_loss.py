@@ -35,7 +35,7 @@ def test_values_and_gradients_are_torchs(inputs: tuple[np.ndarray, ...], chunk: 
     (nll * torch.tensor(weights).flatten()).sum().backward()
 
     def loss(hidden: jax.Array, weight: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        value, nll, correct = weighted_loss(hidden, weight, targets, weights, chunk)
+        value, nll, correct = weighted_loss(hidden, weight, jnp.asarray(targets), jnp.asarray(weights), chunk)
         return value, (nll, correct)
 
     (value, (ours, correct)), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(hidden, weight)
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_torchs(inputs: tuple[np.ndarray, ...], chunk: 
 
 
 def test_gradients_scale_with_what_comes_after(inputs: tuple[np.ndarray, ...]) -> None:
-    hidden, weight, targets, weights = inputs
+    hidden, weight, targets, weights = map(jnp.asarray, inputs)
 
     def loss(hidden: jax.Array, factor: float) -> jax.Array:
         return factor * weighted_loss(hidden, weight, targets, weights, 16)[0]
@@ -60,7 +60,7 @@ def test_gradients_scale_with_what_comes_after(inputs: tuple[np.ndarray, ...]) -
 
 
 def test_the_gradient_of_the_weights_is_the_loss_of_each_token(inputs: tuple[np.ndarray, ...]) -> None:
-    hidden, weight, targets, weights = inputs
+    hidden, weight, targets, weights = map(jnp.asarray, inputs)
     grad = jax.grad(lambda w: weighted_loss(hidden, weight, targets, w, 16)[0])(weights)
     np.testing.assert_array_equal(grad, token_losses(hidden, weight, targets, 16)[0])
 

@@ -27,6 +27,7 @@ class BatchError(UserError, ValueError):
 @dataclass(frozen=True)
 class Batch:
     """One step: A micro-batches of B rows, each with the tokens of one or more documents (examples) one after another.
+    One micro-batch is a Batch too, without A.
 
     What is learned at place `t` is its target: the next token of the same document, or for a token classifier a label.
     `weights` and `parts` at `t` are those of `targets[t]`.
@@ -40,12 +41,12 @@ class Batch:
         weights: of the targets in the loss; 0: not trained.
     """
 
-    tokens: Int[Leaf, "A B T"]
-    targets: Int[Leaf, "A B T"]
-    segments: Int[Leaf, "A B T"]
-    positions: Int[Leaf, "A B T"]
-    parts: Int8[Leaf, "A B T"]
-    weights: Float[Leaf, "A B T"]
+    tokens: Int[Leaf, "*A B T"]
+    targets: Int[Leaf, "*A B T"]
+    segments: Int[Leaf, "*A B T"]
+    positions: Int[Leaf, "*A B T"]
+    parts: Int8[Leaf, "*A B T"]
+    weights: Float[Leaf, "*A B T"]
 
 
 def abstract(pieces: int, rows: int, length: int) -> Batch:

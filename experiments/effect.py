@@ -1,4 +1,4 @@
-"""The paper's effect on the demo pair: `python benchmarks/effect.py [--output runs/effect] [--report docs]`.
+"""The paper's effect on the demo pair: `python experiments/effect.py [--output runs/effect] [--report docs]`.
 
 For the same problems, traces are written by both models (TESSY) and by the teacher alone, thinking and answer
 (Teacher-Only), and the student is trained on each. Two questions:
