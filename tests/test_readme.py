@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from tessy_jax.config.predictors import TrainPredictorConfig, TrainProbeConfig
 
 from tessy_jax.config.annotate import AnnotateConfig
-from tessy_jax.config.predictors import TrainPredictorConfig, TrainProbeConfig
 from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.schema import Config, load_as, read_yaml
 from tessy_jax.config.sft import SftConfig

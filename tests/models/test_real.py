@@ -1,8 +1,8 @@
 """The demo's real weights against transformers (torch): prefill, chunks, decode by row, past the window.
 
 The reference is torch in float64 on the same float32 weights; its norms and rotary tables stay float32. Float32 rounds
-differently on every processor: with AVX2 alone torch's own float32 logits of SmolLM2 (they reach 35) are 1.0e-4 away
-from its float64 ones, with AVX-512 less. So ours may be 1e-4 away, or three times as far as torch's are in the same run.
+differently on every processor: with AVX2 alone torch's float32 logits of SmolLM2 (they reach 35) are 1.0e-4 away from
+its float64 ones, with AVX-512 less. So ours may be 1e-4 away, or three times as far as torch's are in the same run.
 """
 
 from pathlib import Path
