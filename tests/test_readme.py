@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from tessy_jax.config.predictors import TrainPredictorConfig, TrainProbeConfig
 
 from tessy_jax.config.annotate import AnnotateConfig
 from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.schema import Config, load_as, read_yaml
 from tessy_jax.config.sft import SftConfig
 from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.config.train_predictor import TrainPredictorConfig
+from tessy_jax.config.train_probe import TrainProbeConfig
 from tessy_jax.errors import ConfigError
 from tests.kit import ROOT
 from tests.kit.run_synthesize import write_pair
