@@ -23,6 +23,7 @@ from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View
 from tessy_jax.data.run_folder import run_directory
+from tessy_jax.devices import processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import Checkpoints
@@ -52,7 +53,7 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
     if options.pod:
-        jax.distributed.initialize()
+        processes.initialize()
         console = Console(stderr=True, quiet=jax.process_index() > 0)
     _use_compilation_cache(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
