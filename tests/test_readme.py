@@ -1,6 +1,7 @@
 """README.md and docs: the Python example runs, and the package knows every command that they show."""
 
 import argparse
+import functools
 import importlib
 import json
 import re
@@ -14,31 +15,14 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tessy_jax.config.annotate import AnnotateConfig
-from tessy_jax.config.sample import SampleConfig
-from tessy_jax.config.schema import Config, load_as, read_yaml
-from tessy_jax.config.sft import SftConfig
-from tessy_jax.config.synthesize import SynthesisConfig
-from tessy_jax.config.train_predictor import TrainPredictorConfig
-from tessy_jax.config.train_probe import TrainProbeConfig
+from tessy_jax.config.plan import load_either
+from tessy_jax.config.schema import load_as
 from tessy_jax.errors import ConfigError
 from tests.kit import ROOT
 from tests.kit.run_synthesize import write_pair
 
-SCHEMAS: dict[str, type[Config]] = {
-    "tessy_jax.synthesize": SynthesisConfig,
-    "tessy_jax.sample": SampleConfig,
-    "tessy_jax.annotate": AnnotateConfig,
-    "tessy_jax.train_probe": TrainProbeConfig,
-    "tessy_jax.train_predictor": TrainPredictorConfig,
-    "tessy_jax.sft": SftConfig,
-    "benchmarks/synthesis.py": SynthesisConfig,
-    "benchmarks/visits.py": SynthesisConfig,
-}
-"""What the YAML file of a command is; `plan` takes those of `synthesize` and of `sft`."""
 
-
-class Command(NamedTuple):
+class Shown(NamedTuple):
     """`python -m tessy_jax.<name> <words>`, or `python <name> <words>` of a script, and where it is shown."""
 
     name: str
@@ -46,7 +30,7 @@ class Command(NamedTuple):
     where: str
 
 
-def commands(page: Path) -> list[Command]:
+def commands(page: Path) -> list[Shown]:
     r"""The commands of a page, each up to a comment, a closing backtick or the end of a line without `\`.
 
     Example: "`python -m tessy_jax.convert model.gguf out/`." -> name "tessy_jax.convert", words ["model.gguf", "out/"]
@@ -54,7 +38,7 @@ def commands(page: Path) -> list[Command]:
     text = page.read_text()
     found = re.finditer(r"python (?:-m )?(tessy_jax\.\w+|\w+/\w+\.py)((?:\\\n|[^`#\n])*)", text)
     return [
-        Command(m[1], shlex.split(m[2].replace("\\\n", " ")), f"{page.name}:{text.count(chr(10), 0, m.start()) + 1}")
+        Shown(m[1], shlex.split(m[2].replace("\\\n", " ")), f"{page.name}:{text.count(chr(10), 0, m.start()) + 1}")
         for m in found
     ]
 
@@ -90,17 +74,21 @@ def only_parse(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("only_parse")
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.where} {command.name}")
 def test_a_command_is_understood(
-    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+    command: Shown, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     """Its options are the command's, its files are there, and its overrides are keys of them with values that fit."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [command.name, *command.words])
+    load = load_either
     try:
         if command.name.endswith(".py"):
             monkeypatch.syspath_prepend(Path(command.name).parent)  # as Python does
             runpy.run_path(command.name, run_name="__main__")
         else:
-            importlib.import_module(command.name).main()
+            main = importlib.import_module(command.name).main
+            if main.config is not None:
+                load = functools.partial(load_as, main.config.schema)
+            main()
     except Parsed:
         pass
     except SystemExit as end:
@@ -114,9 +102,8 @@ def test_a_command_is_understood(
     changes = [word for word in command.words if "=" in word and not word.startswith("-")]
     assert files or not changes, f"{command.where}: overrides of no file"
     for file in files:
-        schema = SCHEMAS.get(command.name, SynthesisConfig if "teacher" in read_yaml(file) else SftConfig)
         try:
-            load_as(schema, file, changes)
+            load(file, changes)
         except ConfigError as error:
             pytest.fail(f"{command.where}: {error}")
 
