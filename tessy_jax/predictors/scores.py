@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 Rates = dict[str, Any]
 """{"style": {"precision", "recall", "f1"}, "capability": {…}, "accuracy"}; numbers, or arrays of them."""
@@ -22,6 +22,10 @@ FAR = 10
 _DRAWS = 1000
 _BINS = 10
 _PHRASES = 25
+
+
+Numbers = np.ndarray | np.float64
+"""An array of numbers, or one number as NumPy takes it out of an array."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,11 +131,11 @@ def by_response(tokens: Tokens, said: Bool[np.ndarray, " N"]) -> Int[np.ndarray,
     return counts
 
 
-def rates(counts: Int[np.ndarray, "... 4"]) -> Rates:
+def rates(counts: Real[np.ndarray, "... 4"]) -> Rates:
     """Precision, recall and F1 of both classes, and accuracy; 0 where there is nothing to divide by."""
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
 
-    def one(right: np.ndarray, wrong: np.ndarray, missed: np.ndarray) -> dict[str, np.ndarray]:
+    def one(right: Numbers, wrong: Numbers, missed: Numbers) -> dict[str, Numbers]:
         return {
             "precision": _ratio(right, right + wrong),
             "recall": _ratio(right, right + missed),
@@ -180,7 +184,7 @@ def _interval(value: Any, drawn: np.ndarray) -> dict[str, float]:
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _ratio(a: Any, b: Any) -> Any:
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
