@@ -1,214 +1,136 @@
-"""Softmax attention: all scores at once for decoding, block by block for long training rows.
+"""Softmax attention: one signature, its implementations, and the slow reference that tests compare them with.
 
-Both take N query heads that share K key/value heads in groups of G = N / K. Scores, softmax and sums are in float32.
+N query heads share K key/value heads in groups of G = N / K. Scores, softmax and sums are in float32.
 
 A head may have a sink s: a logit that takes part in the softmax's sum and in nothing else (arXiv 2309.17453; GPT-OSS).
 With Z = sum_j exp(score_j) that scales what the head gets by Z / (Z + exp(s)) = sigmoid(log Z - s).
 """
 
-import functools
-from typing import Any
+import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32
 
-from tessy_jax.models.mask import Mask
-
-_HIDDEN = jnp.finfo(jnp.float32).min
-#: Tokens per block of `blockwise` by platform. On two CPU cores forward and backward of 2 x 512 tokens, 9 heads, take
-#: 31 ms with 64 and 47 to 50 ms with 256 (torch: 43 ms); accelerators want larger products (not measured yet).
-BLOCKS = {"cpu": 64}
-ACCELERATOR_BLOCK = 512
+from tessy_jax.models.blockwise import HIDDEN, blockwise
+from tessy_jax.models.mask import PackedMask
 
 
-def block_on(platform: str) -> int:
-    """Tokens per block that suit a platform ("cpu", "gpu", "tpu")."""
-    return BLOCKS.get(platform, ACCELERATOR_BLOCK)
-
-
-def dense(
+def attention(
     q: Float[Array, "B C N H"],
-    k: Float[Array, "B K S H"],
-    v: Float[Array, "B K S H"],
-    visible: Bool[Array, "B C S"],
+    k: Float[Array, "B _ _ H"],
+    v: Float[Array, "B _ _ H"],
+    mask: Bool[Array, "B C S"] | PackedMask,
+    *,
     scale: float,
     sinks: Float[Array, " N"] | None = None,
     k_scale: Float32[Array, "B K S 1"] | None = None,
     v_scale: Float32[Array, "B K S 1"] | None = None,
+    heads_first: bool = False,
+    block: int | None = None,
+    implementation: str = "dense",
 ) -> Float[Array, "B C N*H"]:
-    """All [C, S] scores at once. A token that sees nothing gets a finite, meaningless mean.
+    """For each query the mean of the values it sees, weighted by softmax(scale * q · k): heads side by side.
 
-    Keys and values of int8 come with a factor for each (None: 1), which goes to the scores and to the weights.
+    Args:
+        q: queries of C tokens.
+        k, v: keys and values of S tokens, `[B, S, K, H]`; with `heads_first` `[B, K, S, H]`.
+        mask: what each query sees: an array, or for packed rows (S = C) the rule. What a query gets that sees nothing
+            is finite and means nothing.
+        scale: of the scores, before the softmax.
+        sinks: a logit for each query head.
+        k_scale, v_scale: factors of int8 keys and values; None: 1.
+        heads_first: `k` and `v` have their heads before their tokens, as a cache holds them.
+        block: tokens per block of "blocks"; None: what suits this machine.
+        implementation: a key of `IMPLEMENTATIONS`.
+
+    Raises:
+        NotImplementedError: the implementation cannot do what is asked of it; the message names both.
+        ValueError: there is no such implementation.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention: there is no {implementation!r}. Use one of: {', '.join(IMPLEMENTATIONS)}.")
+    run = IMPLEMENTATIONS[implementation]
+    options = {"sinks": sinks, "k_scale": k_scale, "v_scale": v_scale, "heads_first": heads_first or None}
+    given = {name: option for name, option in {**options, "block": block}.items() if option is not None}
+    if refused := given.keys() - inspect.signature(run).parameters.keys():
+        raise NotImplementedError(f"attention: {implementation!r} does not take {', '.join(sorted(refused))}.")
+    return run(q, k, v, mask, scale=scale, **given)
+
+
+def dense(
+    q: Float[Array, "B C N H"],
+    k: Float[Array, "B _ _ H"],
+    v: Float[Array, "B _ _ H"],
+    mask: Bool[Array, "B C S"] | PackedMask,
+    *,
+    scale: float,
+    sinks: Float[Array, " N"] | None = None,
+    k_scale: Float32[Array, "B K S 1"] | None = None,
+    v_scale: Float32[Array, "B K S 1"] | None = None,
+    heads_first: bool = False,
+) -> Float[Array, "B C N*H"]:
+    """All [C, S] scores at once: for decoding, and for short rows. Arguments: see `attention`.
 
     Query heads are grouped by the key/value head they share and stacked with the chunk, so that the cache is read as it
     lies by two plain batched products: not repeated, not transposed, not converted.
     """
+    visible = mask.visible() if isinstance(mask, PackedMask) else mask
+    if not heads_first:
+        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     batch, chunk, heads, head_dim = q.shape
     kv_heads, slots = k.shape[1:3]
     group = heads // kv_heads
+
     q = q.reshape(batch, chunk, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, group * chunk, head_dim)
     scores = jnp.einsum("bksh,bkqh->bksq", k.astype(q.dtype), q, preferred_element_type=jnp.float32) * scale
     if k_scale is not None:
         scores *= k_scale
     scores = scores.swapaxes(2, 3).reshape(batch, kv_heads, group, chunk, slots)
-    scores = jnp.where(visible[:, None, None], scores, _HIDDEN)
+    scores = jnp.where(visible[:, None, None], scores, HIDDEN)
+
     weights = jax.nn.softmax(scores, axis=-1)
     if sinks is not None:
         log_total = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
         weights *= jax.nn.sigmoid(log_total - sinks.astype(jnp.float32).reshape(kv_heads, group, 1, 1))
     if v_scale is not None:
         weights *= v_scale[:, :, None, None, :, 0]
+
     weights = weights.astype(q.dtype).reshape(batch, kv_heads, group * chunk, slots)
     out = jnp.einsum("bkqs,bksh->bkqh", weights, v.astype(q.dtype)).reshape(batch, kv_heads, group, chunk, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, chunk, heads * head_dim)
 
 
-def blockwise(
-    q: Float[Array, "B T N H"],
-    k: Float[Array, "B T K H"],
-    v: Float[Array, "B T K H"],
-    segments: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    context: Mask,
+def reference(
+    q: Float[Array, "B C N H"],
+    k: Float[Array, "B _ _ H"],
+    v: Float[Array, "B _ _ H"],
+    mask: Bool[Array, "B C S"] | PackedMask,
+    *,
     scale: float,
-    block: int | None = None,
     sinks: Float[Array, " N"] | None = None,
-) -> Float[Array, "B T N*H"]:
-    """Attention within documents that never holds more scores than one block of queries against one of keys.
-
-    FlashAttention-2 (arXiv 2307.08691, algorithms 1 and 2) in plain JAX, with its own backward pass. Blocks of keys
-    that no query of a block sees (later ones, other documents, outside the window) are skipped. Positions ascend by one
-    within a document. A token at a negative position is padding: it is not seen, and its output is zero.
-
-    Args:
-        block: tokens per block; None: what suits this machine.
+    k_scale: Float32[Array, "B K S 1"] | None = None,
+    v_scale: Float32[Array, "B K S 1"] | None = None,
+    heads_first: bool = False,
+) -> Float32[Array, "B C N*H"]:
+    """What attention is, written down as the papers do, slow and in float32: for tests. A sink is one more score, whose
+    weight is dropped. A query that sees nothing gets zero. Arguments: see `attention`.
     """
-    block = block or block_on(jax.default_backend())
-    batch, tokens, heads, head_dim = q.shape
-    kv_heads = k.shape[2]
-    block = min(block, tokens)
-    padded = -tokens % block
-    if padded:
-        q, k, v = (jnp.pad(x, ((0, 0), (0, padded), (0, 0), (0, 0))) for x in (q, k, v))
-        segments = jnp.pad(segments, ((0, 0), (0, padded)))
-        positions = jnp.pad(positions, ((0, 0), (0, padded)), constant_values=-1)
-    count = (tokens + padded) // block
+    visible = mask.visible() if isinstance(mask, PackedMask) else mask
+    keys, values = (x.astype(jnp.float32) if heads_first else x.astype(jnp.float32).swapaxes(1, 2) for x in (k, v))
+    keys, values = keys * (1 if k_scale is None else k_scale), values * (1 if v_scale is None else v_scale)
+    heads = q.shape[2]
+    keys, values = (jnp.repeat(x, heads // x.shape[1], axis=1) for x in (keys, values))  # each query head its own
 
-    def blocks(x: Float[Array, "B T M H"]) -> Float[Array, "I B K Q H"]:
-        x = x.reshape(batch, count, block, kv_heads, -1, head_dim).transpose(1, 0, 3, 4, 2, 5)
-        return x.reshape(count, batch, kv_heads, -1, head_dim)
-
-    where = tuple(x.reshape(batch, count, block).swapaxes(0, 1) for x in (segments, positions))
-    out, log_total = _attend(blocks(q), blocks(k), blocks(v), *where, context, scale)
-    out = out.reshape(count, batch, kv_heads, heads // kv_heads, block, head_dim)
-    if sinks is not None:
-        log_total = log_total.reshape(*out.shape[:-1], 1)
-        sinks = sinks.astype(jnp.float32).reshape(kv_heads, -1, 1, 1)
-        out = (out * jax.nn.sigmoid(log_total - sinks)).astype(out.dtype)
-    out = out.transpose(1, 0, 4, 2, 3, 5)
-    return out.reshape(batch, tokens + padded, heads * head_dim)[:, :tokens]
+    scores = jnp.einsum("bcnh,bnsh->bncs", q.astype(jnp.float32), keys) * scale
+    sink = jnp.full(heads, -jnp.inf) if sinks is None else sinks.astype(jnp.float32)
+    column = jnp.broadcast_to(sink[:, None, None], (*scores.shape[:-1], 1))
+    scores = jnp.concatenate([jnp.where(visible[:, None], scores, HIDDEN), column], axis=-1)
+    weights = jnp.where(visible[:, None], jax.nn.softmax(scores, axis=-1)[..., :-1], 0)
+    return jnp.einsum("bncs,bnsh->bcnh", weights, values).reshape(*q.shape[:2], -1)
 
 
-# Inside: I blocks of S tokens each; a block of queries has Q = G * S rows per key/value head. What comes out is the
-# mean of the values and the log of the softmax's sum (0 where nothing is seen).
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(
-    q: Float[Array, "I B K Q H"],
-    k: Float[Array, "I B K S H"],
-    v: Float[Array, "I B K S H"],
-    segments: Int[Array, "I B S"],
-    positions: Int[Array, "I B S"],
-    context: Mask,
-    scale: float,
-) -> tuple[Float[Array, "I B K Q H"], Float32[Array, "I B K Q"]]:
-    return _forward(q, k, v, segments, positions, context, scale)[0]
-
-
-def _forward(q: Array, k: Array, v: Array, segments: Array, positions: Array, context: Mask, scale: float) -> Any:
-    count = q.shape[0]
-    first = _first_block(positions, context, count)
-
-    def row(i: Int[Array, ""]) -> tuple[Array, Array]:
-        def visit(j: Int[Array, ""], carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            top, total, out = carry
-            scores, visible = _scores(q[i], k[j], i, j, segments, positions, context, scale)
-            new_top = jnp.maximum(top, scores.max(-1))
-            weights = jnp.where(visible, jnp.exp(scores - new_top[..., None]), 0)
-            shrink = jnp.exp(top - new_top)
-            part = jnp.einsum("bkqs,bksh->bkqh", weights.astype(v.dtype), v[j], preferred_element_type=jnp.float32)
-            return new_top, total * shrink + weights.sum(-1), out * shrink[..., None] + part
-
-        shape = q.shape[1:]
-        start = (jnp.full(shape[:-1], _HIDDEN), jnp.zeros(shape[:-1]), jnp.zeros(shape, jnp.float32))
-        top, total, out = lax.fori_loop(first[i], i + 1, visit, start)
-        seen = total > 0
-        total = jnp.where(seen, total, 1)
-        return (out / total[..., None]).astype(q.dtype), jnp.where(seen, top + jnp.log(total), 0)
-
-    out, log_total = lax.map(row, jnp.arange(count))
-    return (out, log_total), (q, k, v, segments, positions, out, log_total)
-
-
-def _backward(context: Mask, scale: float, saved: Any, given: tuple[Array, Array]) -> tuple[Any, ...]:
-    q, k, v, segments, positions, out, log_total = saved
-    d_out, d_log_total = given
-    count = q.shape[0]
-    first = _first_block(positions, context, count)
-    f32 = jnp.float32
-
-    def row(carry: tuple[Array, Array], i: Int[Array, ""]) -> tuple[tuple[Array, Array], Array]:
-        d_out_i = d_out[i]
-        inner = jnp.sum(d_out_i.astype(f32) * out[i].astype(f32), axis=-1, keepdims=True)
-        inner -= d_log_total[i][..., None]  # d log_total / d scores = weights
-
-        def visit(j: Int[Array, ""], carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            d_q, d_k, d_v = carry
-            scores, visible = _scores(q[i], k[j], i, j, segments, positions, context, scale)
-            weights = jnp.where(visible, jnp.exp(scores - log_total[i][..., None]), 0)
-            d_weights = jnp.einsum("bkqh,bksh->bkqs", d_out_i, v[j], preferred_element_type=f32)
-            d_scores = (weights * (d_weights - inner) * scale).astype(q.dtype)
-            d_q += jnp.einsum("bkqs,bksh->bkqh", d_scores, k[j], preferred_element_type=f32)
-            d_k_j = jnp.einsum("bkqs,bkqh->bksh", d_scores, q[i], preferred_element_type=f32)
-            d_v_j = jnp.einsum("bkqs,bkqh->bksh", weights.astype(q.dtype), d_out_i, preferred_element_type=f32)
-            return d_q, d_k.at[j].add(d_k_j), d_v.at[j].add(d_v_j)
-
-        d_q, d_k, d_v = lax.fori_loop(first[i], i + 1, visit, (jnp.zeros(q.shape[1:], f32), *carry))
-        return (d_k, d_v), d_q.astype(q.dtype)
-
-    (d_k, d_v), d_q = lax.scan(row, (jnp.zeros(k.shape, f32), jnp.zeros(v.shape, f32)), jnp.arange(count))
-    return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
-
-
-_attend.defvjp(_forward, _backward)
-
-
-def _scores(
-    q: Float[Array, "B K Q H"],
-    k: Float[Array, "B K S H"],
-    i: Int[Array, ""],
-    j: Int[Array, ""],
-    segments: Int[Array, "I B S"],
-    positions: Int[Array, "I B S"],
-    context: Mask,
-    scale: float,
-) -> tuple[Float32[Array, "B K Q S"], Bool[Array, "B K Q S"]]:
-    """Scores of query block i against key block j, and which of them count; the others are as low as can be."""
-    same = segments[i][:, :, None] == segments[j][:, None, :]
-    visible = same & context.visible(positions[i][:, :, None], positions[j][:, None, :])
-    visible = jnp.tile(visible, (1, q.shape[2] // k.shape[2], 1))[:, None]
-    scores = jnp.einsum("bkqh,bksh->bkqs", q, k, preferred_element_type=jnp.float32) * scale
-    return jnp.where(visible, scores, _HIDDEN), jnp.broadcast_to(visible, scores.shape)
-
-
-def _first_block(positions: Int[Array, "I B S"], context: Mask, count: int) -> Int[Array, " I"]:
-    """The first block of keys that a query of each block may see: positions count from the start of its document."""
-    block = positions.shape[2]
-    index = jnp.arange(count * block).reshape(count, 1, block)
-    reach = context.reach(count * block)
-    earliest = jnp.where(positions >= 0, index - jnp.minimum(positions, reach - 1), index)
-    return jnp.maximum(earliest.min(axis=(1, 2)), 0) // block
+IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {"dense": dense, "blocks": blockwise}
+"""Ways to compute `attention`. Each takes the options that it can do, and no others."""

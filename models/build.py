@@ -19,13 +19,13 @@ from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """One parameter, as `layers.parameter` describes it."""
+    """One parameter; for the fields see `layers.parameter`."""
 
     dims: tuple[Dim, ...]
     fill: float | None
     dtype: DTypeLike | None
     by_expert: bool
-    made: DerivedFrom | None
+    derived_from: DerivedFrom | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,27 +37,30 @@ class ParamSpec:
         return tuple(d.axis for d in self.dims)
 
     @property
-    def arranged(self) -> Permuted | None:
-        """How its tensor is got back, where it is in another order."""
-        return self.made if isinstance(self.made, Permuted) else None
+    def permuted(self) -> Permuted | None:
+        """What gives its tensor back, if it is that tensor in another order; else None."""
+        return self.derived_from if isinstance(self.derived_from, Permuted) else None
 
     def dtype_in(self, model: DTypeLike) -> jnp.dtype:
         """Its dtype in a model of dtype `model`."""
         return jnp.dtype(model if self.dtype is None else self.dtype)
 
     def stored(self, name: str) -> dict[str, int | None]:
-        """Its parts in a checkpoint, and the index along the first dimension that each holds (None: all)."""
+        """The names of its parts in a checkpoint, each with its index along the first dimension (None: the whole).
+
+        By expert, `experts.up_proj.weight` is `experts.0.up_proj.weight` (0), `experts.1.up_proj.weight` (1) and so on.
+        """
         if not self.by_expert:
             return {name: None}
         before, after = name.split(".experts.")
         return {f"{before}.experts.{e}.{after}": e for e in range(self.shape[0])}
 
     def tensors(self, part: str) -> dict[str, Expected]:
-        """The tensors that a part of `stored` is read from."""
-        if self.made is None:
+        """The tensors that the part of this name is read from, and what they must be."""
+        if self.derived_from is None:
             return {part: Expected(self.shape[1:] if self.by_expert else self.shape, self.dtype)}
         beside = part.rpartition(".")[0]
-        return {f"{beside}.{name}": expected for name, expected in self.made.tensors.items()}
+        return {f"{beside}.{name}": expected for name, expected in self.derived_from.tensors.items()}
 
 
 def abstract(config: DecoderConfig, mesh: Mesh | None = None, rules: Rules = INFERENCE) -> Model:
@@ -159,4 +162,6 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _spec(param: nnx.Param) -> ParamSpec:
     metadata = param.get_metadata()
-    return ParamSpec(metadata["dims"], metadata["fill"], metadata["own_dtype"], metadata["by_expert"], metadata["made"])
+    return ParamSpec(
+        metadata["dims"], metadata["fill"], metadata["own_dtype"], metadata["by_expert"], metadata["derived_from"]
+    )

@@ -1,7 +1,7 @@
 """What a decoder is, read from a Hugging Face config.json: one frozen dataclass, one subclass per family.
 
 Both key styles are read: transformers 4 (`rope_theta` + `rope_scaling`, `torch_dtype`) and 5 (`rope_parameters`,
-`dtype`). What is not implemented raises ConfigError; nothing that changes the output is skipped silently.
+`dtype`). What is not implemented raises ModelConfigError; nothing that changes the output is skipped silently.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from tessy_jax.errors import UserError
 from tessy_jax.models.mask import Full, Mask, Sliding
-from tessy_jax.models.rope import Linear, Llama3, Rope, Scaling, Unscaled, Yarn
+from tessy_jax.models.rope import LinearScaling, Llama3, Rope, Scaling, Unscaled, Yarn
 from tessy_jax.models.sharding import Dim, Rules
 
 _REQUIRED = object()
@@ -50,10 +50,10 @@ class DecoderConfig:
     """Shapes and rules of a decoder. HF's names where HF has one.
 
     Attributes:
-        contexts: what each layer's tokens see (HF: layer_types, sliding_window).
+        masks: what each layer's tokens see (HF: layer_types, sliding_window).
         ropes: each layer's rotary embedding.
         activation: key of `layers.ACTIVATIONS` (HF: hidden_act or hidden_activation).
-        int8: whether the matrices of the blocks are made int8 while loading (int8.py).
+        int8: whether the matrices of the blocks are made int8 while loading (formats/int8.py).
         kernel: key of `grouped.KERNELS`: what multiplies the experts' matrices.
         labels: names of a token classifier's labels (HF: id2label); empty for a language model.
     """
@@ -64,7 +64,7 @@ class DecoderConfig:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    contexts: tuple[Mask, ...]
+    masks: tuple[Mask, ...]
     ropes: tuple[Rope, ...]
     activation: str
     rms_norm_eps: float
@@ -80,7 +80,7 @@ class DecoderConfig:
 
     @property
     def num_hidden_layers(self) -> int:
-        return len(self.contexts)
+        return len(self.masks)
 
     @property
     def architecture(self) -> str:
@@ -89,7 +89,7 @@ class DecoderConfig:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
-        """Read the contents of a config.json; `where` names it in errors (ConfigError)."""
+        """Read the contents of a config.json; `where` names it in errors (ModelConfigError)."""
         raise NotImplementedError
 
     def to_hf(self) -> dict[str, Any]:
@@ -112,14 +112,14 @@ class DecoderConfig:
         raise NotImplementedError
 
     def block(self, layer: int, mesh: Mesh | None, rules: Rules) -> nnx.Module:
-        """A new, abstract decoder block: (x, rotation, positions, memory) -> (x, memory).
+        """A new, abstract decoder block: (x, rotation, positions, kv) -> (x, kv).
 
         Dense blocks leave the mesh to the compiler; experts are laid out by hand.
         """
         raise NotImplementedError
 
     @property
-    def remembered(self) -> CacheSpec:
+    def cache_spec(self) -> CacheSpec:
         """What the cache holds."""
         return CacheSpec(Dim(self.num_key_value_heads, "kv_heads"), self.head_dim)
 
@@ -149,8 +149,8 @@ class Fields:
 
     def __init__(self, raw: Mapping[str, Any], where: str, quantised: tuple[str, ...] = ()):
         self.raw, self.where = raw, where
-        #: HF: quantization_config.quant_method, one of those the family can read; None: stored unquantised.
         self.quantisation = self._quantisation(quantised)
+        """HF: quantization_config.quant_method, one of those the family can read; None: stored unquantised."""
 
     def _quantisation(self, known: tuple[str, ...]) -> str | None:
         settings = self.raw.get("quantization_config")
@@ -223,8 +223,8 @@ class Fields:
         except (KeyError, TypeError):
             raise self.error("id2label", f"is {names!r}; it must map '0', '1', … to label names") from None
 
-    def contexts(self, types: list[str], window: int | None) -> tuple[Mask, ...]:
-        """HF `layer_types` -> contexts. `window` is for the sliding layers."""
+    def masks(self, types: list[str], window: int | None) -> tuple[Mask, ...]:
+        """HF `layer_types` -> masks. `window` is for the sliding layers."""
         known: dict[str, Mask] = {"full_attention": Full()}
         if window is not None:
             known["sliding_attention"] = Sliding(window)
@@ -236,12 +236,12 @@ class Fields:
         return tuple(known[t] for t in types)
 
     def windows_above(self) -> tuple[Mask, ...]:
-        """Qwen's contexts: layers from `max_window_layers` on have a window, where `use_sliding_window` says so."""
+        """Qwen's masks: layers from `max_window_layers` on have a window, where `use_sliding_window` says so."""
         layers = self.size("num_hidden_layers")
         window = self.size("sliding_window") if self.get("use_sliding_window", False) else None
         first = self.get("max_window_layers", 28) if window is not None else layers
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-        return self.contexts(self.get("layer_types", types), window)
+        return self.masks(self.get("layer_types", types), window)
 
     def rope(self, theta: float) -> Rope:
         """The model's only RoPE, in either key style; `theta` where the file gives none."""
@@ -265,7 +265,7 @@ class Fields:
         if kind == "default":
             scaling = Unscaled()
         elif kind == "linear":
-            scaling = Linear(number("factor"))
+            scaling = LinearScaling(number("factor"))
         elif kind == "llama3":
             original = int(number("original_max_position_embeddings"))
             scaling = Llama3(number("factor"), number("low_freq_factor"), number("high_freq_factor"), original)
@@ -281,9 +281,9 @@ class Fields:
         return Rope(float(parameters.get("rope_theta", theta)), scaling)
 
 
-def windows_to_hf(contexts: tuple[Mask, ...]) -> dict[str, Any]:
+def windows_to_hf(masks: tuple[Mask, ...]) -> dict[str, Any]:
     """The inverse of `Fields.windows_above`."""
-    windows = [c.window if isinstance(c, Sliding) else None for c in contexts]
+    windows = [mask.window if isinstance(mask, Sliding) else None for mask in masks]
     window = next((w for w in windows if w is not None), None)
     return {
         "use_sliding_window": window is not None,
@@ -297,4 +297,4 @@ def rope_scaling_to_hf(scaling: Scaling) -> dict[str, Any] | None:
     if isinstance(scaling, Unscaled):
         return None
     given = {name: value for name, value in vars(scaling).items() if value is not None}
-    return {"rope_type": type(scaling).__name__.lower(), **given}
+    return {"rope_type": scaling.rope_type, **given}

@@ -9,25 +9,25 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int
 
-from tessy_jax.models.cache import Memory
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.formats.int8 import in_int8
 from tessy_jax.models.grouped import check_kernel
+from tessy_jax.models.key_values import KeyValues
 from tessy_jax.models.layers import Embedding, Linear
 from tessy_jax.models.rope import Rotation
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
 
-M = TypeVar("M", bound=Memory)
+KV = TypeVar("KV", bound=KeyValues)
 BlockCall = Callable[
-    [nnx.Module, Float[Array, "B C D"], Rotation, Int[Array, "B C"], M], tuple[Float[Array, "B C D"], M]
+    [nnx.Module, Float[Array, "B C D"], Rotation, Int[Array, "B C"], KV], tuple[Float[Array, "B C D"], KV]
 ]
 
 
 def call_block(
-    block: nnx.Module, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: M
-) -> tuple[Float[Array, "B C D"], M]:
+    block: nnx.Module, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], kv: KV
+) -> tuple[Float[Array, "B C D"], KV]:
     """Apply one block. A function of pytrees: `jax.checkpoint(call_block)` rematerialises it in a train step."""
-    return block(x, rotation, positions, memory)
+    return block(x, rotation, positions, kv)
 
 
 class Decoder(nnx.Module):
@@ -46,15 +46,15 @@ class Decoder(nnx.Module):
         self.norm = config.norm(config.hidden_size)
 
     def __call__(
-        self, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], memory: M, apply: BlockCall = call_block
-    ) -> tuple[Float[Array, "B C D"], M]:
+        self, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], kv: KV, apply: BlockCall = call_block
+    ) -> tuple[Float[Array, "B C D"], KV]:
         x = self.embed_tokens(tokens)
         if self.config.embedding_scale != 1.0:
             x = x * jnp.asarray(self.config.embedding_scale, x.dtype)  # rounded to the weights' dtype, as HF does
         rotations = {r: r.rotation(positions, self.config.rotary_dim, x.dtype) for r in set(self.config.ropes)}
         for block, rope in zip(self.layers, self.config.ropes, strict=True):
-            x, memory = apply(block, self._on_mesh(x), rotations[rope], positions, memory)
-        return self.norm(x), memory
+            x, kv = apply(block, self._on_mesh(x), rotations[rope], positions, kv)
+        return self.norm(x), kv
 
     def _on_mesh(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:
         """Pin rows to their devices, so that the compiler moves split weights to the rows and not the other way."""
@@ -67,10 +67,10 @@ class Decoder(nnx.Module):
 class CausalLM(nnx.Module):
     """A language model (HF: …ForCausalLM).
 
-    `model(tokens[B, C], positions[B, C], memory) -> (hidden[B, C, D], memory)` serves prefill, catch-up and decode.
+    `model(tokens[B, C], positions[B, C], kv) -> (hidden[B, C, D], kv)` serves prefill, catch-up and decode.
     Positions may differ from row to row and ascend by one within a row. A token at a negative position is padding: it
-    is not remembered and its output is finite but meaningless. `memory` is a Cache (or Packed, to train); `apply` calls
-    each block: pass `jax.checkpoint(call_block)` to recompute activations in a train step.
+    has no place in the cache, and its output is finite but means nothing. `kv` is a Cache (or Packed, to train);
+    `apply` calls each block: pass `jax.checkpoint(call_block)` to recompute activations in a train step.
     """
 
     def __init__(self, config: DecoderConfig, mesh: Mesh | None, rules: Rules):
@@ -80,9 +80,9 @@ class CausalLM(nnx.Module):
         self.lm_head = None if config.tie_word_embeddings else Linear(embed, vocab, bias=False)
 
     def __call__(
-        self, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], memory: M, apply: BlockCall = call_block
-    ) -> tuple[Float[Array, "B C D"], M]:
-        return self.model(tokens, positions, memory, apply)
+        self, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], kv: KV, apply: BlockCall = call_block
+    ) -> tuple[Float[Array, "B C D"], KV]:
+        return self.model(tokens, positions, kv, apply)
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
         """Unnormalised log-probabilities of the next token, accumulated in float32."""
@@ -104,9 +104,9 @@ class TokenClassifier(nnx.Module):
         self.score = Linear(Dim(config.hidden_size, "embed"), Dim(len(config.labels)), bias=True)
 
     def __call__(
-        self, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], memory: M, apply: BlockCall = call_block
-    ) -> tuple[Float[Array, "B C D"], M]:
-        return self.model(tokens, positions, memory, apply)
+        self, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], kv: KV, apply: BlockCall = call_block
+    ) -> tuple[Float[Array, "B C D"], KV]:
+        return self.model(tokens, positions, kv, apply)
 
     def scores(self, hidden: Float[Array, "... D"]) -> Float32[Array, "... L"]:
         """Unnormalised log-probabilities of the labels, in the order of `config.labels`."""

@@ -19,11 +19,11 @@ from tessy_jax.models.config import ModelConfigError
 
 Stacks = TypeVar("Stacks")
 
-#: rows [M, I] sorted by expert, matrices [E, I, O], rows of each expert [E] -> [M, O]
 Kernel = Callable[[Float[Array, "M I"], Float[Array, "E I O"], Int[Array, " E"]], Float[Array, "M O"]]
+"""(rows [M, I] sorted by expert, matrices [E, I, O], number of rows of each expert [E]) -> [M, O]."""
 
-#: rows [P, I] -> [P, O], by one expert's matrix
 Product = Callable[[Float[Array, "P I"]], Float[Array, "P O"]]
+"""Rows [P, I] -> [P, O]: the product with one expert's matrix."""
 
 ROWS = 128
 """Rows that one product takes at most: fewer read a matrix again, more are computed in vain where experts have few."""
@@ -39,19 +39,19 @@ def _tokamax(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: I
     return tokamax.ragged_dot(rows, weights, sizes)
 
 
-#: Rows beyond the sum of the sizes may give anything.
 KERNELS: dict[str, Kernel] = {"xla": lax.ragged_dot, "tokamax": _tokamax}
+"""Kernels by name. What they give for rows beyond the sum of the sizes means nothing."""
 
 
 def kernel_named(name: str) -> Kernel:
-    """The kernel of KERNELS. Raises ConfigError."""
+    """The kernel of KERNELS. Raises ModelConfigError."""
     if name not in KERNELS:
         raise ModelConfigError(f"experts: {name}: there is no such kernel. Use one of: {', '.join(KERNELS)}.")
     return KERNELS[name]
 
 
 def check_kernel(kernel: str, experts: Iterable[nnx.Param]) -> None:
-    """Raises ConfigError: the kernel, not XLA's, is not installed, or has nothing to do with these parameters."""
+    """Raises ModelConfigError: the kernel, not XLA's, is not installed, or has nothing to do with these parameters."""
     stored = [param.get_metadata()["own_dtype"] for param in experts]
     if not stored:
         raise ModelConfigError(f"experts: {kernel}: the model has no experts. Leave it out.")
@@ -70,13 +70,13 @@ def one_by_one(
     outside: int,
     opened: Callable[[Stacks], Product],
 ) -> Float[Array, "M O"]:
-    """The same for packed matrices: of no more than one is the decoded form ever in memory, and those of experts
-    without rows are not read. For inference: it has no gradient.
+    """What a `Kernel` computes, for packed matrices: one matrix at a time is opened, and those of experts without rows
+    are not read. For inference: it has no gradient.
 
     Args:
-        stacks: what the matrices are made of, arrays `[E, …]`.
+        stacks: a pytree of arrays `[E, …]`, of which the matrices are made.
         outside: O.
-        opened: what one expert has of `stacks` -> the product with its matrix.
+        opened: takes one expert's part of `stacks` and returns the product with its matrix.
     """
     size = min(ROWS, rows.shape[0])
     starts = jnp.cumsum(sizes) - sizes

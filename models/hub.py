@@ -13,7 +13,7 @@ def model_folder(name: str, key: str) -> Path:
     """The folder of the model that the configuration names at `key`; a hub id is downloaded (the only network access).
 
     Raises:
-      ConfigError: it is neither a folder nor a hub id, or the hub does not have it.
+        ConfigError: it is neither a folder nor a hub id, or the hub does not have it.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():

@@ -14,51 +14,54 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from tessy_jax.models.cache import Memory
+from tessy_jax.models.key_values import AttentionInputs, KeyValues
 from tessy_jax.models.rope import Rotation, rotate
 from tessy_jax.models.sharding import Dim
 
-#: HF `hidden_act` / `hidden_activation`.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
+"""Activations by HF's name (`hidden_act` or `hidden_activation`)."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a tensor of a checkpoint must be; dtype None: one of the usual floats."""
+    """The shape and dtype that a tensor of a checkpoint must have; dtype None: bfloat16, float16 or float32."""
 
     shape: tuple[int, ...]
     dtype: DTypeLike | None = None
 
 
 class DerivedFrom(Protocol):
-    """Makes a parameter while loading, from other tensors of the checkpoint."""
+    """Makes a parameter while loading, from tensors of the checkpoint that have other names, shapes or dtypes."""
 
     @property
     def tensors(self) -> Mapping[str, Expected]:
-        """By name, which stands where the last part of the parameter's own would."""
+        """What those tensors must be, by the last part of their names.
+
+        The parameter `….gate_proj.scale` with `tensors` {"weight": …} is made from the tensor `….gate_proj.weight`.
+        """
         ...
 
     def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
-        """The part of the parameter at `index`, from those tensors as memory maps."""
+        """The part of the parameter at `index`; `tensors` are memory maps in the order of the property."""
         ...
 
 
 @runtime_checkable
 class Permuted(DerivedFrom, Protocol):
-    """The numbers of one tensor in another order."""
+    """Makes a parameter that has the numbers of one tensor in another order, so that it can be saved again."""
 
     def back(self, value: np.ndarray) -> np.ndarray:
-        """The tensor, from the whole parameter (of a part, where checkpoints have parts)."""
+        """The tensor, from the whole parameter; with `by_expert`, from what one expert has of it."""
         ...
 
 
 @dataclass(frozen=True)
 class Transposed:
-    """A matrix `[in, out]` that is stored as `name`, `[out, in]`."""
+    """Makes a matrix `[in, out]` of the tensor `name`, which is stored `[out, in]`."""
 
     name: str
     outside: int
@@ -80,15 +83,17 @@ def parameter(
     fill: float | None = None,
     dtype: DTypeLike | None = None,
     by_expert: bool = False,
-    made: DerivedFrom | None = None,
+    derived_from: DerivedFrom | None = None,
 ) -> nnx.Param:
     """A parameter without a value yet.
 
     Args:
-        fill: the constant a random model starts from; None: normally distributed.
-        dtype: its own, whatever that of the model; None: the model's.
-        made: what makes it while loading; None: it is stored as it is.
-        by_expert: checkpoints hold the first dimension as tensors of their own, `experts.{e}.…` for our `experts.…`.
+        dims: its dimensions: sizes, and the logical axes that may split them.
+        fill: the constant that it is in a random model; None: normally distributed.
+        dtype: its dtype, whatever that of the model; None: the model's.
+        by_expert: whether checkpoints have one tensor for each index of the first dimension:
+            `experts.{e}.up_proj.weight` for our `experts.up_proj.weight`.
+        derived_from: what makes it while loading; None: checkpoints have it as it is.
     """
     shape = tuple(d.size for d in dims)
     return nnx.Param(
@@ -97,7 +102,7 @@ def parameter(
         fill=fill,
         own_dtype=dtype,
         by_expert=by_expert,
-        made=made,
+        derived_from=derived_from,
     )
 
 
@@ -185,7 +190,7 @@ class Attention(nnx.Module):
     """Grouped-query attention with rotary positions. N query heads share K key/value heads in groups of N / K.
 
     Args:
-        layer: index in the memory.
+        layer: its index.
         scale: of the scores, before the softmax.
         bias: of queries, keys and values; `output_bias`: of the output, where it differs.
         norm: makes the norm over H put on each query and key head before the rotation (Qwen3, Gemma3); None: no norm.
@@ -218,8 +223,8 @@ class Attention(nnx.Module):
         self.layer, self.kv_heads, self.head_dim, self.scale = layer, kv_heads, head_dim, scale
 
     def __call__(
-        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: Memory
-    ) -> tuple[Float[Array, "B C D"], Memory]:
+        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], kv: KeyValues
+    ) -> tuple[Float[Array, "B C D"], KeyValues]:
         with jax.named_scope("attention"):
             heads = (*x.shape[:2], -1, self.head_dim)
             q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
@@ -227,8 +232,8 @@ class Attention(nnx.Module):
                 q, k = self.q_norm(q), self.k_norm(k)
             q, k = rotate(q, rotation), rotate(k, rotation)
             sinks = None if self.sinks is None else self.sinks[...]
-            out, memory = memory.attend(self.layer, q, k, v, positions, self.scale, sinks)
-            return self.o_proj(out), memory
+            out, kv = kv.attend(AttentionInputs(self.layer, q, k, v, positions, self.scale, sinks))
+            return self.o_proj(out), kv
 
 
 class PreNormBlock(nnx.Module):
@@ -241,8 +246,8 @@ class PreNormBlock(nnx.Module):
         self.mlp = mlp
 
     def __call__(
-        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: Memory
-    ) -> tuple[Float[Array, "B C D"], Memory]:
-        attended, memory = self.self_attn(self.input_layernorm(x), rotation, positions, memory)
+        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], kv: KeyValues
+    ) -> tuple[Float[Array, "B C D"], KeyValues]:
+        attended, kv = self.self_attn(self.input_layernorm(x), rotation, positions, kv)
         x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), memory
+        return x + self.mlp(self.post_attention_layernorm(x)), kv

@@ -1,9 +1,10 @@
-"""Which earlier tokens a token sees. One small object per kind of context, so that attention has one code path.
+"""Which earlier tokens a token sees. One small object per kind of mask, so that attention has one code path.
 
 Positions count from 0 in each row: `q` is that of the token that looks, `p` that of the token looked at.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Int
 
 @dataclass(frozen=True)
 class Mask:
-    """What is common to all contexts: a token sees itself and earlier tokens only."""
+    """What all masks have in common: a token sees itself and earlier tokens only."""
 
     def reach(self, length: int) -> int:
         """How many tokens (itself included) the farthest-seeing of the first `length` tokens can see."""
@@ -72,6 +73,25 @@ class Blocks(Mask):
         # Floor division of a padding position (-1) gives an earlier start; it sees nothing anyway, as p >= 0 > q.
         start = jnp.maximum(0, (q // self.block - 1) * self.block)
         return (p >= start) & (p <= q)
+
+
+class PackedMask(NamedTuple):
+    """Who sees whom in rows that hold several documents: a token sees tokens of its own document, as `mask` says.
+
+    Attributes:
+        mask: within a document.
+        segments: number of each token's document; each document of a row has its own.
+        positions: of each token in its document, ascending by one; negative: padding, which nobody sees.
+    """
+
+    mask: Mask
+    segments: Int[Array, "B T"]
+    positions: Int[Array, "B T"]
+
+    def visible(self) -> Bool[Array, "B T T"]:
+        """Whether token i of a row (second axis) sees token j (third axis)."""
+        same = self.segments[:, :, None] == self.segments[:, None, :]
+        return same & self.mask.visible(self.positions[:, :, None], self.positions[:, None, :])
 
 
 def _positive(name: str, value: int) -> None:

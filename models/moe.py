@@ -19,8 +19,8 @@ from tessy_jax.models.grouped import Kernel, kernel_named
 from tessy_jax.models.layers import ACTIVATIONS, Linear, Transposed, parameter
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
 
-#: rows [M, D] sorted by expert, rows of each expert [E], expert of each row [M] -> [M, D]
 Apply = Callable[[Float[Array, "M D"], Int[Array, " E"], Int[Array, " M"]], Float[Array, "M D"]]
+"""(rows [M, D] sorted by expert, number of rows of each expert [E], expert of each row [M]) -> [M, D]."""
 
 
 def mix(
@@ -117,7 +117,8 @@ class StackedLinear(nnx.Module):
 
     def __init__(self, experts: Dim, inside: Dim, outside: Dim):
         self.dims = experts, inside, outside
-        self.weight = parameter(*self.dims, by_expert=True, made=Transposed("weight", outside.size, inside.size))
+        stored = Transposed("weight", outside.size, inside.size)
+        self.weight = parameter(*self.dims, by_expert=True, derived_from=stored)
 
     def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"], kernel: Kernel) -> Float[Array, "M O"]:
         """The rows of expert e times weight[e]; subclasses that pack their matrices do without the kernel."""

@@ -14,7 +14,6 @@ from tessy_jax.models.families.qwen2 import Qwen2Config
 from tessy_jax.models.families.qwen3 import Qwen3Config
 from tessy_jax.models.families.qwen3_moe import Qwen3MoeConfig
 
-#: HF class name (config.json: architectures[0]) -> family. transformers has no Gemma3ForTokenClassification.
 ARCHITECTURES: dict[str, type[DecoderConfig]] = {
     "DeepseekV3ForCausalLM": DeepseekV3Config,
     "Gemma3ForCausalLM": Gemma3Config,
@@ -29,10 +28,11 @@ ARCHITECTURES: dict[str, type[DecoderConfig]] = {
     "Qwen3MoeForCausalLM": Qwen3MoeConfig,
     "Qwen3MoeForTokenClassification": Qwen3MoeConfig,
 }
+"""HF class name (config.json: architectures[0]) -> family. transformers has no Gemma3ForTokenClassification."""
 
 
 def config_from_hf(raw: Mapping[str, Any], where: str = "config.json") -> DecoderConfig:
-    """The contents of a config.json -> its family's config. Raises ConfigError."""
+    """The contents of a config.json -> its family's config. Raises ModelConfigError."""
     names = raw.get("architectures") or [None]
     if names[0] not in ARCHITECTURES:
         raise ModelConfigError(
@@ -42,7 +42,7 @@ def config_from_hf(raw: Mapping[str, Any], where: str = "config.json") -> Decode
 
 
 def read_config(folder: str | Path) -> DecoderConfig:
-    """Read `folder`/config.json. Raises ConfigError: missing, not JSON, or not supported."""
+    """Read `folder`/config.json. Raises ModelConfigError: missing, not JSON, or not supported."""
     path = Path(folder) / "config.json"
     if not Path(folder).is_dir():
         raise ModelConfigError(f"{folder}: no such folder. Give a folder with a Hugging Face checkpoint.")

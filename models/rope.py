@@ -5,6 +5,7 @@ Angles come from positions at each call, in float32: no table whose size depends
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,13 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the frequencies of a RoPE are changed for longer texts; and `amplitude`, a factor of cosines and sines."""
+    """How the frequencies of a RoPE are changed for longer texts; and `amplitude`, a factor of cosines and sines.
+
+    Attributes:
+        rope_type: HF's name of it.
+    """
+
+    rope_type: ClassVar[str]
 
     def apply(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         """[H/2] float32 radians per position, scaled; `theta` is the base they were made from."""
@@ -28,15 +35,19 @@ class Scaling:
 class Unscaled(Scaling):
     """HF rope_type "default"."""
 
+    rope_type = "default"
+
     def apply(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         return frequencies
 
 
 @dataclass(frozen=True)
-class Linear(Scaling):
+class LinearScaling(Scaling):
     """HF rope_type "linear": all frequencies divided by `factor` (Gemma 3 4b and larger, full-attention layers)."""
 
     factor: float
+
+    rope_type = "linear"
 
     def apply(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         return frequencies / np.float32(self.factor)
@@ -50,6 +61,8 @@ class Llama3(Scaling):
     low_freq_factor: float
     high_freq_factor: float
     original_max_position_embeddings: int
+
+    rope_type = "llama3"
 
     def apply(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         turns = self.original_max_position_embeddings * frequencies / np.float32(2 * np.pi)
@@ -75,6 +88,8 @@ class Yarn(Scaling):
     attention_factor: float | None = None
     mscale: float | None = None
     mscale_all_dim: float | None = None
+
+    rope_type = "yarn"
 
     def apply(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
         count = len(frequencies)

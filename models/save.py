@@ -22,8 +22,8 @@ from tessy_jax.models.weights import DTYPES, FLOATS, WeightsError
 
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 
-#: Keys of a base config.json that say the same as ours in another key style, or what no longer holds.
 _REPLACED = ("rope_parameters", "dtype", "transformers_version", "quantization_config")
+"""Keys of a base config.json that say the same as ours in another key style, or what no longer holds."""
 
 
 def save_hf(
@@ -56,7 +56,7 @@ def save_hf(
     if model.config.int8:
         raise WeightsError(f"{folder}: cannot store int8 weights made while loading; load the model without int8.")
     tensors = {
-        tensor: _Tensor(parameters[name], index, np.dtype(spec.dtype_in(model_dtype)), expected.shape, spec.arranged)
+        tensor: _Tensor(parameters[name], index, np.dtype(spec.dtype_in(model_dtype)), expected.shape, spec.permuted)
         for name, spec in specs.items()
         for part, index in spec.stored(name).items()
         for tensor, expected in spec.tensors(part).items()
@@ -106,7 +106,7 @@ class _Tensor:
     index: int | None
     dtype: np.dtype
     shape: tuple[int, ...]
-    arranged: Permuted | None
+    permuted: Permuted | None
 
     @property
     def nbytes(self) -> int:
@@ -117,7 +117,7 @@ class _Tensor:
         array = self.parameter if self.index is None else self.parameter[self.index]
         whole = array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True)
         value = np.asarray(whole)
-        value = value if self.arranged is None else self.arranged.back(value)
+        value = value if self.permuted is None else self.permuted.back(value)
         return np.ascontiguousarray(value.astype(self.dtype, copy=False))
 
 

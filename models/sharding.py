@@ -1,10 +1,10 @@
 """Where arrays live on a mesh: logical axis names, two presets, and errors that say what would fit.
 
 Mesh axes: "data" and "fsdp" split the rows of a batch, "fsdp" also the parameters while training, "tensor" splits
-heads, feed-forward width and vocabulary, and experts together with "expert". A mesh may lack any of them. Meshes must
-have Auto axes
-(`jax.make_mesh` makes Explicit ones by default since jax 0.9):
-`jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)`.
+heads, feed-forward width and vocabulary, and experts together with "expert". A mesh may lack any of them. Its axes must
+be Auto, and `jax.make_mesh` makes Explicit ones by default since jax 0.9:
+
+    jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 """
 
 import dataclasses
@@ -56,18 +56,27 @@ class Rules:
         return dataclasses.replace(self, **axes)
 
 
-#: Parameters are whole along "fsdp", which then only splits rows: a decode step must not gather weights.
 INFERENCE = Rules()
-#: Parameters (and so gradients and moments) are also split along "fsdp" and gathered layer by layer.
+"""To generate: parameters are whole along "fsdp", which only splits rows, so that no decode step gathers weights."""
+
 TRAINING = Rules(embed=("fsdp",))
+"""To train: parameters (and so gradients and moments) are also split along "fsdp" and gathered layer by layer."""
 
-#: Experts are split over "expert" and "tensor" where they divide over both: each device then has whole experts. Else
-#: over "expert", and their width over "tensor": MXFP4's 90 groups of GPT-OSS's width would divide by no more than 2.
 _WHOLE_IF_EVEN = {"experts": ("expert",)}
-_IF_FREE = ("expert_ff",)
+"""The axes that remain where a dimension does not divide over all that the rules give it: experts are split over
+"expert" and "tensor" if they divide over both, so that each device has whole experts, else over "expert" alone.
+"""
 
-#: A model with fewer key/value heads than "tensor" is common (Qwen3-235B has 4). Their projections are small.
+_IF_FREE = ("expert_ff",)
+"""Dimensions that are split only over axes that the array's earlier ones leave: an expert's width is split over
+"tensor" where the experts are not. The experts come first, as GPT-OSS's width has 90 groups of MXFP4, which divide by
+no more than 2.
+"""
+
 _REPLICATED_IF_UNEVEN = ("kv_heads",)
+"""Dimensions that are replicated where they do not divide, rather than refused: a model with fewer key/value heads than
+"tensor" is common (Qwen3-235B has 4), and their projections are small.
+"""
 
 
 def ways_of(mesh: Mesh, rules: Rules, dim: Dim) -> int:

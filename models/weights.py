@@ -22,12 +22,14 @@ from tessy_jax.models.layers import DerivedFrom, Expected
 from tessy_jax.models.registry import ARCHITECTURES, read_config
 from tessy_jax.models.sharding import INFERENCE, Rules
 
-#: Codes of the safetensors format. Parameters of the model's dtype come from the first three only.
 FLOATS: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
-DTYPES: dict[str, Any] = FLOATS | {"F8_E4M3": ml_dtypes.float8_e4m3fn, "U8": np.uint8, "I8": np.int8}
+"""Safetensors code -> what a parameter of the model's dtype may be stored as."""
 
-#: Tensors that old exporters wrote and no model needs: RoPE frequencies are computed from the config.
+DTYPES: dict[str, Any] = FLOATS | {"F8_E4M3": ml_dtypes.float8_e4m3fn, "U8": np.uint8, "I8": np.int8}
+"""Safetensors code -> every dtype that is read."""
+
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
+"""Tensors that old exporters wrote and no model needs: RoPE frequencies are computed from the config."""
 
 
 class WeightsError(UserError, ValueError):
@@ -36,7 +38,7 @@ class WeightsError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `array` is a read-only memory map, nothing is read before it is indexed."""
+    """A tensor of a file: `array` is a read-only memory map, of which nothing is read before it is indexed."""
 
     file: Path
     array: np.ndarray
@@ -44,14 +46,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """What a parameter is read from: its parts, one for each index of its first dimension (`stacked`) or just one.
+    """What a parameter is read from.
 
-    A part has one tensor, or those that `made` makes it from.
+    Attributes:
+        parts: the tensors of each part.
+        stacked: there is a part for each index of the parameter's first dimension; False: one part is all of it.
+        derived_from: what makes a part of its tensors; None: it is the one tensor that it has.
     """
 
     parts: list[list[Tensor]]
     stacked: bool
-    made: DerivedFrom | None
+    derived_from: DerivedFrom | None
 
     def read(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         """A part of the parameter in memory of its own; no other bytes of the files are touched."""
@@ -62,7 +67,7 @@ class Source:
 
     def _part(self, tensors: list[Tensor], index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         arrays = [tensor.array for tensor in tensors]
-        found = arrays[0][index] if self.made is None else self.made(arrays, index)
+        found = arrays[0][index] if self.derived_from is None else self.derived_from(arrays, index)
         # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
         return np.array(found, dtype=dtype, order="C", copy=True)
 
@@ -81,12 +86,13 @@ def load(
     Args:
         mesh, rules: where the parameters go; None: the default device.
         dtype: of the parameters and so of the activations. Stored bfloat16, float16 and float32 are converted by shard.
-        int8: make the matrices of the blocks int8 while loading (int8.py; GPT-OSS's experts: microscaling.py), where
-            the checkpoint does not have them in 8 bits.
+        int8: make the matrices of the blocks int8 while loading (formats/int8.py; GPT-OSS's experts: formats/mx.py),
+            where the checkpoint does not have them in 8 bits.
         kernel: key of `grouped.KERNELS`, for experts of the model's dtype.
 
     Raises:
-        ConfigError: config.json is missing, or asks for what is not implemented; or the kernel has nothing to multiply.
+        ModelConfigError: config.json is missing, or asks for what is not implemented; or the kernel has nothing to
+            multiply.
         WeightsError: a file or tensor is missing, truncated, left over or has the wrong shape.
         ShardingError: a parameter does not divide over the mesh.
     """
@@ -109,7 +115,7 @@ def load_classifier(
     deviation of 0.02 and bias 0, as in transformers. A token classifier's checkpoint is loaded as it is.
 
     Raises:
-        ConfigError: transformers has no token classifier of this family, or the checkpoint has other labels.
+        ModelConfigError: transformers has no token classifier of this family, or the checkpoint has other labels.
         WeightsError, ShardingError: as for `load`.
     """
     folder = Path(folder)
@@ -130,7 +136,7 @@ def load_classifier(
 
 
 def classifier_config(folder: str | Path, labels: tuple[str, ...]) -> DecoderConfig:
-    """What `load_classifier` makes of a checkpoint; raises ConfigError as it does."""
+    """What `load_classifier` makes of a checkpoint; raises ModelConfigError as it does."""
     found = read_config(folder)
     if found.labels and len(found.labels) != len(labels):
         raise ModelConfigError(
@@ -245,7 +251,7 @@ def _match(
             f"({len(left)} such tensors). Check architectures, num_hidden_layers and the bias fields in config.json."
         )
     return {
-        name: Source([[stored[tensor] for tensor in part] for part in wanted[name]], spec.by_expert, spec.made)
+        name: Source([[stored[tensor] for tensor in part] for part in wanted[name]], spec.by_expert, spec.derived_from)
         for name, spec in specs.items()
     }
 

@@ -38,15 +38,15 @@ class Arithmetic:
     def operations(self, positions: Int[np.ndarray, "A B T"]) -> float:
         """Of one batch, given the positions of its tokens in their documents (-1: padding)."""
         seen = positions[positions >= 0].astype(np.int64) + 1
-        pairs = sum(np.minimum(seen, c.reach(positions.shape[-1])).sum() for c in self.model.contexts)
-        per_pair = 12 * self.model.num_attention_heads * self.model.remembered.size
+        pairs = sum(np.minimum(seen, c.reach(positions.shape[-1])).sum() for c in self.model.masks)
+        per_pair = 12 * self.model.num_attention_heads * self.model.cache_spec.size
         return float((4 if self.frozen else 6) * self._matrices() * seen.size + per_pair * pairs)
 
     def formula(self, peak: float) -> str:
         """How the MFU is computed, in words; `peak` is in operations per second."""
         return (
             f"MFU = ({4 if self.frozen else 6} x {self._matrices():,} parameters x tokens "
-            f"+ 12 x {self.model.num_attention_heads} heads x {self.model.remembered.size} x pairs seen in all layers) "
+            f"+ 12 x {self.model.num_attention_heads} heads x {self.model.cache_spec.size} x pairs seen in all layers) "
             f"/ (seconds x devices x {peak / 1e12:g} TFLOP/s)"
         )
 

@@ -73,14 +73,14 @@ def predict(
     """
     assert isinstance(model, models.TokenClassifier)
     graph, params = nnx.split(model)
-    contexts = model.config.contexts
+    masks = model.config.masks
     sharding = None if mesh is None else batch_sharding(mesh)
 
     @jax.jit
     def style(params: Any, batch: Batch) -> Float[Array, "A B T"]:
         def one(micro: Any) -> Array:
             classifier = nnx.merge(graph, params)
-            hidden, _ = classifier(micro.tokens, micro.positions, models.Packed(micro.segments, contexts, attention))
+            hidden, _ = classifier(micro.tokens, micro.positions, models.Packed(micro.segments, masks, attention))
             return jax.nn.softmax(classifier.scores(hidden), axis=-1)[..., 1]
 
         return jax.lax.map(one, batch)

@@ -59,7 +59,7 @@ def read_features(
         file: for the states; len(layers) x labelled tokens x width x 2 bytes.
     """
     graph, params = nnx.split(model)
-    contexts = model.config.contexts
+    masks = model.config.masks
     packed = pack(np.array([len(r.ids) for r in responses]), length, 0, 0)
     groups = [packed[start : start + at_once] for start in range(0, len(packed), at_once)]
     places = [_places(responses, group, length) for group in groups]
@@ -68,7 +68,7 @@ def read_features(
     @jax.jit
     def read(params: Any, tokens: Array, positions: Array, segments: Array, at: Array) -> Float32[Array, "L M D"]:
         heard: list[Array] = []
-        memory = models.Packed(segments, contexts, "blocks")
+        memory = models.Packed(segments, masks, "blocks")
         nnx.merge(graph, params)(tokens, positions, memory, record_hidden_states(heard))
         return jnp.stack([heard[layer].reshape(-1, heard[layer].shape[-1])[at] for layer in layers], dtype=jnp.float32)
 

@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from tessy_jax import models
-from tessy_jax.models.cache import Memory
 from tessy_jax.models.decoder import BlockCall
+from tessy_jax.models.key_values import KeyValues
 from tessy_jax.models.rope import Rotation
 
 #: What of a block's activations is kept for the way back; the rest is computed again. "none": all is kept (fastest),
@@ -34,8 +34,8 @@ def in_turn(remat: str, mesh: Mesh | None, rules: models.Rules) -> BlockCall:
     """
 
     def apply(
-        block: nnx.Module, x: Float[Array, "B T D"], rotation: Rotation, positions: Int[Array, "B T"], memory: Memory
-    ) -> tuple[Float[Array, "B T D"], Memory]:
+        block: nnx.Module, x: Float[Array, "B T D"], rotation: Rotation, positions: Int[Array, "B T"], memory: KeyValues
+    ) -> tuple[Float[Array, "B T D"], KeyValues]:
         block, x = _together((block, x))
         return REMAT[remat](_in_place(block, mesh, rules), x, rotation, positions, memory)
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
 from tessy_jax import models
-from tessy_jax.models.attention import block_on
+from tessy_jax.models.blockwise import block_on
 from tessy_jax.models.sharding import Dim
 from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.data.examples import PARTS
@@ -249,7 +249,7 @@ def _forward(
 
     def forward(params: Params, micro: Any, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
         model = models.with_parameters(config, {n: p.astype(dtype) for n, p in params.items()}, mesh, rules)
-        memory = models.Packed(micro.segments, config.contexts, compute.attention, block)
+        memory = models.Packed(micro.segments, config.masks, compute.attention, block)
         hidden, _ = model(micro.tokens, micro.positions, memory, in_turn(compute.remat, mesh, rules))
         weights = micro.weights * scale
         losses = objective(model, hidden, Targets(micro.targets, weights, compute.loss_chunk, mesh, rows))

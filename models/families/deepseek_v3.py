@@ -1,7 +1,11 @@
-"""DeepSeek-V3: R1 and R1-0528. HF: transformers/models/deepseek_v3/modeling_deepseek_v3.py; paper: arXiv 2412.19437.
+"""DeepSeek-V3: R1 and R1-0528. Follows HF's transformers/models/deepseek_v3/modeling_deepseek_v3.py; arXiv 2412.19437.
 
 Attention reads one small latent vector per token instead of keys and values of many heads (MLA, §2.1.1 there), and most
 layers have experts that are chosen within groups by biased scores (§2.1.2).
+
+The forward pass: `Decoder.__call__` (decoder.py) calls each layer's `PreNormBlock` (layers.py): `LatentAttention`
+(here), then `GatedMLP` (layers.py) or `SparseMLP` (here), which calls `Router` (here) and `GatedExperts` (moe.py).
+Matrices of 8 bits are opened by formats/fp8.py.
 """
 
 from collections.abc import Mapping
@@ -14,17 +18,17 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, Int
 
-from tessy_jax.models.cache import Memory
 from tessy_jax.models.config import CacheSpec, DecoderConfig, Fields, rope_scaling_to_hf
 from tessy_jax.models.formats.fp8 import BlockFp8, Storage
+from tessy_jax.models.key_values import AttentionInputs, KeyValues
 from tessy_jax.models.layers import ACTIVATIONS, GatedMLP, PreNormBlock, RMSNorm, parameter
 from tessy_jax.models.mask import Full
 from tessy_jax.models.moe import GatedExperts
 from tessy_jax.models.rope import Rotation, Yarn, deinterleave, rotate, yarn_mscale
 from tessy_jax.models.sharding import Dim, Rules
 
-#: Of the norms of latents: HF's constructor default, whatever rms_norm_eps says.
 LATENT_EPS = 1e-6
+"""Of the norms of latents: HF's constructor default, whatever rms_norm_eps says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ class DeepseekV3Config(DecoderConfig):
             **common,
             **_experts(fields),
             head_dim=fields.size("qk_rope_head_dim", 64),
-            contexts=(Full(),) * layers,
+            masks=(Full(),) * layers,
             ropes=(fields.rope(theta=10_000.0),) * layers,
             activation=fields.one_of("hidden_act", ACTIVATIONS, "silu"),
             tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
@@ -109,7 +113,7 @@ class DeepseekV3Config(DecoderConfig):
         }
 
     @property
-    def remembered(self) -> CacheSpec:
+    def cache_spec(self) -> CacheSpec:
         """The latent and the one rotated key of all heads, whole on every device: 576 elements in R1."""
         return CacheSpec(Dim(1), self.kv_lora_rank + self.head_dim, values=False)
 
@@ -196,8 +200,8 @@ class LatentAttention(nnx.Module):
             self.scale *= yarn_mscale(scaling.factor, scaling.mscale_all_dim) ** 2
 
     def __call__(
-        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: Memory
-    ) -> tuple[Float[Array, "B C D"], Memory]:
+        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], kv: KeyValues
+    ) -> tuple[Float[Array, "B C D"], KeyValues]:
         config, rank = self.config, self.config.kv_lora_rank
         with jax.named_scope("attention"):
             latent, turned = jnp.split(self.kv_a_proj_with_mqa(x)[:, :, None], [rank], axis=-1)
@@ -210,10 +214,10 @@ class LatentAttention(nnx.Module):
             q = jnp.einsum("bcnh,nhr->bcnr", q, to_keys)
             q = jnp.concatenate([q, self._rotate(turned, rotation)], axis=-1)
 
-            seen, memory = memory.attend(self.layer, q, k, None, positions, self.scale)
+            seen, kv = kv.attend(AttentionInputs(self.layer, q, k, None, positions, self.scale))
             seen = seen.reshape(q.shape)[..., :rank]
             out = jnp.einsum("bcnr,nhr->bcnh", seen, to_values)
-            return self.o_proj(out.reshape(*x.shape[:2], -1)), memory
+            return self.o_proj(out.reshape(*x.shape[:2], -1)), kv
 
     def _queries(self, x: Float[Array, "B C D"]) -> Float[Array, "B C N H"]:
         direct = self.config.q_lora_rank is None

@@ -1,7 +1,10 @@
-"""Gemma 3, text. HF: transformers/models/gemma3/modeling_gemma3.py (Gemma3ForCausalLM).
+"""Gemma 3, text. Follows HF's transformers/models/gemma3/modeling_gemma3.py (Gemma3ForCausalLM).
 
 Unlike the others: norms before and after attention and MLP with weights stored as offsets from one, sliding layers with
 their own RoPE, scaled embeddings, and a score scale that is not derived from the head size.
+
+The forward pass: `Decoder.__call__` (decoder.py) scales the embeddings and calls each layer's `Gemma3Block` (here),
+which calls `Attention` and `GatedMLP` (layers.py).
 """
 
 import math
@@ -13,8 +16,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from tessy_jax.models.cache import Memory
 from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
+from tessy_jax.models.key_values import KeyValues
 from tessy_jax.models.layers import ACTIVATIONS, Attention, GatedMLP, OffsetRMSNorm
 from tessy_jax.models.mask import Sliding
 from tessy_jax.models.rope import Rope, Rotation
@@ -43,7 +46,7 @@ class Gemma3Config(DecoderConfig):
         return cls(
             **fields.common(),
             head_dim=fields.size("head_dim", 256),
-            contexts=fields.contexts(types, fields.size("sliding_window", 4096)),
+            masks=fields.masks(types, fields.size("sliding_window", 4096)),
             ropes=tuple(ropes[t] for t in types),
             activation=fields.one_of("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
             tie_word_embeddings=bool(fields.get("tie_word_embeddings", True)),
@@ -51,16 +54,17 @@ class Gemma3Config(DecoderConfig):
         )
 
     def to_hf(self) -> dict[str, Any]:
-        sliding = {c: r for c, r in zip(self.contexts, self.ropes, strict=True) if isinstance(c, Sliding)}
-        full = [r for c, r in zip(self.contexts, self.ropes, strict=True) if not isinstance(c, Sliding)]
-        types = ["sliding_attention" if isinstance(c, Sliding) else "full_attention" for c in self.contexts]
+        layers = list(zip(self.masks, self.ropes, strict=True))
+        sliding = {mask: rope for mask, rope in layers if isinstance(mask, Sliding)}
+        full = [rope for mask, rope in layers if not isinstance(mask, Sliding)]
+        types = ["sliding_attention" if isinstance(mask, Sliding) else "full_attention" for mask in self.masks]
         out = super().to_hf() | {
             "hidden_activation": self.activation,
             "query_pre_attn_scalar": self.query_pre_attn_scalar,
             "layer_types": types,
         }
-        for context, rope in sliding.items():
-            out |= {"sliding_window": context.window, "rope_local_base_freq": rope.theta}
+        for mask, rope in sliding.items():
+            out |= {"sliding_window": mask.window, "rope_local_base_freq": rope.theta}
         for rope in full[:1]:
             out |= {"rope_theta": rope.theta, "rope_scaling": rope_scaling_to_hf(rope.scaling)}
         return out
@@ -116,8 +120,8 @@ class Gemma3Block(nnx.Module):
         self.post_feedforward_layernorm = config.norm(config.hidden_size)
 
     def __call__(
-        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], memory: Memory
-    ) -> tuple[Float[Array, "B C D"], Memory]:
-        attended, memory = self.self_attn(self.input_layernorm(x), rotation, positions, memory)
+        self, x: Float[Array, "B C D"], rotation: Rotation, positions: Int[Array, "B C"], kv: KeyValues
+    ) -> tuple[Float[Array, "B C D"], KeyValues]:
+        attended, kv = self.self_attn(self.input_layernorm(x), rotation, positions, kv)
         x = x + self.post_attention_layernorm(attended)
-        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x))), memory
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x))), kv

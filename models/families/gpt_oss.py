@@ -1,4 +1,9 @@
-"""GPT-OSS: 20b and 120b. HF: transformers/models/gpt_oss/modeling_gpt_oss.py; model card: arXiv 2508.10925."""
+"""GPT-OSS: 20b and 120b. Follows HF's transformers/models/gpt_oss/modeling_gpt_oss.py; model card: arXiv 2508.10925.
+
+The forward pass: `Decoder.__call__` (decoder.py) calls each layer's `PreNormBlock` (layers.py): `Attention` with sinks
+(layers.py, attention.py), then `RoutedMLP` (here), which routes each token and calls `ClampedExperts` (here) through
+`Experts` (moe.py). Packed matrices are opened by formats/mx.py.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,7 +68,7 @@ class GptOssConfig(DecoderConfig):
                 "rms_norm_eps": float(fields.get("rms_norm_eps", 1e-5)),
             },
             head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
-            contexts=fields.contexts(fields.get("layer_types", types), fields.size("sliding_window", 128)),
+            masks=fields.masks(fields.get("layer_types", types), fields.size("sliding_window", 128)),
             ropes=(fields.rope(theta=150_000.0),) * layers,
             activation=fields.one_of("hidden_act", ("silu",), "silu"),
             tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
@@ -75,7 +80,7 @@ class GptOssConfig(DecoderConfig):
         )
 
     def to_hf(self) -> dict[str, Any]:
-        windows = [c.window if isinstance(c, Sliding) else None for c in self.contexts]
+        windows = [mask.window if isinstance(mask, Sliding) else None for mask in self.masks]
         same = ("num_local_experts", "num_experts_per_tok", "swiglu_alpha", "swiglu_limit")
         packed = self.experts_stored == "mxfp4"
         return super().to_hf() | {
@@ -216,7 +221,6 @@ def _experts(config: GptOssConfig, mesh: Mesh | None, rules: Rules) -> ClampedEx
     return PackedExperts(config, mesh, rules, Mxfp4()) if packed else FloatExperts(config, mesh, rules)
 
 
-#: HF writes what is left alone, too; transformers needs it to read the file.
 _MXFP4 = {
     "quant_method": "mxfp4",
     "modules_to_not_convert": [
@@ -226,3 +230,4 @@ _MXFP4 = {
         "lm_head",
     ],
 }
+"""HF writes what is left alone, too; transformers needs it to read the file."""

@@ -1,4 +1,9 @@
-"""Llama: SmolLM2, Llama 3.x, R1-Distill-Llama. HF: transformers/models/llama/modeling_llama.py."""
+"""Llama: SmolLM2, Llama 3.x, R1-Distill-Llama. Follows HF's transformers/models/llama/modeling_llama.py.
+
+The forward pass: `Decoder.__call__` (decoder.py) calls each layer's `PreNormBlock` (layers.py), which calls `Attention`
+and `GatedMLP` there. Attention rotates queries and keys (rope.py) and attends through a `KeyValues` (key_values.py).
+This file says only with what sizes, norms and biases.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +34,7 @@ class LlamaConfig(DecoderConfig):
         return cls(
             **common,
             head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
-            contexts=(Full(),) * layers,
+            masks=(Full(),) * layers,
             ropes=(fields.rope(theta=10_000.0),) * layers,
             activation=fields.one_of("hidden_act", ACTIVATIONS, "silu"),
             tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),

@@ -1,6 +1,8 @@
-"""Qwen2 and 2.5, R1-Distill-Qwen. HF: transformers/models/qwen2/modeling_qwen2.py.
+"""Qwen2 and 2.5, R1-Distill-Qwen. Follows HF's transformers/models/qwen2/modeling_qwen2.py.
 
 Qwen3 without norms on queries and keys; these and the values have biases, the output has none.
+
+The forward pass is that of qwen3.py: decoder.py, then `PreNormBlock`, `Attention` and `GatedMLP` in layers.py.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,9 @@
-"""Qwen3, dense: students and boundary predictors. HF: transformers/models/qwen3/modeling_qwen3.py."""
+"""Qwen3, dense: students and boundary predictors. Follows HF's transformers/models/qwen3/modeling_qwen3.py.
+
+The forward pass: `Decoder.__call__` (decoder.py) calls each layer's `PreNormBlock` (layers.py), which calls `Attention`
+(here with a norm on each query and key head) and `GatedMLP` there. Attention rotates queries and keys (rope.py) and
+attends through a `KeyValues` (key_values.py).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,14 +33,14 @@ class Qwen3Config(DecoderConfig):
         layers = fields.size("num_hidden_layers")
         return fields.common() | {
             "head_dim": fields.size("head_dim", 128),
-            "contexts": cls._contexts(fields),
+            "masks": cls._masks(fields),
             "ropes": (fields.rope(theta=10_000.0),) * layers,
             "activation": fields.one_of("hidden_act", ACTIVATIONS, "silu"),
             "tie_word_embeddings": bool(fields.get("tie_word_embeddings", False)),
         }
 
     @classmethod
-    def _contexts(cls, fields: Fields) -> tuple[Mask, ...]:
+    def _masks(cls, fields: Fields) -> tuple[Mask, ...]:
         return fields.windows_above()
 
     def to_hf(self) -> dict[str, Any]:
@@ -43,7 +48,7 @@ class Qwen3Config(DecoderConfig):
             "hidden_act": self.activation,
             "rope_theta": self.ropes[0].theta,
             "rope_scaling": rope_scaling_to_hf(self.ropes[0].scaling),
-            **windows_to_hf(self.contexts),
+            **windows_to_hf(self.masks),
         }
 
     def norm(self, size: int) -> RMSNorm:

@@ -1,4 +1,9 @@
-"""Qwen3 with experts: 30B-A3B, 235B-A22B. HF: transformers/models/qwen3_moe/modeling_qwen3_moe.py."""
+"""Qwen3 with experts: 30B-A3B, 235B-A22B. Follows HF's transformers/models/qwen3_moe/modeling_qwen3_moe.py.
+
+The forward pass: `Decoder.__call__` (decoder.py) calls each layer's `PreNormBlock` (layers.py): attention as in
+qwen3.py, then `SparseMLP` (here), which routes each token and calls `GatedExperts` (moe.py), whose products
+are in grouped.py.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +58,7 @@ class Qwen3MoeConfig(Qwen3Config):
         }
 
     @classmethod
-    def _contexts(cls, fields: Fields) -> tuple[Mask, ...]:
+    def _masks(cls, fields: Fields) -> tuple[Mask, ...]:
         """Unlike the dense Qwen3, a window is that of all layers."""
         window = fields.size("sliding_window") if fields.get("use_sliding_window", False) else None
         return (Full() if window is None else Sliding(window),) * fields.size("num_hidden_layers")

@@ -1,0 +1,1 @@
+"""How matrices are stored in fewer than 16 bits, and how products with them are computed."""

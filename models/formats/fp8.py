@@ -65,7 +65,7 @@ class BlockFp8:
 
     @classmethod
     def from_hf(cls, fields: Fields) -> "Storage":
-        """What `quantization_config` says; without one, `Plain`. Raises ConfigError for another kind of fp8."""
+        """What `quantization_config` says; without one, `Plain`. Raises ModelConfigError for another kind of fp8."""
         found = fields.get("quantization_config", {})
         if not found:
             return Plain()

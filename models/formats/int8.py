@@ -16,8 +16,8 @@ from tessy_jax.models.grouped import Kernel, Product, one_by_one
 from tessy_jax.models.layers import Expected, Linear, parameter
 from tessy_jax.models.moe import StackedLinear
 
-#: The scale of a random model's rows: their bytes then have a standard deviation of 0.02, as other parameters.
 _RANDOM = 0.02 / 74
+"""The scale of a random model's rows: their bytes then have a standard deviation of 0.02, as other parameters."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Int8Linear(Linear):
 
     def __init__(self, plain: Linear):
         outside, inside = plain.weight.get_metadata()["dims"]
-        self.weight = parameter(outside, inside, dtype=jnp.int8, made=Values(outside.size, inside.size))
-        self.scale = parameter(outside, fill=_RANDOM, dtype=jnp.float32, made=Scales(outside.size, inside.size))
+        self.weight = parameter(outside, inside, dtype=jnp.int8, derived_from=Values(outside.size, inside.size))
+        self.scale = parameter(outside, fill=_RANDOM, dtype=jnp.float32, derived_from=Scales(outside.size, inside.size))
         self.bias = plain.bias
 
     def matrix(self, dtype: DTypeLike) -> Float[Array, "O I"]:
@@ -89,8 +89,8 @@ class Int8StackedLinear(StackedLinear):
     def __init__(self, plain: StackedLinear):
         self.dims = experts, inside, outside = plain.dims
         values, scales = Values(outside.size, inside.size), Scales(outside.size, inside.size)
-        self.weight = parameter(experts, outside, inside, dtype=jnp.int8, by_expert=True, made=values)
-        self.scale = parameter(experts, outside, fill=_RANDOM, dtype=jnp.float32, by_expert=True, made=scales)
+        self.weight = parameter(experts, outside, inside, dtype=jnp.int8, by_expert=True, derived_from=values)
+        self.scale = parameter(experts, outside, fill=_RANDOM, dtype=jnp.float32, by_expert=True, derived_from=scales)
 
     def __call__(self, rows: Float[Array, "M I"], sizes: Int[Array, " E"], kernel: Kernel) -> Float[Array, "M O"]:
         def opened(expert: tuple[Int8[Array, "O I"], Float32[Array, " O"]]) -> Product:

@@ -49,10 +49,10 @@ class Mxfp4:
     def matrices(self, name: str, experts: Dim, outside: Dim, inside: Dim) -> tuple[nnx.Param, nnx.Param]:
         groups = Dim(inside.size // GROUP, inside.axis)
         shape = (experts.size, outside.size, groups.size)
-        made = Turned(f"{name}_blocks", (*shape, GROUP // 2))
-        blocks = parameter(experts, _columns(groups, GROUP // 2), outside, dtype=jnp.uint8, made=made)
+        stored = Turned(f"{name}_blocks", (*shape, GROUP // 2)), Turned(f"{name}_scales", shape)
+        blocks = parameter(experts, _columns(groups, GROUP // 2), outside, dtype=jnp.uint8, derived_from=stored[0])
         # Random bytes have a root mean square of 2.9, which 2^-7 makes about 0.02.
-        scales = parameter(experts, groups, outside, fill=120, dtype=jnp.uint8, made=Turned(f"{name}_scales", shape))
+        scales = parameter(experts, groups, outside, fill=120, dtype=jnp.uint8, derived_from=stored[1])
         return blocks, scales
 
     def opened(self, blocks: UInt8[Array, "C O"], scales: UInt8[Array, "G O"], dtype: DTypeLike) -> Product:
@@ -83,9 +83,9 @@ class Mxint8:
         if self.packed:
             packed = (*shape, GROUP // 2)
             source = (UnpackedBlocks(f"{name}_blocks", packed), UnpackedScales(f"{name}_scales", shape))
-        blocks = parameter(experts, _columns(groups, GROUP), outside, dtype=jnp.int8, made=source[0])
+        blocks = parameter(experts, _columns(groups, GROUP), outside, dtype=jnp.int8, derived_from=source[0])
         # Random bytes have a standard deviation of 74, which 2^-6 / 64 makes about 0.02.
-        return blocks, parameter(experts, groups, outside, fill=121, dtype=jnp.uint8, made=source[1])
+        return blocks, parameter(experts, groups, outside, fill=121, dtype=jnp.uint8, derived_from=source[1])
 
     def opened(self, blocks: Int8[Array, "C O"], scales: UInt8[Array, "G O"], dtype: DTypeLike) -> Product:
         values = (blocks.astype(jnp.float32) / 64).astype(dtype) * _powers(scales, GROUP, dtype)
@@ -117,11 +117,11 @@ def _columns(groups: Dim, size: int) -> Dim:
 
 # -- from a checkpoint -------------------------------------------------------------------------------------------------
 
-#: Byte of MXFP4 -> its two values, doubled: integers.
 _DOUBLED = np.array(
     [[(-1 if half >= 8 else 1) * (0, 1, 2, 3, 4, 6, 8, 12)[half % 8] for half in (byte % 16, byte // 16)]
      for byte in range(256)], np.int8,
 )  # fmt: skip
+"""Byte of MXFP4 -> its two values, doubled: integers."""
 
 
 @dataclass(frozen=True)

@@ -116,17 +116,17 @@ class HostTokenizer:
     def step(self, text: UInt8[np.ndarray, " Y"], covered: int, target: int) -> TokenEdits:
         """From the canonical tokens of `text[:covered]` towards those of `text[:target]`."""
         data = text[: max(covered, target)].tobytes()
-        tail = self.retokenizer.tail(data, int(covered), int(target))
-        return self.pack(data, covered, target, tail)
+        edit = self.retokenizer.edit(data, int(covered), int(target))
+        return self.pack(data, covered, target, edit)
 
-    def pack(self, data: bytes, covered: int, target: int, tail: TokenEdit) -> TokenEdits:
-        """`tail` in arrays of `width`; if it is too long, a shorter step in the same direction instead."""
-        while len(tail.ids) > self.width:
-            reached = [end for end in tail.ends[: self.width - 8] if covered < end < target]
+    def pack(self, data: bytes, covered: int, target: int, edit: TokenEdit) -> TokenEdits:
+        """`edit` in arrays of `width`; if it is too long, a shorter step in the same direction instead."""
+        while len(edit.ids) > self.width:
+            reached = [end for end in edit.ends[: self.width - 8] if covered < end < target]
             if not reached:
                 raise ValueError(
-                    f"{len(tail.ids)} tokens replace {tail.drop} from byte {covered} to {target}; limit {self.width}"
+                    f"{len(edit.ids)} tokens replace {edit.drop} from byte {covered} to {target}; limit {self.width}"
                 )
             target = reached[-1]
-            tail = self.retokenizer.tail(data, int(covered), target)
-        return TokenEdits(tail.drop, tail.ids, tail.ends, len(tail.ids), int(target))
+            edit = self.retokenizer.edit(data, int(covered), target)
+        return TokenEdits(edit.drop, edit.ids, edit.ends, len(edit.ids), int(target))

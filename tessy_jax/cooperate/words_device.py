@@ -1,9 +1,10 @@
-"""The plain case of a span, read on the device: which words are complete, and that their tokens are canonical.
+"""Words found on the device: which words of a span are complete, and that their tokens are canonical.
 
-Where a predictor reads its writer's vocabulary, its canonical tokens of the text are nearly always those that the
-writer sampled, and that can be proven from them (`pieces`, `merges`). Then neither judging nor the hand-over to another
-model of the vocabulary needs the host. All that is rare is left to the host, which decides everything: an end of
-thinking, a spent budget, what may be a loop, a token that is not canonical, characters of kind UNKNOWN.
+Where a predictor reads its model's vocabulary, its canonical tokens of the text are nearly always those that the model
+sampled, and that can be proven from them (`text_jax.pretokens`, `text_jax.merges`). Then neither judging nor the
+hand-over to another model of the vocabulary needs the host. All that is rare is left to the host, which decides
+everything: an end of thinking, a spent budget, what may be a loop, a token that is not canonical, characters of class
+UNKNOWN.
 """
 
 import dataclasses
@@ -64,24 +65,24 @@ class DeviceWords:
         known = jnp.minimum(state.written, state.kept + AHEAD)
         inside = (at >= 0) & (at < known[:, None])
         text = jnp.where(inside, gather(state.text, at), 0)
-        kind = canonical.pieces.kinds(text, inside)
+        classes = canonical.pretokens.classes_of(text, inside)
         tokens, ends = self._tokens(state, start)
 
         sampled = _mask(jnp.where(ends > BACK, ends, NONE), text.shape[1])
-        words, more = word_ends(text, kind, sampled, BACK, self.max_words)
+        words, more = word_ends(text, classes, sampled, BACK, self.max_words)
         last_token = jnp.max(jnp.where(ends == NONE, 0, ends), axis=1, keepdims=True)
         seen = words <= last_token  # a cut behind it may depend on tokens that are not looked at
         good = seen & state.canonical[:, None]
-        good &= _good_words(canonical, text, kind, jnp.maximum(-start, -1), tokens, ends, words)
+        good &= _good_words(canonical, text, classes, jnp.maximum(-start, -1), tokens, ends, words)
         proven = jnp.max(jnp.where(good, words, BACK), axis=1) + start
         complete = good if self.for_text_predictor else seen
         more |= jnp.any((words != NONE) & ~complete, axis=1)
         words = jnp.where(complete, words, NONE)
         some = complete[:, 0]
-        free, free_known = self._free(state, kind, words, start)
+        free, free_known = self._free(state, classes, words, start)
 
         last = jnp.max(jnp.where(complete, words, 0), axis=1)
-        unknown, waiting = kind == CharClass.UNKNOWN, inside & (at >= state.kept[:, None])
+        unknown, waiting = classes == CharClass.UNKNOWN, inside & (at >= state.kept[:, None])
         # A word that waits for an unknown character may be complete to the host.
         more |= (known < state.written) | jnp.any(unknown & waiting, axis=1)
         of_words = (at >= state.span_start[:, None]) & (at < (last + start)[:, None])
@@ -105,10 +106,10 @@ class DeviceWords:
         return gather(stream.tokens, index), jnp.where(real, ends - start[:, None], NONE)
 
     def _free(
-        self, state: State, kind: UInt8[Array, "B X"], words: Int[Array, "B W"], start: Int[Array, " B"]
+        self, state: State, classes: UInt8[Array, "B X"], words: Int[Array, "B W"], start: Int[Array, " B"]
     ) -> tuple[Bool[Array, "B W"], Bool[Array, " B"]]:
         """Words that are not judged: white space, and the first other one of a span; and whether that is known."""
-        solid = jnp.pad(jnp.cumsum((kind != CharClass.OUTSIDE) & ~is_white(kind), axis=1), ((0, 0), (1, 0)))
+        solid = jnp.pad(jnp.cumsum((classes != CharClass.OUTSIDE) & ~is_white(classes), axis=1), ((0, 0), (1, 0)))
         starts = jnp.concatenate([jnp.full_like(words[:, :1], BACK), words[:, :-1]], axis=1)
         before = gather(solid, jnp.where(starts == NONE, 0, starts))  # bytes of other characters before each word
         after = gather(solid, jnp.where(words == NONE, 0, words))
@@ -142,7 +143,7 @@ class DeviceWords:
 def _good_words(
     canonical: Canonical,
     text: UInt8[Array, "B X"],
-    kind: UInt8[Array, "B X"],
+    classes: UInt8[Array, "B X"],
     origin: Int[Array, " B"],
     tokens: Int[Array, "B I"],
     ends: Int[Array, "B I"],
@@ -154,11 +155,11 @@ def _good_words(
         origin: where in the window the text begins; -1: before it.
         tokens, ends: those around BACK, and where they end in the window (NONE: no token), those up to BACK canonical.
     """
-    pieces, merges = canonical.pieces, canonical.merges
+    pretokens, merges = canonical.pretokens, canonical.merges
     at = jnp.arange(text.shape[1])
-    here = (at <= BACK) & (pieces.sure(kind) | (at == origin[:, None]))
+    here = (at <= BACK) & (pretokens.sure_boundaries(classes) | (at == origin[:, None]))
     start = jnp.max(jnp.where(here, at, -1), axis=1, keepdims=True)
-    begins = pieces.begin(text, kind)
+    begins = pretokens.boundaries(text, classes)
 
     def total(where: Bool[Array, "B X"]) -> Int[Array, "B X+1"]:
         return jnp.pad(jnp.cumsum(where, axis=1), ((0, 0), (1, 0)))  # [p]: how many before p
@@ -167,15 +168,19 @@ def _good_words(
     end = jnp.where(real, ends, 0)
     before = jnp.maximum(behind(end, 1), start)
     split = gather(total(begins), end) > gather(total(begins), before + 1)
-    strange = gather(total(kind == CharClass.UNKNOWN), end) > gather(total(kind == CharClass.UNKNOWN), before)
+    strange = gather(total(classes == CharClass.UNKNOWN), end) > gather(total(classes == CharClass.UNKNOWN), before)
     neighbours = (before > start) & ~gather(begins, before)
     torn = neighbours & ~merges.joined(behind(tokens, 1), tokens)
-    whole = gather(is_lead(text) & (kind != CharClass.OUTSIDE), end)
+    whole = gather(is_lead(text) & (classes != CharClass.OUTSIDE), end)
     bad = real & (split | strange | torn | ~whole | ~jnp.asarray(merges.alone)[tokens])
     limit = jnp.min(jnp.where(bad, end, NONE), axis=1, keepdims=True)
 
     place = jnp.where(words == NONE, 0, words)
-    fine = gather(_mask(ends, text.shape[1]) & pieces.stable(kind, text), place) & (place < limit) & (start >= 0)
+    fine = (
+        gather(_mask(ends, text.shape[1]) & pretokens.stable_ends(text, classes), place)
+        & (place < limit)
+        & (start >= 0)
+    )
     return jnp.cumprod(fine & (words != NONE), axis=1, dtype=jnp.int32) > 0
 
 

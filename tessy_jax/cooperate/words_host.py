@@ -137,10 +137,10 @@ class HostWords:
         self, tokenizer: HostTokenizer, data: bytes, covered: int, ends: list[int], free: list[bool], after: int
     ) -> HostReading:
         """The words whose tokens fit one edit and extend each other; the others wait for the next pass."""
-        tail, last = tokenizer.retokenizer.nested(data, covered, ends)
+        tail, last = tokenizer.retokenizer.edit_through(data, covered, ends)
         while len(tail.ids) > tokenizer.width and last > 0:
             last -= 1
-            tail = tokenizer.retokenizer.tail(data, covered, ends[last])
+            tail = tokenizer.retokenizer.edit(data, covered, ends[last])
         edit = tokenizer.pack(data, covered, ends[last], tail)
         if edit.covered != ends[last]:  # not even one word fits: the predictor reads on, nothing is judged yet
             return _reading([], [], AGAIN, edit)

@@ -72,7 +72,7 @@ class Part(NamedTuple):
     def memory(self, engine: EngineConfig) -> Memory:
         """An estimate: its weights, and a full cache for every slot (windows need less)."""
         dtype = self.cache or engine.dtype
-        empty = partial(init_cache, self.shapes, engine.batch, engine.context, 1024, dtype, context=self.mask)
+        empty = partial(init_cache, self.shapes, engine.batch, engine.context, 1024, dtype, mask=self.mask)
         cache = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(jax.eval_shape(empty)))
         return Memory(parameter_bytes(self.shapes, engine.dtype), cache)
 

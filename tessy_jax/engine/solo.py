@@ -77,7 +77,7 @@ class NoTeacher(LanguageModel):
         return []
 
     def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
-        return init_cache(self.config, batch, length, slack, dtype, context=Blocks(1), mesh=mesh)
+        return init_cache(self.config, batch, length, slack, dtype, mask=Blocks(1), mesh=mesh)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -63,7 +63,7 @@ class Checkpoint:
 
     def init_cache(self, batch: int, length: int, slack: int, mesh: Mesh | None) -> models.Cache:
         dtype = jax.tree.leaves(self.params)[0].dtype
-        return models.init_cache(self.config, batch, length, slack, dtype, context=models.Blocks(self.block), mesh=mesh)
+        return models.init_cache(self.config, batch, length, slack, dtype, mask=models.Blocks(self.block), mesh=mesh)
 
     def style(
         self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
@@ -73,7 +73,7 @@ class Checkpoint:
         return jax.nn.softmax(model.scores(hidden), axis=-1)[..., 1], cache
 
     def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
-        whole = models.Packed(jnp.zeros_like(tokens), tuple(self.config.contexts))
+        whole = models.Packed(jnp.zeros_like(tokens), tuple(self.config.masks))
         return self.style(params, tokens, positions, whole)[0]
 
 

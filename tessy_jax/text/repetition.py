@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Repetition:
-    """Says when a text repeats itself: it ends with at least `repeats` copies of one unit of letters.
+    """Says when a text is in a loop: it ends with `repeats` or more copies of one unit, `min_bytes` or more in all.
 
-    Args:
-        repeats: copies of the unit.
-        min_bytes: total length of the copies.
+    With `repeats=4` and `min_bytes=24`, "so it is so it is so it is so it is " is one: four copies of "so it is ".
+    Units with few letters (rows of zeros, rulers, number grids, drawings) make no loop: good answers contain them.
+
+    Attributes:
+        repeats: copies of the unit, at least.
+        min_bytes: total length of the copies, at least.
         max_unit: longest unit, bytes.
-
-    Units with few letters (rows of zeros, rulers, number grids, drawings) are not loops: good answers contain them.
     """
 
     repeats: int = 8
@@ -21,11 +22,11 @@ class Repetition:
 
     @property
     def probe_bytes(self) -> int:
-        """The last bytes of a loop stand in it once more, a unit earlier: at least so many."""
+        """How many of a loop's last bytes surely stand in it once more, a unit earlier."""
         return max(1, self.min_bytes * (self.repeats - 1) // self.repeats)
 
     def loops(self, text: bytes, end: int) -> bool:
-        """Whether `text[:end]` ends in a loop. Reads at most `repeats * max_unit` bytes."""
+        """Whether `text[:end]` ends in a loop. Reads its last `max(repeats * max_unit, min_bytes)` bytes."""
         tail = text[max(0, end - max(self.repeats * self.max_unit, self.min_bytes)) : end]
         # A unit is a distance back to the same bytes.
         probe = tail[-self.probe_bytes :]

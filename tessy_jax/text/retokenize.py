@@ -15,8 +15,12 @@ from tessy_jax.text.tokenizer import ContentTokenizer
 
 @dataclass(frozen=True)
 class TokenEdit:
-    """A change of a token buffer: forget the last `drop` tokens, then append `ids`, which end at the byte offsets
-    `ends` of the whole text.
+    """A change of a list of tokens: drop the last `drop`, then append `ids`.
+
+    Attributes:
+        drop: how many tokens to drop.
+        ids: the tokens to append.
+        ends: the byte offset of the whole text at which each of `ids` ends.
     """
 
     drop: int
@@ -25,7 +29,7 @@ class TokenEdit:
 
 
 class Retokenizer:
-    """Keeps a token buffer canonical while its text changes. It has no state: the caller holds text and tokens."""
+    """Says how the canonical tokens of a text change with it. It has no state: the caller holds text and tokens."""
 
     def __init__(self, tokenizer: ContentTokenizer):
         self.tokenizer = tokenizer
@@ -36,10 +40,12 @@ class Retokenizer:
         ids, ends = self.tokenizer.encode(bytes(text[start:end]))
         return ids, [start + e for e in ends]
 
-    def tail(self, text: bytes, old: int, new: int) -> TokenEdit:
+    def edit(self, text: bytes, old: int, new: int) -> TokenEdit:
         """The change from the canonical tokens of `text[:old]` to those of `text[:new]`; either may be the longer.
 
-        Both offsets must stand between characters. The result is as small as can be: tokens equal in id and end are
+        "one two" from 3 to 7: drop none, append [" two"]. From 6 to 7: drop [" tw"], append [" two"].
+
+        Both offsets must stand between characters. The change is as small as can be: tokens equal in id and end are
         kept.
         """
         if old == new:
@@ -48,38 +54,46 @@ class Retokenizer:
         return change(self.encode(text, start, old), self.encode(text, start, new))
 
     def sync_before(self, text: bytes, known: int) -> int:
-        """The last p such that the tokens of `text[:n]` are those before p, the same for every n >= known, and those
-        of `text[p:n]`; 0 if none.
+        """The last place p < `known` from which on the text may be tokenised by itself, whatever follows `known`.
+
+        For every n >= `known` the tokens of `text[:n]` are those before p, always the same, and those of `text[p:n]`.
+        0 where no such place is known.
         """
         return self._rule.last_sync(text, known)
 
     def prefix_stable(self, text: bytes, p: int) -> bool:
-        """Whether it is certain, seen from the bytes around p alone, that `encode(text[:p])` begins
-        `encode(text[:q])` for each q > p.
+        """Whether the tokens of `text[:p]` begin those of `text[:q]` for each q > p, as far as the bytes around p tell.
 
-        `False` means that encoding must decide.
+        False: they may or may not, and encoding must decide.
         """
         return 0 < p < len(text) and self._rule.prefix_stable(text, p)
 
-    def nested(self, text: bytes, old: int, word_ends: Sequence[int]) -> tuple[TokenEdit, int]:
-        """The change to the tokens of one of several words, from which the tokens of every word before it can be read.
+    def edit_through(self, text: bytes, old: int, word_ends: Sequence[int]) -> tuple[TokenEdit, int]:
+        """One change that gives the canonical tokens at the end of each of several words, as far as one change can.
 
-        `word_ends` (ascending, not empty) are the ends of words; the result is the change from `text[:old]` to
-        `text[:word_ends[i]]`, and i: the furthest word reached while each word's canonical tokens begin the next
-        one's.
+        The tokens of "one" begin those of "one two", which begin those of "one two three": the last of the three lists
+        has the others in it. "a.\\n" and "a.\\n\\n" have no such list: ".\\n" is one token and ".\\n\\n" another.
+
+        Args:
+            old: where the text ended whose tokens are changed.
+            word_ends: where the words end; ascending, not empty.
+
+        Returns:
+            The change from the tokens of `text[:old]` to those of `text[:word_ends[i]]`, and i: the last word such that
+            the tokens at the end of each word up to it begin those at the end of the next.
         """
         reached = 0
         while reached + 1 < len(word_ends) and self._begins(text, word_ends[reached], word_ends[reached + 1]):
             reached += 1
-        return self.tail(text, old, word_ends[reached]), reached
+        return self.edit(text, old, word_ends[reached]), reached
 
     def _begins(self, text: bytes, end: int, longer: int) -> bool:
         """Whether the tokens of `text[:end]` begin those of `text[:longer]`."""
-        return self.prefix_stable(text, end) or self.tail(text, end, longer).drop == 0
+        return self.prefix_stable(text, end) or self.edit(text, end, longer).drop == 0
 
 
 def change(before: tuple[list[int], list[int]], after: tuple[list[int], list[int]]) -> TokenEdit:
-    """The change from one list of (ids, ends) to another: tokens are dropped from the first that differs on."""
+    """The change from some tokens (ids, ends) to others: the first that differs is dropped, and all behind it."""
     same = 0
     for a, b in zip(zip(*before, strict=True), zip(*after, strict=True), strict=False):
         if a != b:

@@ -1,4 +1,4 @@
-"""Words: where a span may end (the cut points of a trace), the end of thinking in text, and loops.
+"""Words: where a span may end (the cut points of a trace), and the end of thinking in text.
 
 A cut point is a function of the bytes and of the ends of the sampled tokens alone, and it is confirmed by bytes after
 it. So text seen byte by byte has the same cut points as text seen at once, which makes a trace independent of how
@@ -84,10 +84,13 @@ def next_cut(
 
 @dataclass(frozen=True)
 class CompleteWords:
-    """Complete words: the byte offsets where they end, which are white space only, and the event behind them.
+    """The complete words of a stretch of text, and what ends it.
 
-    `event_at` is where the text ends because thinking ended (`None`: no event, or not reached within the limit);
-    `more` says that words were left.
+    Attributes:
+        ends: byte offsets where they end.
+        blank: whether each is white space only.
+        event_at: where the text ends because thinking ended; None: it did not, or not within the limit of words.
+        more: whether there are more complete words than the limit.
     """
 
     ends: list[int]
@@ -99,11 +102,19 @@ class CompleteWords:
 def words(
     text: bytes, start: int, ends: Sequence[int], known: int, marker: bytes | None, event: bool, limit: int
 ) -> CompleteWords:
-    """At most `limit` complete words of `text[start:known]`, in order (docs/algorithm.md, "Words", "End of thinking").
+    """The complete words of `text[start:known]`, in order (docs/algorithm.md, "Words" and "End of thinking").
 
-    `event`: a structural token was sampled at `known`; the rest is then the final word. `marker`: a textual end of
-    thinking. It counts when it lies behind the last cut point confirmed before its own last byte; it then completes
-    the final word, and nothing behind it exists.
+    "one two thr" has the words "one" and " two", which end at 3 and 7; " thr" may go on.
+
+    Args:
+        text: the whole buffer, UTF-8; only bytes below `known` are read.
+        start: where the first word begins.
+        ends: byte offsets where sampled tokens end, ascending.
+        known: how many bytes of `text` there are.
+        marker: a textual end of thinking, if the model has one. It counts when it lies behind the last cut point
+            confirmed before its own last byte; it then completes the final word, and nothing behind it exists.
+        event: a structural token was sampled at `known`, so that the rest is the final word.
+        limit: how many words to return at most.
     """
     found: list[int] = []
     last = start

@@ -1,12 +1,17 @@
-"""Arrays of rows: every one leads with B, and a row is looked at through indices of its own."""
+"""Arrays of rows: the first axis of every one is B, and each row is read and written at indices of its own."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-Leaf = Any
-"""An array of a pytree: `jax.Array` on the device, NumPy on the host."""
+if TYPE_CHECKING:  # as a union, every use on the device would have to say that it is not NumPy's
+    Leaf = Any
+else:
+    Leaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+"""An array of a pytree: `jax.Array` on the device, NumPy on the host, a shape where a program is only compiled."""
 
 
 def gather(values: Array, index: Int[Array, "B W"]) -> Array:
@@ -33,6 +38,7 @@ def ahead(x: Shaped[Array, "B X"], n: int) -> Shaped[Array, "B X"]:
 
 
 def replace_at(items: tuple, index: int, item: Any) -> tuple:
+    """The items with `item` in place of the one at `index`."""
     return (*items[:index], item, *items[index + 1 :])
 
 

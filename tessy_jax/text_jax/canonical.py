@@ -1,4 +1,4 @@
-"""What decides a vocabulary's canonical tokens, as tables for the device."""
+"""Tables for the device that decide a vocabulary's canonical tokens: how a text is split, and what merges then."""
 
 import functools
 from typing import Self
@@ -11,15 +11,20 @@ from tessy_jax.text_jax.pretokens import Pretokens
 
 
 class Canonical(struct.PyTreeNode):
-    """What decides a vocabulary's canonical tokens."""
+    """What decides a vocabulary's canonical tokens.
 
-    pieces: Pretokens
+    Attributes:
+        pretokens: where the regular expression splits a text.
+        merges: which tokens the bytes between two splits become.
+    """
+
+    pretokens: Pretokens
     merges: Merges
 
     @classmethod
     @functools.lru_cache(maxsize=4)  # about a second each, and engines of one process often share their tokenizers
     def of(cls, tokenizer: ContentTokenizer) -> Self | None:
-        """None for a vocabulary whose encoding is not known here."""
-        pieces = Pretokens.of(tokenizer)
-        merges = None if pieces is None else Merges.of(tokenizer)
-        return None if pieces is None or merges is None else cls(pieces, merges)
+        """The tables of a vocabulary; None where they would not decide all (another expression, or not just merges)."""
+        pretokens = Pretokens.of(tokenizer)
+        merges = None if pretokens is None else Merges.of(tokenizer)
+        return None if pretokens is None or merges is None else cls(pretokens, merges)

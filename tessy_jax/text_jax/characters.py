@@ -1,6 +1,7 @@
-"""What kind of character each byte of a text belongs to, on the device, as a tokenizer's regular expressions see it.
+"""The class of each character of a text, on the device: letter, number, space and so on, as a tokenizer's regular
+expressions see it.
 
-Kinds are asked of the tokenizer itself, once, so they are those of its own edition of Unicode. NFC changes no text of
+Classes are asked of the tokenizer itself, once, so they are those of its own edition of Unicode. NFC changes no text of
 characters that are NFC alone, do not compose with the one before, and are no combining marks; where a tokenizer
 normalises, all others are UNKNOWN, as are those that Python's edition of Unicode does not have.
 """
@@ -17,11 +18,11 @@ from tessy_jax.text.words import is_blank
 from tessy_jax.text_jax.arrays import ahead, behind, gather
 
 CODES = 0x20000
-"""Characters of the first two planes have a kind; those beyond (rare ideographs) are UNKNOWN."""
+"""Characters of the first two planes have a class; those beyond (rare ideographs) are UNKNOWN."""
 
 
 class CharClass(enum.IntEnum):
-    """What the expressions tell apart."""
+    """What the expressions tell apart. OUTSIDE and UNKNOWN are ours."""
 
     OUTSIDE = 0  # no character: before or after the text that is looked at
     LETTER = 1
@@ -33,8 +34,16 @@ class CharClass(enum.IntEnum):
     UNKNOWN = 7
 
 
-def kinds_in(table: UInt8[Array, " U"], text: UInt8[Array, "B X"], inside: Bool[Array, "B X"]) -> UInt8[Array, "B X"]:
-    """The kind, by `table`, of the character that each byte belongs to; UNKNOWN where a character is not whole."""
+def classes_of(table: UInt8[Array, " U"], text: UInt8[Array, "B X"], inside: Bool[Array, "B X"]) -> UInt8[Array, "B X"]:
+    """The class of the character that each byte belongs to.
+
+    Args:
+        table: the class of each character, see `class_table`.
+        text: bytes of a window of the text; those that are not `inside` mean nothing.
+
+    Returns:
+        OUTSIDE where not `inside`, UNKNOWN where not all of a character's bytes are.
+    """
     leads, width = is_lead(text), width_of(text)
     b0, b1, b2, b3 = (ahead(text, n).astype(jnp.int32) for n in range(4))
     two, three = (b0 & 31) << 6 | b1 & 63, (b0 & 15) << 12 | (b1 & 63) << 6 | b2 & 63
@@ -42,10 +51,10 @@ def kinds_in(table: UInt8[Array, " U"], text: UInt8[Array, "B X"], inside: Bool[
     code = jnp.select([width == 1, width == 2, width == 3], [b0, two, three], four)
     last = jnp.arange(text.shape[1]) + width - 1
     whole = gather(inside, last) & (last < text.shape[1])
-    kind = jnp.where(whole & (code < len(table)), table[jnp.minimum(code, len(table) - 1)], CharClass.UNKNOWN)
+    classes = jnp.where(whole & (code < len(table)), table[jnp.minimum(code, len(table) - 1)], CharClass.UNKNOWN)
     for back in (3, 2, 1):  # a byte inside a character: the nearest lead before it
-        kind = jnp.where(~leads & behind(leads, back), behind(kind, back), kind)
-    return jnp.where(inside, kind, CharClass.OUTSIDE).astype(jnp.uint8)
+        classes = jnp.where(~leads & behind(leads, back), behind(classes, back), classes)
+    return jnp.where(inside, classes, CharClass.OUTSIDE).astype(jnp.uint8)
 
 
 def is_lead(text: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
@@ -58,29 +67,32 @@ def width_of(text: UInt8[Array, "B X"]) -> Int[Array, "B X"]:
     return 1 + (text >= 0xC0).astype(jnp.int32) + (text >= 0xE0) + (text >= 0xF0)
 
 
-def is_white(kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-    """Whether characters of these kinds are white space."""
-    return (kind >= CharClass.SPACE) & (kind <= CharClass.NEWLINE)
+def is_white(classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+    """Whether characters of these classes are white space."""
+    return (classes >= CharClass.SPACE) & (classes <= CharClass.NEWLINE)
 
 
-def is_solid(kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-    """Whether they are known characters, and not white space."""
-    return (kind >= CharClass.LETTER) & (kind <= CharClass.OTHER)
+def is_solid(classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+    """Whether characters of these classes are letters, numbers or others: known, and not white space."""
+    return (classes >= CharClass.LETTER) & (classes <= CharClass.OTHER)
 
 
-def next_kind(text: UInt8[Array, "B X"], kind: UInt8[Array, "B X"]) -> UInt8[Array, "B X"]:
-    """The kind of the character after the one that begins at each byte."""
+def next_class(text: UInt8[Array, "B X"], classes: UInt8[Array, "B X"]) -> UInt8[Array, "B X"]:
+    """The class of the character after the one that begins at each byte."""
     at = jnp.arange(text.shape[1]) + width_of(text)
-    after = gather(kind, at)
-    return jnp.where(at < text.shape[1], after, CharClass.OUTSIDE).astype(kind.dtype)
+    after = gather(classes, at)
+    return jnp.where(at < text.shape[1], after, CharClass.OUTSIDE).astype(classes.dtype)
 
 
-def kind_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U"]:
-    """The kinds of all characters, by how the tokenizer splits each between a letter and a full stop.
+def class_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U"]:
+    """The class of every character below `CODES`, by how the tokenizer splits it between a letter and a full stop.
 
-    `nfc`: whether it brings texts into NFC.
+    Of "aé." it makes "aé" and ".": a letter. Of "a5." it makes "a", "5" and ".": a number.
+
+    Args:
+        nfc: whether the tokenizer brings texts into NFC.
     """
-    kinds = np.full(CODES, CharClass.UNKNOWN, np.uint8)
+    classes = np.full(CODES, CharClass.UNKNOWN, np.uint8)
     codes = [c for c in range(CODES) if not 0xD800 <= c < 0xE000]
     text = "".join(f"a{chr(c)}." for c in codes)
     starts = {start for _, (start, _) in tokenizer.backend.pre_tokenizer.pre_tokenize_str(text)}
@@ -91,18 +103,18 @@ def kind_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U"
         if nfc and (code in composing or not _alone_in_nfc(char)):
             continue
         if char in "\r\n":
-            kinds[code] = CharClass.NEWLINE
+            classes[code] = CharClass.NEWLINE
         elif is_blank(char.encode()):
             if apart == (True, char != " "):
-                kinds[code] = CharClass.SPACE if char == " " else CharClass.BLANK
+                classes[code] = CharClass.SPACE if char == " " else CharClass.BLANK
         elif apart == (False, True):
-            kinds[code] = CharClass.LETTER
+            classes[code] = CharClass.LETTER
         elif apart == (True, False):
-            kinds[code] = CharClass.OTHER
+            classes[code] = CharClass.OTHER
         elif apart == (True, True) and unicodedata.category(char).startswith("N"):
-            kinds[code] = CharClass.NUMBER
-    kinds[0x17F] = CharClass.UNKNOWN  # "ſ" is an s where case does not matter
-    return kinds
+            classes[code] = CharClass.NUMBER
+    classes[0x17F] = CharClass.UNKNOWN  # "ſ" is an s where case does not matter
+    return classes
 
 
 def _alone_in_nfc(char: str) -> bool:

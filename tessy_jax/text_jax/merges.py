@@ -1,6 +1,6 @@
 """Byte-pair encoding on the device: whether tokens side by side are how their bytes are encoded, without encoding.
 
-Inside a piece of text the canonical tokens are those in which *every two neighbours are the encoding of their own
+Inside a pre-token the canonical tokens are those in which *every two neighbours are the encoding of their own
 bytes*. For let all of them be, and let a merge go over a border at some step of the encoding: until then nothing went
 over any border, so each token was put together as it is alone, in the same order; then the same merge was the best of
 those two tokens' bytes too, and the two of them would be encoded otherwise. (The converse holds as well: bytes of two
@@ -25,18 +25,18 @@ from tessy_jax.text.tokenizer import BYTE_OF, ContentTokenizer, halves
 from tessy_jax.text_jax.arrays import Leaf
 
 NEVER = np.iinfo(np.int32).max
-"""Rank of a merge that there is not."""
+"""Rank of a merge that does not exist: above all others."""
 
 
 class Merges(struct.PyTreeNode):
-    """A vocabulary's merges.
+    """A vocabulary's merges. Their rank is their number in tokenizer.json: lower ones are done first.
 
     Attributes:
-      buckets: (left, right, rank) of each merge, in buckets by `_bucket`; -1 where one is not full.
-      rank: of the merge that makes each token, -1 where none does.
-      left, right: its halves.
-      alone: whether a token's bytes are encoded as that token, by merges that are known here: a token that two merges
-        make, or none, is not.
+        buckets: (left, right, rank) of each merge, in U buckets of W by `_bucket`; -1 where one is not full.
+        rank: of the merge that makes each token, -1 where none does.
+        left, right: the two tokens that this merge joins.
+        alone: whether a token's bytes are encoded as that token, by merges that are known here. A token that two
+            merges make, or none, is not.
     """
 
     buckets: Int[Leaf, "U W 3"]
@@ -47,7 +47,7 @@ class Merges(struct.PyTreeNode):
 
     @classmethod
     def of(cls, tokenizer: ContentTokenizer) -> "Merges | None":
-        """The tables of a byte-level vocabulary; None where encoding is not just merging."""
+        """The tables of a byte-level vocabulary; None where encoding a pre-token is not just merging."""
         model = tokenizer.spec["model"]
         ids = model["vocab"]
         odd = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk")
@@ -62,7 +62,7 @@ class Merges(struct.PyTreeNode):
         tables = cls(_buckets(merges[:, :2]), rank, left, right, np.zeros(size, bool))
         alone = _alone(tables, merges, [ids[byte] for byte in BYTE_OF if byte in ids])
         if model.get("ignore_merges") and not alone[list(ids.values())].all():
-            return None  # there a whole piece may be a token that no merges make
+            return None  # there a whole pre-token may be a token that no merges make
         return tables.replace(alone=alone)
 
     def joined(self, left: Int[Array, "*S"], right: Int[Array, "*S"]) -> Bool[Array, "*S"]:

@@ -1,8 +1,10 @@
-r"""Where a tokenizer's regular expression splits a text, on the device.
+r"""Pre-tokens on the device: where a tokenizer's regular expression splits a text, before bytes are merged to tokens.
 
-Two expressions are known: Qwen's and GPT-2's (SmolLM2). Both match from left to right without look-behind, so a text
-may be looked at from any place where a match is sure to begin; from there on, whether a match begins at a character
-follows from the kinds of the characters around it.
+Two expressions are known: Qwen's and GPT-2's (SmolLM2's too). Both match from left to right without look-behind, so a
+text may be looked at from any place where a match is sure to begin. From there on, whether a match begins at a
+character follows from the classes of the characters around it: no expression is run.
+
+    "it's 42"  in Qwen's pre-tokens:  it|'s| |4|2        in GPT-2's:  it|'s| 42
 """
 
 import functools
@@ -13,97 +15,105 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, UInt8
 
-from tessy_jax.text.sync import GPT2, splits_of
+from tessy_jax.text.sync import GPT2, QWEN, splits_of
 from tessy_jax.text.tokenizer import ContentTokenizer, parts_of
 from tessy_jax.text_jax.arrays import Leaf, ahead, behind, gather
-from tessy_jax.text_jax.characters import CharClass, is_lead, is_solid, is_white, kind_table, kinds_in, next_kind
-
-QWEN = [
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{N}", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r"\s*[\r\n]+",
-    r"\s+(?!\S)", r"\s+",
-]  # fmt: skip
+from tessy_jax.text_jax.characters import CharClass, class_table, classes_of, is_lead, is_solid, is_white, next_class
 
 
 class Pretokens(struct.PyTreeNode):
-    """The pieces of a text. What the expressions share is here; subclasses say where they differ.
+    """The pre-tokens of one vocabulary's texts. What the expressions share is here; subclasses say where they differ.
+
+    A window of bytes comes with its `classes`: the `CharClass` of the character that each byte belongs to.
 
     Attributes:
-      table: the `CharClass` of each character.
+        table: the `CharClass` of each character.
     """
 
     table: UInt8[Leaf, " U"]
 
     @staticmethod
     def of(tokenizer: ContentTokenizer) -> "Pretokens | None":
-        """None for a tokenizer whose pieces are not known here."""
+        """None for a tokenizer whose pre-tokens are not known here."""
         normalizers = [part["type"] for part in parts_of(tokenizer.spec.get("normalizer"), "normalizers")]
         if normalizers not in ([], ["NFC"]) or tokenizer.spec["added_tokens"]:
             return None
         splits = splits_of(tokenizer)
-        kind = QwenPretokens if splits == [QWEN] else Gpt2Pretokens if splits == [GPT2] else None
-        return None if kind is None else kind(kind_table(tokenizer, nfc=normalizers == ["NFC"]))
+        found = QwenPretokens if splits == [QWEN] else Gpt2Pretokens if splits == [GPT2] else None
+        return None if found is None else found(class_table(tokenizer, nfc=normalizers == ["NFC"]))
 
-    def kinds(self, text: UInt8[Array, "B X"], inside: Bool[Array, "B X"]) -> UInt8[Array, "B X"]:
-        """The kind of the character that each byte belongs to; see `kinds_in`."""
-        return kinds_in(jnp.asarray(self.table), text, inside)
+    def classes_of(self, text: UInt8[Array, "B X"], inside: Bool[Array, "B X"]) -> UInt8[Array, "B X"]:
+        """The class of the character that each byte belongs to; see `characters.classes_of`."""
+        return classes_of(jnp.asarray(self.table), text, inside)
 
-    def sure(self, kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-        """Places before which a match ends, whatever follows the character there: no alternative goes from a character
-        that is not white space to white space, newlines aside, nor from a letter to anything but letters.
+    def sure_boundaries(self, classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+        """Places where one pre-token ends and the next begins, whatever stands before and behind these two characters.
+
+        No alternative of the expressions goes from a character that is not white space on to white space, newlines
+        aside, nor from a letter on to anything but letters: "x y" and "x." surely split behind the x.
         """
-        before = behind(kind, 1)
-        after_letter = (before == CharClass.LETTER) & (kind > CharClass.LETTER) & (kind < CharClass.UNKNOWN)
-        return (is_solid(before) & _in(kind, CharClass.SPACE, CharClass.BLANK)) | after_letter
+        before = behind(classes, 1)
+        after_letter = (before == CharClass.LETTER) & (classes > CharClass.LETTER) & (classes < CharClass.UNKNOWN)
+        return (is_solid(before) & _in(classes, CharClass.SPACE, CharClass.BLANK)) | after_letter
 
-    def begin(self, text: UInt8[Array, "B X"], kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-        """Whether a match begins at each byte behind a place of `sure`, in a text that ends with its last known byte.
+    def boundaries(self, text: UInt8[Array, "B X"], classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+        """Whether a pre-token begins at each byte, where the text ends with the last byte that is known.
 
-        What stands between UNKNOWN characters and the next sure place means nothing.
+        This holds behind the first sure boundary. From an UNKNOWN character to the next sure boundary it means nothing.
         """
-        before, after = behind(kind, 1), next_kind(text, kind)
+        before, after = behind(classes, 1), next_class(text, classes)
         other = ~_in(before, CharClass.OTHER, CharClass.SPACE)
-        opening = (kind == CharClass.OTHER) & other
+        opening = (classes == CharClass.OTHER) & other
+
         after_contraction, in_contraction = _contractions(self._folded(text), opening)
         joined = (before == CharClass.LETTER) | self._joins_letters(before, _previous(text, opening))
         letter = (~joined | after_contraction) & ~in_contraction
+
         # The last character of white space begins a match of its own if something else follows.
         last = ~is_white(after) & (after != CharClass.OUTSIDE)
-        begins = jnp.select(
-            [kind == CharClass.LETTER, kind == CharClass.NUMBER, kind == CharClass.OTHER, is_white(kind)],
-            [letter, self._number(before), other, self._white(kind, before, last)],
+        found = jnp.select(
+            [classes == CharClass.LETTER, classes == CharClass.NUMBER, classes == CharClass.OTHER, is_white(classes)],
+            [letter, self._number(before), other, self._white(classes, before, last)],
             True,
         )
-        return begins & is_lead(text)
+        return found & is_lead(text)
 
-    def stable(self, kind: UInt8[Array, "B X"], text: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-        """Places before which the text, ending there, has the matches that it has when it goes on as it does."""
-        before = behind(kind, 1)
+    def stable_ends(self, text: UInt8[Array, "B X"], classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+        """Places where a text may end without changing its pre-tokens: cut there, it has those that it has uncut.
+
+        So it is between "one" and " two", but not inside "don't": cut behind its "'", that has the pre-token "'" where
+        the whole has "'t".
+        """
+        before = behind(classes, 1)
         quoted = (behind(text, 1) == ord("'")) | (behind(text, 2) == ord("'"))  # a contraction may be cut
-        word = is_solid(before) & ((kind == CharClass.SPACE) | ~quoted)
-        return (word | ((before == CharClass.NEWLINE) & self._line(kind))) & is_lead(text)
+        word = is_solid(before) & ((classes == CharClass.SPACE) | ~quoted)
+        return (word | ((before == CharClass.NEWLINE) & self._line(classes))) & is_lead(text)
 
     def _folded(self, text: UInt8[Array, "B X"]) -> UInt8[Array, "B X"]:
-        """The text as contractions are looked for in it."""
+        """The text as contractions are looked for in it: in lower case, where case does not matter."""
         raise NotImplementedError
 
     def _joins_letters(self, before: UInt8[Array, "B X"], opening: Bool[Array, "B X"]) -> Bool[Array, "B X"]:
-        """Whether letters belong to the match of the character before them, of kind `before` and no letter; `opening`:
-        a match begins at that, and it is of kind OTHER.
+        """Whether letters belong to the match of the character before them.
+
+        Args:
+            before: class of that character, which is no letter.
+            opening: whether it is OTHER, and a match begins at it.
         """
         raise NotImplementedError
 
     def _number(self, before: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-        """Whether a match begins at a number behind a character of kind `before`."""
+        """Whether a match begins at a number behind a character of class `before`."""
         raise NotImplementedError
 
     def _white(
-        self, kind: UInt8[Array, "B X"], before: UInt8[Array, "B X"], last: Bool[Array, "B X"]
+        self, classes: UInt8[Array, "B X"], before: UInt8[Array, "B X"], last: Bool[Array, "B X"]
     ) -> Bool[Array, "B X"]:
         """Whether a match begins at white space; `last`: it is the last of it, and something else follows."""
         raise NotImplementedError
 
-    def _line(self, kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-        """Whether a place behind a newline is `stable`."""
+    def _line(self, classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+        """Whether a place behind a newline is a stable end."""
         raise NotImplementedError
 
 
@@ -120,20 +130,20 @@ class QwenPretokens(Pretokens):
         return jnp.ones(before.shape, bool)
 
     def _white(
-        self, kind: UInt8[Array, "B X"], before: UInt8[Array, "B X"], last: Bool[Array, "B X"]
+        self, classes: UInt8[Array, "B X"], before: UInt8[Array, "B X"], last: Bool[Array, "B X"]
     ) -> Bool[Array, "B X"]:
         # Newlines right behind an OTHER character belong to its match; all else, as far as the last newline, is one.
-        newline = kind == CharClass.NEWLINE
-        at = jnp.arange(kind.shape[1])
+        newline = classes == CharClass.NEWLINE
+        at = jnp.arange(classes.shape[1])
         last_not = jax.lax.cummax(jnp.where(newline, -1, at), axis=1)
-        after_other = newline & (gather(kind, last_not) == CharClass.OTHER)
+        after_other = newline & (gather(classes, last_not) == CharClass.OTHER)
         inside = jnp.where(
-            _newline_follows(kind), behind(after_other, 1) & ~newline, (before == CharClass.NEWLINE) | last
+            _newline_follows(classes), behind(after_other, 1) & ~newline, (before == CharClass.NEWLINE) | last
         )
         return jnp.where(is_white(before), inside, ~(newline & (before == CharClass.OTHER)))
 
-    def _line(self, kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-        return ~_newline_follows(kind)
+    def _line(self, classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+        return ~_newline_follows(classes)
 
 
 class Gpt2Pretokens(Pretokens):
@@ -149,18 +159,21 @@ class Gpt2Pretokens(Pretokens):
         return ~_in(before, CharClass.NUMBER, CharClass.SPACE)
 
     def _white(
-        self, kind: UInt8[Array, "B X"], before: UInt8[Array, "B X"], last: Bool[Array, "B X"]
+        self, classes: UInt8[Array, "B X"], before: UInt8[Array, "B X"], last: Bool[Array, "B X"]
     ) -> Bool[Array, "B X"]:
         return ~is_white(before) | last
 
-    def _line(self, kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
-        return ~is_white(kind) & ~is_white(behind(kind, 2))
+    def _line(self, classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+        return ~is_white(classes) & ~is_white(behind(classes, 2))
 
 
 def _contractions(
     text: UInt8[Array, "B X"], opening: Bool[Array, "B X"]
 ) -> tuple[Bool[Array, "B X"], Bool[Array, "B X"]]:
-    """What stands right behind 's, 't, 're, 've, 'm, 'll and 'd where a match begins; and the letters of those."""
+    """Finds 's, 't, 're, 've, 'm, 'll and 'd where a match begins (`opening`).
+
+    Returns whether each byte stands right behind one of them, and whether it is one of their letters.
+    """
     first, second = ahead(text, 1), ahead(text, 2)
     quote = opening & (text == ord("'"))
     short = quote & _in(first, *b"stmd")
@@ -168,10 +181,10 @@ def _contractions(
     return behind(short, 2) | behind(long, 3), behind(short | long, 1) | behind(long, 2)
 
 
-def _newline_follows(kind: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
+def _newline_follows(classes: UInt8[Array, "B X"]) -> Bool[Array, "B X"]:
     """Whether white space goes on, from each place, to a newline."""
-    at = jnp.arange(kind.shape[1])
-    return is_white(kind) & (_next(kind == CharClass.NEWLINE, at) < _next(~is_white(kind), at))
+    at = jnp.arange(classes.shape[1])
+    return is_white(classes) & (_next(classes == CharClass.NEWLINE, at) < _next(~is_white(classes), at))
 
 
 def _next(where: Bool[Array, "B X"], at: Int[Array, " X"]) -> Int[Array, "B X"]:
@@ -180,12 +193,13 @@ def _next(where: Bool[Array, "B X"], at: Int[Array, " X"]) -> Int[Array, "B X"]:
 
 
 def _previous(text: UInt8[Array, "B X"], at_lead: Bool[Array, "B X"]) -> Bool[Array, "B X"]:
-    """What holds at the first byte of the character before each."""
+    """For the first byte of each character, what holds at the first byte of the character before it."""
     held = at_lead
     for back in (3, 2, 1):
         held = jnp.where(~is_lead(text) & behind(is_lead(text), back), behind(at_lead, back), held)
     return behind(held, 1)
 
 
-def _in(kind: UInt8[Array, "B X"], *kinds: Any) -> Bool[Array, "B X"]:
-    return functools.reduce(jnp.logical_or, (kind == k for k in kinds))
+def _in(values: UInt8[Array, "B X"], *among: Any) -> Bool[Array, "B X"]:
+    """Whether each value is one of `among`."""
+    return functools.reduce(jnp.logical_or, (values == one for one in among))

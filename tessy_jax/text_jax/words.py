@@ -1,4 +1,4 @@
-"""Words and loops on the device: what `text.cuts` finds, in a window of each row's bytes."""
+"""Words and loops on the device: what `text.words` and `text.repetition` find, in a window of each row's bytes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,38 +8,43 @@ from jaxtyping import Array, Bool, Int, UInt8
 from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.words import LONG_WORD
 from tessy_jax.text_jax.arrays import behind, gather
-from tessy_jax.text_jax.characters import CharClass, is_lead, is_white, next_kind
+from tessy_jax.text_jax.characters import CharClass, is_lead, is_white, next_class
 
 NONE = np.iinfo(np.int32).max
 """Where there is no place."""
 
 
 def first(where: Bool[Array, "B X"]) -> Int[Array, " B"]:
-    """The first place where it holds, or NONE."""
+    """The first place of each row where it holds, or NONE."""
     return jnp.min(jnp.where(where, jnp.arange(where.shape[1]), NONE), axis=1)
 
 
 def word_ends(
     text: UInt8[Array, "B X"],
-    kind: UInt8[Array, "B X"],
+    classes: UInt8[Array, "B X"],
     sampled: Bool[Array, "B X"],
     start: int,
     limit: int,
 ) -> tuple[Int[Array, "B W"], Bool[Array, " B"]]:
-    """Where the complete words from `start` on end, W = `limit` of them at most, NONE beyond; and whether there are
-    more. See `cuts.next_cut`; a character of kind UNKNOWN decides nothing.
+    """The ends of the complete words from `start` on, as `text.words.next_cut` finds them.
 
     Args:
-        text, kind: the bytes of the window, and the kinds of their characters (OUTSIDE: not known).
+        text: the bytes of the window.
+        classes: the classes of their characters: OUTSIDE is what is not known yet, and UNKNOWN decides nothing.
         sampled: places where a sampled token ends.
+        start: where the first word begins.
+        limit: W, how many words to find at most.
+
+    Returns:
+        The end of each word, NONE beyond the last; and whether there are more than `limit`.
     """
-    before, after = behind(kind, 1), next_kind(text, kind)
-    line = (before == CharClass.NEWLINE) & (kind != CharClass.NEWLINE) & (kind != CharClass.OUTSIDE)
-    space = (kind == CharClass.SPACE) & ~is_white(before)
+    before, after = behind(classes, 1), next_class(text, classes)
+    line = (before == CharClass.NEWLINE) & (classes != CharClass.NEWLINE) & (classes != CharClass.OUTSIDE)
+    space = (classes == CharClass.SPACE) & ~is_white(before)
     unknown = (after == CharClass.OUTSIDE) | (after == CharClass.UNKNOWN) | (before == CharClass.UNKNOWN)
     undecided = space & unknown
     cut = line | (space & ~unknown & ~is_white(after))
-    long = sampled & is_lead(text) & (kind != CharClass.OUTSIDE)
+    long = sampled & is_lead(text) & (classes != CharClass.OUTSIDE)
     at = jnp.arange(text.shape[1])
 
     def following(last: Int[Array, " B"]) -> Int[Array, " B"]:
@@ -64,10 +69,14 @@ def word_ends(
 
 
 def may_loop(text: UInt8[Array, "B X"], ends: Int[Array, "B W"], rule: Repetition) -> Bool[Array, " B"]:
-    """Whether the text may loop (`Repetition.loops`) at one of `ends`, places in the window; NONE are none.
+    """Whether the text up to one of `ends` may end in a loop (`Repetition.loops`). Where it says no, there is none.
 
-    It compares the hash of the last bytes with those of the same number of bytes, up to `max_unit` bytes earlier: equal
-    bytes have equal hashes. The window must begin `look_back(rule)` before the first of `ends`, or earlier.
+    A loop's last bytes stand in the text once more, a unit earlier. So their hash is compared with those of as many
+    bytes that end 1 to `max_unit` bytes earlier.
+
+    Args:
+        text: the bytes of the window, which begins `look_back(rule)` bytes before the first of `ends`, or earlier.
+        ends: places in the window; NONE: no place.
     """
     base = np.uint32(0x01000193)
     powers = np.cumprod(np.full(text.shape[1] + 1, base, np.uint32), dtype=np.uint32)
@@ -83,5 +92,5 @@ def may_loop(text: UInt8[Array, "B X"], ends: Int[Array, "B W"], rule: Repetitio
 
 
 def look_back(rule: Repetition) -> int:
-    """Bytes before a place that `may_loop` reads."""
+    """How many bytes before a place `may_loop` reads."""
     return rule.max_unit + rule.probe_bytes

@@ -123,7 +123,7 @@ def test_weights_are_there_once_and_the_silent_cache_is_small():
     assert shared.params.models[0] is shared.params.models[1]
     caches = [shared.carry.caches[role].model for role in Role]
     assert caches[0].layers[0].k.shape[2] == 192
-    assert type(caches[1].layers[0].context) is models.Blocks
+    assert type(caches[1].layers[0].mask) is models.Blocks
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys, interrupt):

@@ -70,7 +70,7 @@ def test_export_is_a_checkpoint_for_all():
         wanted = theirs(torch.tensor(ids)).logits.numpy()
     ours = models.load(folder)
     positions = np.broadcast_to(np.arange(20), (2, 20))
-    hidden, _ = ours(ids, positions, models.Packed(np.ones((2, 20), np.int32), ours.config.contexts))
+    hidden, _ = ours(ids, positions, models.Packed(np.ones((2, 20), np.int32), ours.config.masks))
     np.testing.assert_allclose(ours.logits(hidden), wanted, atol=1e-4)
     messages = [{"role": "user", "content": "What is 2 + 3?"}]
     assert Chat.load(folder).prompt_ids(messages) == Chat.load(source).prompt_ids(messages)

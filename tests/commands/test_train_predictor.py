@@ -81,7 +81,7 @@ def test_export_is_a_predictor_for_all() -> None:
         logits = theirs(torch.tensor(ids)).logits
     ours = models.load(folder)
     positions = np.broadcast_to(np.arange(20), (2, 20))
-    hidden, _ = ours(ids, positions, models.Packed(np.ones((2, 20), np.int32), ours.config.contexts))
+    hidden, _ = ours(ids, positions, models.Packed(np.ones((2, 20), np.int32), ours.config.masks))
     np.testing.assert_allclose(ours.scores(hidden), logits.numpy(), atol=1e-5)
     predictor = Checkpoint.load(folder, threshold=0.5, shift=1, block=128, mesh=None)
     p = predictor.window(predictor.params, jnp.asarray(ids), jnp.asarray(positions))

@@ -68,10 +68,11 @@ def test_neighbours_are_joined_as_their_bytes_are(vocabularies) -> None:
 
 
 @jax.jit
-def pieces_of(canonical: Canonical, text: jax.Array, known: jax.Array) -> tuple[jax.Array, ...]:
-    pieces = canonical.pieces
-    kind = pieces.kinds(text, jnp.arange(text.shape[1])[None] < known)
-    return kind, pieces.begin(text, kind), pieces.sure(kind), pieces.stable(kind, text)
+def pretokens_of(canonical: Canonical, text: jax.Array, known: jax.Array) -> tuple[jax.Array, ...]:
+    pretokens = canonical.pretokens
+    classes = pretokens.classes_of(text, jnp.arange(text.shape[1])[None] < known)
+    sure = pretokens.sure_boundaries(classes)
+    return classes, pretokens.boundaries(text, classes), sure, pretokens.stable_ends(text, classes)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -84,9 +85,9 @@ def test_pretokens_are_the_tokenizers(vocabularies, name: str, text: str) -> Non
     data = text.encode()
     padded = np.zeros((1, 192), np.uint8)
     padded[0, : len(data)] = np.frombuffer(data, np.uint8)
-    kind, *_ = (np.asarray(a)[0] for a in pieces_of(canonical, padded, len(data)))
-    known = int(np.argmax(np.append(kind[: len(data)] == CharClass.UNKNOWN, True)))
-    _, begin, sure, stable = (np.asarray(a)[0, :known] for a in pieces_of(canonical, padded, known))
+    classes, *_ = (np.asarray(a)[0] for a in pretokens_of(canonical, padded, len(data)))
+    known = int(np.argmax(np.append(classes[: len(data)] == CharClass.UNKNOWN, True)))
+    _, begin, sure, stable = (np.asarray(a)[0, :known] for a in pretokens_of(canonical, padded, known))
 
     def begins(end: int) -> set[int]:
         part = data[:end].decode()

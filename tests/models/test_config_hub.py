@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from tessy_jax import models
-from tessy_jax.models.rope import Linear, Llama3, Rope, Unscaled
+from tessy_jax.models.rope import LinearScaling, Llama3, Rope, Unscaled
 
-#: As on the hub, without what this package does not read.
 R1 = {
     "architectures": ["DeepseekV3ForCausalLM"],
     "attention_bias": False,
@@ -51,6 +50,7 @@ R1 = {
     "v_head_dim": 128,
     "vocab_size": 129280,
 }
+"""As on the hub, without what this package does not read."""
 
 
 def test_transformers_4_files() -> None:
@@ -97,8 +97,8 @@ def test_transformers_4_files() -> None:
             "_sliding_window_pattern": 6,
         }
     )
-    assert [i for i, c in enumerate(gemma.contexts) if c == models.Full()] == [5, 11, 17]
-    assert gemma.ropes[4:6] == (Rope(1e4), Rope(1e6, Linear(8.0)))
+    assert [i for i, c in enumerate(gemma.masks) if c == models.Full()] == [5, 11, 17]
+    assert gemma.ropes[4:6] == (Rope(1e4), Rope(1e6, LinearScaling(8.0)))
     assert models.parameter_count(gemma) == 268_098_176
 
 
@@ -110,7 +110,7 @@ def test_deepseek_r1() -> None:
     assert attention.scale == pytest.approx(0.135234, abs=1e-6)
     cache = jax.eval_shape(lambda: models.init_cache(config, 3, 1000, 64, jnp.bfloat16))
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) == 61 * 3 * 1000 * 576 * 2
-    assert config.remembered.elements == 576
+    assert config.cache_spec.elements == 576
 
 
 def test_gpt_oss_as_released() -> None:
@@ -146,7 +146,7 @@ def test_gpt_oss_as_released() -> None:
     packed = models.config_from_hf(raw | {"quantization_config": {"quant_method": "mxfp4"}})
     assert models.parameter_count(floats) == 20_914_757_184
     assert 12.8 < models.parameter_bytes(packed, "bfloat16") / 2**30 < 12.9  # 41.8 GB in bfloat16
-    assert floats.contexts[:2] == (models.Sliding(128), models.Full())
+    assert floats.masks[:2] == (models.Sliding(128), models.Full())
     rope = floats.ropes[0]
     assert rope.scaling.amplitude == pytest.approx(1.34657, abs=1e-5)
     kept = Rope(150000.0).frequencies(64) / rope.frequencies(64)

@@ -154,7 +154,7 @@ def test_block_context(pair: Pair) -> None:
         masks = {"full_attention": mask, "sliding_attention": mask}
     with torch.no_grad():
         expected = pair.torch_model(torch.tensor(pair.tokens), attention_mask=masks).logits.numpy()
-    cache = models.init_cache(pair.model.config, B, T, slack=9, context=models.Blocks(block))
+    cache = models.init_cache(pair.model.config, B, T, slack=9, mask=models.Blocks(block))
     assert {layer.k.shape[2] for layer in cache.layers} == {2 * block + 9}
     got = np.zeros_like(expected)
     for positions in ragged(5, seed=11):
@@ -173,7 +173,7 @@ def test_packed_documents_do_not_see_each_other(pair: Pair) -> None:
     cut = 15
     positions = np.broadcast_to(np.r_[:cut, : T - cut], (B, T))
     segments = jnp.asarray(np.broadcast_to((np.arange(T) >= cut).astype(int), (B, T)))
-    packed = models.Packed(segments, pair.model.config.contexts)
+    packed = models.Packed(segments, pair.model.config.masks)
     got, _ = pair.call(pair.params, jnp.asarray(pair.tokens), jnp.asarray(positions), packed)
     with torch.no_grad():
         second = pair.torch_model(torch.tensor(pair.tokens[:, cut:])).logits.numpy()
@@ -182,7 +182,7 @@ def test_packed_documents_do_not_see_each_other(pair: Pair) -> None:
 
 
 def test_a_chunk_too_large_for_the_ring_is_refused(pair: Pair) -> None:
-    cache = models.init_cache(pair.model.config, B, T, slack=4, context=models.Sliding(7))
+    cache = models.init_cache(pair.model.config, B, T, slack=4, mask=models.Sliding(7))
     message = (
         r"a chunk of 5 tokens does not fit the cache of layer 0 \(Sliding\(window=7\), 11 slots\): feed at most 4 at a "
         r"time, or call init_cache with slack >= chunk \+ deepest rollback\."
@@ -194,7 +194,7 @@ def test_a_chunk_too_large_for_the_ring_is_refused(pair: Pair) -> None:
 def test_rematerialised_blocks_give_the_same_gradient(pair: Pair) -> None:
     """`apply=jax.checkpoint(call_block)` is how a train step recomputes activations."""
     graphdef, params = nnx.split(pair.model)
-    packed = models.Packed(jnp.zeros((B, T), int), pair.model.config.contexts)
+    packed = models.Packed(jnp.zeros((B, T), int), pair.model.config.masks)
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
 
     def loss(params: Any, apply: Any) -> Any:
@@ -217,7 +217,7 @@ def test_latent_attention_in_its_other_forms(tmp_path: Path) -> None:
     @jax.jit
     def logits(params: Any) -> Any:
         model = nnx.merge(graphdef, params)
-        packed = models.Packed(jnp.zeros((B, T), int), model.config.contexts, "blocks")
+        packed = models.Packed(jnp.zeros((B, T), int), model.config.masks, "blocks")
         return model.logits(model(jnp.asarray(tokens), jnp.broadcast_to(jnp.arange(T), (B, T)), packed)[0])
 
     with torch.no_grad():

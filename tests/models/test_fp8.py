@@ -19,8 +19,8 @@ from tessy_jax.models.weights import read_safetensors
 from tests.kit import tiny
 
 BLOCK = (8, 4)
-#: Splits of these fall on borders of blocks; what no mesh splits (width, latents) ends in smaller ones.
 SIZES = {"intermediate_size": 48, "qk_nope_head_dim": 8, "v_head_dim": 12}
+"""Splits of these fall on borders of blocks; what no mesh splits (width, latents) ends in smaller ones."""
 
 
 def decoded(bits: np.ndarray) -> np.ndarray:

@@ -133,7 +133,7 @@ def test_floats_are_rounded_to_groups() -> None:
     floats = np.random.default_rng(0).normal(size=(2, 96, 5)).astype(np.float32) * np.float32(1e-3)
     floats[:, 32:64] = 0
     blocks, scales = (
-        parameter.get_metadata()["made"]([floats], (slice(None),) * 3)
+        parameter.get_metadata()["derived_from"]([floats], (slice(None),) * 3)
         for parameter in Mxint8(packed=False).matrices("w", Dim(2), Dim(5), Dim(96))
     )
     got = np.asarray(matrices(Mxint8(packed=False), jnp.asarray(blocks), jnp.asarray(scales)))

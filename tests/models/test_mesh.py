@@ -109,7 +109,7 @@ def gradient(model: Any) -> dict[str, np.ndarray]:
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, model.config.vocab_size, (B, T)))
     positions = jnp.broadcast_to(jnp.arange(T), (B, T))
     graphdef, params = nnx.split(model)
-    packed = models.Packed(jnp.zeros((B, T), int), model.config.contexts)
+    packed = models.Packed(jnp.zeros((B, T), int), model.config.masks)
 
     def loss(params: Any) -> Any:
         return jnp.square(nnx.merge(graphdef, params)(tokens, positions, packed)[0]).mean()

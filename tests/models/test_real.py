@@ -1,4 +1,9 @@
-"""The demo's real weights against transformers (torch, float32): prefill, chunks, decode by row, past the window."""
+"""The demo's real weights against transformers (torch): prefill, chunks, decode by row, past the window.
+
+The reference is torch in float64 on the same float32 weights; its norms and rotary tables stay float32. Float32 rounds
+differently on every processor: with AVX2 alone torch's float32 logits of SmolLM2 (they reach 35) are 1.0e-4 away from
+its float64 ones, with AVX-512 less. So ours may be 1e-4 away, or three times as far as torch's are in the same run.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +33,11 @@ class Both:
         self.tokens = np.array(ids, np.int32)
         with torch.no_grad():
             reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-            self.logits = reference(torch.tensor([ids])).logits[0].numpy()
+            single = reference(torch.tensor([ids])).logits[0].numpy()
+            self.logits = reference.double()(torch.tensor([ids])).logits[0].numpy()
+        rounding = float(np.abs(single - self.logits).max())
+        print(f"torch, float32: max |Δlogit| = {rounding:.2e}")
+        self.bound = max(BOUND, 3 * rounding)
         self.model = models.load(folder)
         graph, self.params = nnx.split(self.model)
 
@@ -48,10 +57,10 @@ def both(request: pytest.FixtureRequest, demo_weights: Path) -> Both:
     return Both(demo_weights / request.param)
 
 
-def close(what: str, ours: jax.Array, theirs: np.ndarray) -> None:
+def close(what: str, ours: jax.Array, theirs: np.ndarray, bound: float) -> None:
     worst = float(np.abs(np.asarray(ours) - theirs).max())
-    print(f"{what}: max |Δlogit| = {worst:.2e}")
-    assert worst <= BOUND
+    print(f"{what}: max |Δlogit| = {worst:.2e}, bound {bound:.2e}")
+    assert worst <= bound
 
 
 def test_chunks_past_the_window(both: Both) -> None:
@@ -63,7 +72,7 @@ def test_chunks_past_the_window(both: Both) -> None:
         positions = np.pad(np.arange(start, start + len(some)), (0, pad), constant_values=-1)
         logits, cache = both.forward(both.params, np.pad(some, (0, pad))[None], positions[None], cache)
         worst.append(np.abs(np.asarray(logits[0, : len(some)]) - both.logits[start : start + len(some)]).max())
-    close("chunks", jnp.asarray(max(worst)), np.zeros(()))
+    close("chunks", jnp.asarray(max(worst)), np.zeros(()), both.bound)
 
 
 def test_prefill_and_decode_by_row(both: Both) -> None:
@@ -73,8 +82,8 @@ def test_prefill_and_decode_by_row(both: Both) -> None:
     positions = np.where(index < lengths[:, None], index, -1)
     logits, cache = both.forward(both.params, np.tile(both.tokens[:24], (2, 1)), positions, both.cache(2))
     for row, length in enumerate(lengths):
-        close("prefill", logits[row, :length], both.logits[:length])
+        close("prefill", logits[row, :length], both.logits[:length], both.bound)
     for step in range(8):
         at = lengths + step
         logits, cache = both.forward(both.params, both.tokens[at][:, None], at[:, None], cache)
-        close("decode", logits[:, 0], both.logits[at])
+        close("decode", logits[:, 0], both.logits[at], both.bound)

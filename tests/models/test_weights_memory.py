@@ -23,8 +23,6 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 
-#: Prints the most private memory of the process before and while it loads. What is mapped from files is not counted:
-#: the kernel takes it back when it needs it.
 MEASURE = """
 import re, sys, threading, time
 import jax
@@ -50,6 +48,9 @@ jax.block_until_ready(models.named_parameters(model))
 done.set()
 thread.join()
 print(before, peak)
+"""
+"""Prints the most private memory of the process before and while it loads. What is mapped from files is not counted:
+the kernel takes it back when it needs it.
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 from tessy_jax.text.chat import PROBES, Chat
 from tessy_jax.text.thinking import HARMONY, Thinking, thinking_of
 from tessy_jax.text.tokenizer import TextError
-from tests.kit import vocab
+from tests.kit import templates, vocab
 
 USER = [{"role": "user", "content": "Hi"}]
 
@@ -153,7 +153,7 @@ def test_thinking_in_earlier_answers_keeps_its_meaning(small):
 
 @pytest.mark.parametrize("written", ["", "<think>", "<think>\n"])
 def test_the_opening_is_written_once(small, written):
-    template = vocab.CHATML.replace("assistant\\n'", f"assistant\\n{written}'".replace("\n", "\\n"))
+    template = templates.CHATML.replace("assistant\\n'", f"assistant\\n{written}'".replace("\n", "\\n"))
     chat = Chat.load(small, template=template)
     chat.check()
     assert chat.prompt_ids(USER) == Chat.load(small).prompt_ids(USER)

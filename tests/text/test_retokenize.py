@@ -178,19 +178,19 @@ def retokenizers(tokenizers):
 
 
 class Buffer:
-    """A token buffer that is kept up to date by tails, and compared with the encoding of the whole text."""
+    """A token buffer that is kept up to date by edits, and compared with the encoding of the whole text."""
 
     def __init__(self, retokenizer: Retokenizer):
         self.retokenizer, self.ids, self.ends, self.at = retokenizer, [], [], 0
 
     def move(self, text: bytes, to: int) -> TokenEdit:
-        tail = self.retokenizer.tail(text, self.at, to)
-        keep = len(self.ids) - tail.drop
+        edit = self.retokenizer.edit(text, self.at, to)
+        keep = len(self.ids) - edit.drop
         assert keep >= 0
-        self.ids, self.ends, self.at = self.ids[:keep] + tail.ids, self.ends[:keep] + tail.ends, to
+        self.ids, self.ends, self.at = self.ids[:keep] + edit.ids, self.ends[:keep] + edit.ends, to
         whole = self.retokenizer.tokenizer.encode(text[:to])
-        assert (self.ids, self.ends) == whole, (text[:to], tail)
-        return tail
+        assert (self.ids, self.ends) == whole, (text[:to], edit)
+        return edit
 
 
 def word_cuts(text: bytes, ends: list[int]) -> list[int]:
@@ -289,20 +289,20 @@ def test_nested_words(retokenizers, name, kind):
     cuts = word_cuts(text, encode(text)[1])
     for i in range(0, len(cuts) - 6, 3):
         ends = cuts[i + 1 : i + 6]
-        tail, reached = retokenizer.nested(text, cuts[i], ends)
-        assert tail == retokenizer.tail(text, cuts[i], ends[reached])
+        edit, reached = retokenizer.edit_through(text, cuts[i], ends)
+        assert edit == retokenizer.edit(text, cuts[i], ends[reached])
         words = [encode(text[:end])[0] for end in ends]
         nested = [b[: len(a)] == a for a, b in itertools.pairwise(words)]
         assert reached == (nested.index(False) if False in nested else len(nested))
 
 
-def test_tails_are_small_and_exact(retokenizers):
+def test_edits_are_small_and_exact(retokenizers):
     qwen = retokenizers["qwen3"]
-    assert qwen.tail(b"a b", 2, 2) == TokenEdit(0, [], [])
-    assert qwen.tail(b"one two three", 3, 7) == TokenEdit(0, qwen.tokenizer.encode(b" two")[0], [7])
+    assert qwen.edit(b"a b", 2, 2) == TokenEdit(0, [], [])
+    assert qwen.edit(b"one two three", 3, 7) == TokenEdit(0, qwen.tokenizer.encode(b" two")[0], [7])
     # Two newlines that meet are one token.
-    assert qwen.tail(b"a b.\n\n", 5, 6) == TokenEdit(1, qwen.tokenizer.encode(b".\n\n")[0], [6])
-    assert qwen.tail(b"one two three", 13, 7) == TokenEdit(1, [], [])
+    assert qwen.edit(b"a b.\n\n", 5, 6) == TokenEdit(1, qwen.tokenizer.encode(b".\n\n")[0], [6])
+    assert qwen.edit(b"one two three", 13, 7) == TokenEdit(1, [], [])
 
 
 def test_little_text_is_encoded(tokenizers, monkeypatch):
@@ -316,7 +316,7 @@ def test_little_text_is_encoded(tokenizers, monkeypatch):
         )
         cuts = word_cuts(text, [])
         for old, new in zip(cuts[-200:], cuts[-195:], strict=False):
-            retokenizer.tail(text, old, new)
+            retokenizer.edit(text, old, new)
         assert max(seen) < 200
 
 

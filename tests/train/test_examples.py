@@ -13,7 +13,7 @@ from tessy_jax.data.sources import RawRow
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import TextError
 from tessy_jax.train.data.examples import PARTS, examples
-from tests.kit import vocab
+from tests.kit import templates, vocab
 
 ASK = {"role": "user", "content": "What is 2 + 2?"}
 THOUGHT = [("student", "Okay, so"), ("teacher", " 2 + 2 is 4, naïve as it is: 四."), ("student", "\n\nWait, yes.")]
@@ -246,7 +246,7 @@ def test_thinking_of_others_keeps_its_white_space(chat, content):
 def test_an_answer_without_thinking_has_no_opening(small):
     row = {"messages": [ASK, {"role": "assistant", "content": ANSWER}]}
     plain = one(row, small).tokens.tolist()
-    thinks = Chat.load(small.folder, template=vocab.CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'"))
+    thinks = Chat.load(small.folder, template=templates.CHATML.replace("assistant\\n'", "assistant\\n<think>\\n'"))
     assert thinks.prompt_ids([ASK]) == small.prompt_ids([ASK])
     assert one(row, thinks).tokens.tolist() == plain
 

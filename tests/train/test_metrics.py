@@ -27,7 +27,7 @@ def test_arithmetic_is_what_the_compiler_counts(tmp_path):
     positions = np.arange(length := 64)[None]
 
     def forward(tokens):
-        hidden, _ = model(tokens, positions, models.Packed(jnp.ones((1, length), jnp.int32), model.config.contexts))
+        hidden, _ = model(tokens, positions, models.Packed(jnp.ones((1, length), jnp.int32), model.config.masks))
         return model.logits(hidden)
 
     counted = jax.jit(forward).lower(np.zeros((1, length), np.int32)).compile().cost_analysis()["flops"]

@@ -136,7 +136,7 @@ def test_new_head_on_a_language_models_body(tmp_path: Path, tied: bool) -> None:
     with torch.no_grad():
         wanted = theirs(torch.tensor(ids)).logits.numpy()
     loaded = models.load_classifier(tmp_path / "out", labels, jax.random.key(0))  # as it is
-    hidden, _ = loaded(ids, ids, models.Packed(np.ones((1, 20), np.int32), loaded.config.contexts))
+    hidden, _ = loaded(ids, ids, models.Packed(np.ones((1, 20), np.int32), loaded.config.masks))
     np.testing.assert_allclose(loaded.scores(hidden), wanted, atol=1e-5)
 
 

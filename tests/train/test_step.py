@@ -125,7 +125,7 @@ def test_a_blocks_gradients_are_formed_before_those_of_the_block_below(tmp_path:
     tokens = jnp.arange(5)[None]
 
     def loss(params: Any) -> jax.Array:
-        memory = models.Packed(jnp.ones_like(tokens), tuple(config.contexts))
+        memory = models.Packed(jnp.ones_like(tokens), tuple(config.masks))
         return nnx.merge(graph, params)(tokens, tokens, memory, in_turn(remat, None, models.TRAINING))[0].sum()
 
     program = jax.make_jaxpr(jax.grad(loss))(params)
