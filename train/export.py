@@ -1,4 +1,4 @@
-"""A trained student as a Hugging Face folder: its weights, and the tokenizer and settings it came with."""
+"""A trained model as a Hugging Face folder: its weights, and the tokenizer and settings that it came with."""
 
 import json
 import os
@@ -18,11 +18,13 @@ def export(model: models.Model, source: Path, folder: Path, template: str | None
     """Writes the model in the dtype of its source checkpoint; `folder` is replaced as a whole. All processes call it.
 
     Args:
-      source: the checkpoint that the training began with.
-      template: the chat template of the training, where it is not the checkpoint's own.
+        model: the trained model.
+        source: the checkpoint that the training began with; tokenizer, settings and dtype are taken from it.
+        folder: where to write.
+        template: the chat template of the training, where it is not the checkpoint's own.
 
     Raises:
-      OSError: it cannot be written.
+        OSError: it cannot be written.
     """
     partial, old = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "old"))
     first = jax.process_index() == 0
@@ -45,7 +47,7 @@ def export(model: models.Model, source: Path, folder: Path, template: str | None
 
 
 def _set_template(folder: Path, template: str) -> None:
-    """The template that all who load the folder get: the one file of it, so that none can contradict it."""
+    """Writes the template to its own file, and removes all others, which might contradict it."""
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     (folder / "chat_template.json").unlink(missing_ok=True)
     settings = folder / "tokenizer_config.json"

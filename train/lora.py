@@ -12,9 +12,10 @@ from tessy_jax.models import DecoderConfig, describe
 from tessy_jax.models.sharding import Dim
 
 Params = dict[str, Float32[Array, "..."]]
+"""Parameters by name."""
 
-#: The adapters of a layer, after its HF name, as PEFT calls them.
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+"""Names of the adapters of a layer, after the layer's HF name, as PEFT has them."""
 
 
 class Tuning(Protocol):
@@ -25,7 +26,12 @@ class Tuning(Protocol):
         ...
 
     def split(self, params: Params, key: Array) -> tuple[Params, Params]:
-        """(trained, frozen) at the start of a run. Arrays may be shared with `params`."""
+        """(what is trained, what is frozen) before the first step.
+
+        Args:
+            params: all parameters of the model, by HF name. The results may share arrays with them.
+            key: of the random numbers that adapters begin with.
+        """
         ...
 
     def merge(self, trained: Params, frozen: Params) -> Params:
@@ -52,7 +58,7 @@ class LoRA:
     """W + alpha / rank * B A, with W frozen (Hu et al., arXiv 2106.09685).
 
     The sum is formed in float32 before it is rounded to the compute dtype, so what is trained is what is exported.
-    A starts uniform in ±1/sqrt(in), as in PEFT, and B at zero: the first step sees the model unchanged.
+    A begins uniform in ±1/sqrt(in), as in PEFT, and B at zero, so that training begins with the model unchanged.
 
     A warning from the TESSY paper (arXiv 2604.14164, Fig. 13): on Teacher-Only data, rank 8 with alpha 16 collapsed to
     scores of 1.51 and 3.40, worse than full fine-tuning. A small rank is no remedy for data far from the student.
@@ -68,7 +74,11 @@ class LoRA:
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
     def dims(self, config: DecoderConfig) -> dict[str, tuple[Dim, ...]]:
-        """Raises ValueError: a target is no linear layer of this model."""
+        """Names and dimensions of the adapters.
+
+        Raises:
+            ValueError: a target is no linear layer of this model.
+        """
         layers: dict[str, tuple[Dim, ...]] = {
             name.removesuffix(".weight"): spec.dims
             for name, spec in describe(config).items()

@@ -1,8 +1,8 @@
-"""Cross-entropy that never holds the logits of all tokens: [T, V] is the largest array of a naive train step.
+"""Cross-entropy in chunks of tokens, so that the logits of all tokens, [T, V], never exist at once.
 
-For a row of 32,768 tokens and a vocabulary of 151,936, float32 logits take 20 GB, and their gradient as much again.
-Here a scan forms the logits of one chunk of tokens at a time. `weighted_loss` also forms the gradients in that same
-pass, as Liger Kernel does (Hsu et al., arXiv 2410.10989): logits are computed once, not again on the way back.
+They would be the largest array of a train step: for a row of 32,768 tokens and a vocabulary of 151,936 they take 20 GB
+in float32, and their gradient as much again. Here a scan forms the logits of one chunk at a time. `weighted_loss` forms
+the gradients in the same pass, as Liger Kernel does (Hsu et al., arXiv 2410.10989), so logits are computed only once.
 """
 
 import functools
@@ -177,7 +177,7 @@ _weighted_loss.defvjp(_forward, _backward)
 
 
 def _softmax(x: Array, weight: Array, target: Array) -> tuple[Array, Array, Array]:
-    """Of one chunk: (probabilities [B C V], nll [B C], correct [B C])."""
+    """(probabilities [B C V], nll [B C], correct [B C]) of one chunk."""
     logits = jnp.einsum("btd,vd->btv", x, weight, preferred_element_type=jnp.float32)
     highest = jnp.max(logits, axis=-1, keepdims=True)
     exponentials = jnp.exp(logits - highest)
@@ -208,6 +208,6 @@ def _split(x: Array, columns: int) -> Array:
 
 
 def _join(x: Array, length: int) -> Array:
-    """The inverse of `_split`."""
+    """[chunks, B, columns, ...] -> [B, length, ...]: the inverse of `_split`."""
     x = x.swapaxes(0, 1)
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]

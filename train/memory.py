@@ -24,7 +24,10 @@ def step_memory(
     """GiB of one device in a training step, from the compiler: it is compiled here, and not run.
 
     Args:
-        shape: of a batch: micro-batches, rows, tokens of a row.
+        model: its shapes.
+        mesh: the devices; None: one.
+        optimizer, compute, tuning, objective: see `make_step`.
+        shape: micro-batches of a step, rows of a micro-batch, tokens of a row.
     """
     state = abstract(model, optimizer, tuning)
     rows = batches.abstract(*shape)

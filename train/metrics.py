@@ -22,7 +22,8 @@ from tessy_jax.train.data.examples import CONTEXT, PARTS
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.step import Metrics, Sums
 
-_RECENT = 20  # steps over which rates are averaged
+_RECENT = 20
+"""Steps over which rates are averaged."""
 
 
 class Sink(Protocol):
@@ -90,8 +91,8 @@ class Seen:
     """A batch as the host saw it, before it went to the devices.
 
     Attributes:
-      crc: of the ids, in the order of rows: runs that train on the same batches have the same numbers.
-      operations: see `Arithmetic`; of this process's rows.
+        crc: of the ids, in the order of rows: runs that train on the same batches have the same numbers.
+        operations: of this process's rows, see `Arithmetic`.
     """
 
     crc: str
@@ -104,9 +105,9 @@ class Seen:
 
 
 class Reporter:
-    """Turns what steps and evaluations return into lines, and keeps the numbers for the console.
+    """Turns what steps and evaluations return into lines of numbers, and shows the newest on the console.
 
-    Use `step` and `held_out` in order; `cells` gives what to show at any time.
+    `step` and `held_out` are called in the order of the run, `cells` at any time.
     """
 
     def __init__(
@@ -121,9 +122,12 @@ class Reporter:
     ):
         """
         Args:
-          first, total: steps done before, and of the whole run.
-          epoch: of a step (both from 0).
-          peak: operations per second of all devices of this process; None: unknown, no MFU.
+            sinks: where the lines go.
+            first: steps that were done before.
+            total: steps of the whole run.
+            epoch: the epoch of a step (both from 0).
+            peak: operations per second of all devices of this process; None: unknown, and no MFU is reported.
+            clock: seconds.
         """
         self._sinks = sinks
         self._done, self._total, self._epoch, self._peak = first, total, epoch, peak
@@ -135,7 +139,7 @@ class Reporter:
         self._held_out: float | None = None
 
     def step(self, step: int, metrics: Metrics, seen: Seen) -> None:
-        """After step number `step` (from 1), whose numbers are on the host."""
+        """Takes the numbers of a step (counted from 1), which are on the host by now."""
         now = self._clock()
         if self._last is not None:  # the first step includes compiling
             self._recent.append((now - self._last, int(metrics.sums.tokens_all), seen.operations))
@@ -156,7 +160,7 @@ class Reporter:
         self._write(self._row)
 
     def held_out(self, step: int, sums: Sums) -> float:
-        """After an evaluation; returns the loss."""
+        """Takes the sums of an evaluation after `step`; returns the loss, by which checkpoints are ranked."""
         self._held_out = float(sums.loss) / float(sums.weight)
         self._last = self._clock()  # no rate counts the evaluation
         row = {"loss": self._held_out, "tokens": int(sums.tokens), "parts": by_part(sums)}
@@ -168,7 +172,7 @@ class Reporter:
         return {}
 
     def cells(self, now: float) -> dict[str, str]:
-        """What to show at a time of the clock."""
+        """What the console shows at a time of the clock, by name."""
         cells = {"step": f"{self._done}/{self._total}"}
         if row := self._row:
             cells["epoch"] = f"{row['epoch']}"
@@ -195,7 +199,7 @@ class Reporter:
             sink.close()
 
     def _rates(self) -> dict[str, float | None]:
-        """Means over the last steps."""
+        """Seconds of a step, rates and the time that is left, from the last steps; None where there is none yet."""
         if not self._recent:
             return {"step_seconds": None, "tokens_per_second": None, "eta_seconds": None}
         seconds, tokens, operations = (max(sum(values), 1e-9) for values in zip(*self._recent, strict=True))
@@ -212,7 +216,7 @@ class Reporter:
 
 
 def by_part(sums: Sums) -> dict[str, dict[str, float]]:
-    """Mean loss in nats, share of tokens that were the likeliest, and tokens, of each part that is there."""
+    """Of each part that occurs: mean loss in nats, share of tokens than which none was likelier, number of tokens."""
     out = {}
     for code, name in enumerate(PARTS):
         if code != CONTEXT and (count := int(sums.count[code])):
@@ -222,7 +226,7 @@ def by_part(sums: Sums) -> dict[str, dict[str, float]]:
 
 
 def memory_gib() -> float:
-    """The most that a local device has held so far; of the process, where devices do not say (CPU)."""
+    """The most memory that a local device has held so far, in GiB; on a CPU, that of the process."""
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
     if any(peaks):
         return max(peak or 0 for peak in peaks) / 2**30

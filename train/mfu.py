@@ -1,4 +1,4 @@
-"""How much of what the devices could compute a training run does compute: the MFU (PaLM, arXiv 2204.02311, App. B)."""
+"""Model FLOPs utilisation (PaLM, arXiv 2204.02311, App. B): needed operations per second by what devices can do."""
 
 import math
 from dataclasses import dataclass
@@ -24,19 +24,27 @@ PEAK_TFLOPS = {
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Operations that a training step needs on this model, whatever it computes again or computes for padding.
+    """Operations that a training step of this model needs; what it computes again, or for padding, does not count.
 
-    6 for each parameter in a matrix product and token (2 forward, 4 backward; 4 in all where parameters are frozen, as
-    under LoRA), as in Kaplan et al. (arXiv 2001.08361, §2.1), and 12 x heads x key size for each pair of a token and
-    one that it sees, in each layer. Tied embeddings count once, as the output matrix; experts by the share of them that
-    a token goes to.
+    - 6 for each token and parameter of a matrix product (Kaplan et al., arXiv 2001.08361, §2.1): 2 forward, 4 backward.
+      4 in all where parameters are frozen, as under LoRA. Tied embeddings count once, as the output matrix, and experts
+      by the share of them that a token goes to.
+    - 12 x heads x key size for each token and each token that it attends to, in each layer.
+
+    Attributes:
+        model: its shapes.
+        frozen: whether its parameters are frozen.
     """
 
     model: DecoderConfig
     frozen: bool = False
 
     def operations(self, positions: Int[np.ndarray, "A B T"]) -> float:
-        """Of one batch, given the positions of its tokens in their documents (-1: padding)."""
+        """Operations of one batch.
+
+        Args:
+            positions: of its tokens in their documents; -1: padding.
+        """
         seen = positions[positions >= 0].astype(np.int64) + 1
         pairs = sum(np.minimum(seen, c.reach(positions.shape[-1])).sum() for c in self.model.masks)
         per_pair = 12 * self.model.num_attention_heads * self.model.cache_spec.size
@@ -51,7 +59,7 @@ class Arithmetic:
         )
 
     def _matrices(self) -> int:
-        """Parameters in matrix products with one token."""
+        """Parameters that one token is multiplied with."""
         specs = describe(self.model).items()
         found = {name: spec for name, spec in specs if len(spec.shape) > 1 + (spec.axes[0] == "experts")}
         if not self.model.tie_word_embeddings:
@@ -62,11 +70,12 @@ class Arithmetic:
 
 
 def peak_of(device: jax.Device, dtype: str, told: float | None) -> float | None:
-    """Operations per second that a device can do at most; None where nobody says.
+    """Operations per second that a device can do at most; None: unknown.
 
     Args:
-      dtype: that of the computation; what is known is for bfloat16.
-      told: by the user, in 1e12 per second.
+        device: it is looked up in `PEAK_TFLOPS`, which holds for bfloat16.
+        dtype: of the computation.
+        told: the user's own number, in 1e12 operations per second; it counts where it is given.
     """
     if told is not None:
         return told * 1e12

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-#: What is left of the peak learning rate at a share (0 to 1) of the steps after the warm-up.
 SCHEDULES: dict[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
     "constant": jnp.ones_like,
     "linear": lambda share: 1 - share,
     "cosine": lambda share: 0.5 * (1 + jnp.cos(jnp.pi * share)),
 }
+"""Share of the peak learning rate that is left at a share (0 to 1) of the steps after the warm-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class AdamW:
     Attributes:
         peak: the highest learning rate.
         steps: of the whole run; the schedule ends there.
-        schedule: key of SCHEDULES.
+        schedule: key of `SCHEDULES`.
         warmup: steps in which the rate rises from 0 to `peak`. The first of them has rate 0, as in transformers.
         weight_decay: of matrices; norms and biases, which are vectors, do not decay.
         b1, b2, eps: of Adam.
@@ -40,7 +40,10 @@ class AdamW:
     clip: float | None = 1.0
 
     def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """Of the step with this number, from 0. HF: transformers/optimization.py, get_cosine_schedule_with_warmup."""
+        """The rate of a step, counted from 0. HF: transformers/optimization.py, get_cosine_schedule_with_warmup.
+
+        With a peak of 1, 2 steps of warm-up and 6 in all, "linear" gives 0, 0.5, 1, 0.75, 0.5, 0.25.
+        """
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
         decayed = SCHEDULES[self.schedule](jnp.clip(share, 0.0, 1.0))
         return self.peak * jnp.where(step < self.warmup, step / max(1, self.warmup), decayed)

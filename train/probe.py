@@ -1,15 +1,15 @@
 """Training a probe: P(style of a token) = sigmoid(w · h + b + u[token]), h the writing model's state before the token.
 
 The model reads its prompts and responses once, teacher-forced and in its own tokens, and the outputs of all layers at
-the places before labelled tokens are kept. One logistic regression per layer then takes seconds: convex, so that what
-comes out depends on the data alone.
+the places before labelled tokens are kept. Then one logistic regression is fitted per layer, in seconds. It is convex,
+so the result depends on the data alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +31,13 @@ from tessy_jax.train.data.probe_data import Response, labelled_tokens
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What the model had in mind before each labelled token.
+    """The model's hidden states before each labelled token.
 
     Attributes:
         layers: numbers of the layers.
-        hidden: their outputs minus `centre`, bfloat16; a file that is read when used.
-        centre: of each layer, so that rounding keeps what varies.
-        tokens: the tokens themselves.
+        hidden: their outputs minus `centre`, bfloat16; a memory-mapped file.
+        centre: taken from the states of each layer, so that rounding to bfloat16 loses less of their differences.
+        tokens: the labelled tokens.
     """
 
     layers: list[int]
@@ -53,57 +53,74 @@ class Features:
 def read_features(
     model: models.Model, responses: Sequence[Response], layers: list[int], length: int, at_once: int, file: Path
 ) -> Features:
-    """Runs the model over the responses, several in a row of `length` tokens, `at_once` rows at a time.
+    """Runs the model over the responses, and keeps its hidden states before labelled tokens.
 
     Args:
-        file: for the states; len(layers) x labelled tokens x width x 2 bytes.
+        model: the writer.
+        responses: in its tokens.
+        layers: numbers of the layers to keep.
+        length: tokens of a row, which holds several responses.
+        at_once: rows that the model reads at a time.
+        file: for the states; it takes len(layers) x labelled tokens x width x 2 bytes.
     """
     graph, params = nnx.split(model)
     masks = model.config.masks
     packed = pack(np.array([len(r.ids) for r in responses]), length, 0, 0)
     groups = [packed[start : start + at_once] for start in range(0, len(packed), at_once)]
     places = [_places(responses, group, length) for group in groups]
-    width = max(len(flat) for flat, _ in places)
+    width = max(len(place.flat) for place in places)
 
     @jax.jit
     def read(params: Any, tokens: Array, positions: Array, segments: Array, at: Array) -> Float32[Array, "L M D"]:
-        heard: list[Array] = []
+        states: list[Array] = []
         memory = models.Packed(segments, masks, "blocks")
-        nnx.merge(graph, params)(tokens, positions, memory, record_hidden_states(heard))
-        return jnp.stack([heard[layer].reshape(-1, heard[layer].shape[-1])[at] for layer in layers], dtype=jnp.float32)
+        nnx.merge(graph, params)(tokens, positions, memory, record_hidden_states(states))
+        return jnp.stack([states[n].reshape(-1, states[n].shape[-1])[at] for n in layers], dtype=jnp.float32)
 
     total = sum(response.labels for response in responses)
     shape = (len(layers), total, model.config.hidden_size)
     hidden = np.memmap(file, ml_dtypes.bfloat16, "w+", shape=shape)
     centre: np.ndarray | None = None
-    for group, (flat, index) in zip(groups, places, strict=True):
-        rows = _rows(responses, group, length, at_once)
-        found = np.asarray(read(params, *rows, np.pad(flat, (0, width - len(flat)))))[:, : len(flat)]
+    for group, place in zip(groups, places, strict=True):
+        rows, count = _rows(responses, group, length, at_once), len(place.flat)
+        found = np.asarray(read(params, *rows, np.pad(place.flat, (0, width - count))))[:, :count]
         if centre is None:
             centre = found.mean(axis=1)
-        hidden[:, index] = (found - centre[:, None]).astype(ml_dtypes.bfloat16)
+        hidden[:, place.number] = (found - centre[:, None]).astype(ml_dtypes.bfloat16)
     assert centre is not None, "there are responses"
     return Features(layers, hidden, centre, labelled_tokens(responses))
 
 
-def _places(responses: Sequence[Response], group: list[list[int]], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(places before labelled tokens in the rows of a group, flattened; their numbers among all labelled tokens)."""
+class _Places(NamedTuple):
+    """The places before labelled tokens, in the rows of a group.
+
+    Attributes:
+        flat: of each in the flattened rows.
+        number: of its labelled token among all of them.
+    """
+
+    flat: Int[np.ndarray, " M"]
+    number: Int[np.ndarray, " M"]
+
+
+def _places(responses: Sequence[Response], group: list[list[int]], length: int) -> _Places:
     firsts = np.cumsum([0] + [response.labels for response in responses])
     flat: list[np.ndarray] = []
-    index: list[np.ndarray] = []
+    number: list[np.ndarray] = []
     for r, row in enumerate(group):
         start = r * length
-        for number in row:
-            response = responses[number]
+        for i in row:
+            response = responses[i]
             for segment in response.segments:
                 labelled = np.flatnonzero(segment.classes != CONTEXT)
                 flat.append(start + response.prompt + segment.first + labelled - 1)
-            index.append(firsts[number] + np.arange(response.labels))
+            number.append(firsts[i] + np.arange(response.labels))
             start += len(response.ids)
-    return np.concatenate(flat), np.concatenate(index)
+    return _Places(np.concatenate(flat), np.concatenate(number))
 
 
 def _rows(responses: Sequence[Response], group: list[list[int]], length: int, at_once: int) -> tuple[np.ndarray, ...]:
+    """(tokens, positions, segments) of a group, each [at_once, length]."""
     tokens, segments = (np.zeros((at_once, length), np.int32) for _ in range(2))
     positions = np.full((at_once, length), -1, np.int32)
     for r, row in enumerate(group):
@@ -128,12 +145,12 @@ class Fit:
     token_bias: Float32[np.ndarray, " V"]
 
     def p(self, hidden: Float32[np.ndarray, "N D"], tokens: Int[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-        """P(style)."""
+        """P(style) of tokens, given the hidden states before them."""
         logits = hidden @ self.weight + self.bias + self.token_bias[tokens]
         return 0.5 * (1 + np.tanh(0.5 * logits.astype(np.float64)))
 
     def moved(self, centre: Float32[np.ndarray, " D"]) -> "Fit":
-        """The same for states from which `centre` is not taken away."""
+        """The fit that says of states `h` what this one says of `h - centre`."""
         return Fit(self.weight, float(self.bias - np.dot(self.weight.astype(np.float64), centre)), self.token_bias)
 
 
@@ -144,9 +161,16 @@ def fit(
     vocabulary: int,
     config: ProbeFitConfig,
 ) -> Fit:
-    """Minimises the mean cross-entropy + l2 / 2 |w|² + token_bias_l2 / 2 |u|², w for features of variance 1.
+    """Minimises the mean cross-entropy + l2 / 2 |w|² + token_bias_l2 / 2 |u|², with w for features of variance 1.
 
     Tokens with fewer than `min_count` labels have no bias of their own.
+
+    Args:
+        hidden: states before the tokens.
+        tokens: their ids.
+        style: their labels.
+        vocabulary: how many ids there are.
+        config: both l2, min_count, and the most steps to take.
     """
     mean, std = hidden.mean(axis=0), hidden.std(axis=0)
     std = np.where(std > 0, std, 1)

@@ -1,4 +1,4 @@
-"""What is kept of a block for the way back, and when and where its gradients are formed."""
+"""Rematerialisation: what the forward pass keeps of a block for the backward pass, and when gradients are formed."""
 
 from typing import Any
 
@@ -12,25 +12,31 @@ from tessy_jax.models.decoder import BlockCall
 from tessy_jax.models.key_values import KeyValues
 from tessy_jax.models.rope import Rotation
 
-#: What of a block's activations is kept for the way back; the rest is computed again. "none": all is kept (fastest),
-#: "block": outputs of weight matrices, "full": the block's input only (least memory, a third more work).
 REMAT: dict[str, BlockCall] = {
     "none": models.call_block,
     "block": jax.checkpoint(models.call_block, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
     "full": jax.checkpoint(models.call_block),
 }
+"""Which activations of a block are kept for the backward pass; it computes the others again.
+
+none: all are kept (fastest). block: outputs of weight matrices. full: the block's input alone (least memory, a third
+more work).
+"""
 
 
 def in_turn(remat: str, mesh: Mesh | None, rules: models.Rules) -> BlockCall:
-    """How a train step calls a block: all of the block's gradients are formed, and lie where its parameters do, before
-    the way back goes on to the block below.
+    """How a train step calls a block: the backward pass forms all gradients of a block before it goes on to the block
+    below, and puts the gradients of parameters where the parameters are.
 
-    Nothing else waits for the gradients of the weights, so a compiler may put them off, and then keeps what they are
-    made of: for Qwen3-8B with rows of 40,960 tokens on a v5p, two more arrays of [T, F] per layer. Temporaries of that
-    step, 36 layers, `full`: 98.3 GiB a chip without this, 33.8 with it (libtpu 0.0.42.1).
+    Without this a compiler may form the gradients of the weights later, because nothing waits for them, and until then
+    it keeps what they are made of. For Qwen3-8B with rows of 40,960 tokens on a v5p these are two more arrays [T, F] in
+    each layer: the step's temporaries (36 layers, remat "full") are 98.3 GiB a chip, and 33.8 GiB with this (libtpu
+    0.0.42.1).
 
     Args:
-        remat: key of REMAT.
+        remat: key of `REMAT`.
+        mesh: the devices; None: one.
+        rules: where parameters lie on the mesh.
     """
 
     def apply(
@@ -43,7 +49,7 @@ def in_turn(remat: str, mesh: Mesh | None, rules: models.Rules) -> BlockCall:
 
 
 def _in_place(block: nnx.Module, mesh: Mesh | None, rules: models.Rules) -> nnx.Module:
-    """The block with its parameters, and so their gradients, pinned to where the rules put them."""
+    """The same block, its parameters constrained to where the rules put them; their gradients then are too."""
     if mesh is None:
         return block
     graph, params = nnx.split(block)
@@ -58,7 +64,7 @@ def _in_place(block: nnx.Module, mesh: Mesh | None, rules: models.Rules) -> nnx.
 
 @jax.custom_vjp
 def _together(inputs: Any) -> Any:
-    """The same, and none of its gradients is used before all of them are there."""
+    """Returns its inputs. In the backward pass none of their gradients is used before all of them are formed."""
     return inputs
 
 

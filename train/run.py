@@ -23,6 +23,7 @@ from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View
 from tessy_jax.data.run_folder import run_directory
+from tessy_jax.devices import processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import Checkpoints
@@ -36,7 +37,7 @@ from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.patience import Patience, StopOrPatience
 from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_step
 from tessy_jax.train.student import Student
-from tessy_jax.train.trainer import Trainer, TrainingError
+from tessy_jax.train.trainer import BatchIterator, Trainer, TrainingError
 
 # -- the commands ------------------------------------------------------------------------------------------------------
 
@@ -52,7 +53,7 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
     if options.pod:
-        jax.distributed.initialize()
+        processes.initialize()
         console = Console(stderr=True, quiet=jax.process_index() > 0)
     _use_compilation_cache(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
@@ -181,9 +182,13 @@ class _TrainingRun:
         for warning in learner.warnings:
             tell(self.console, warning)
         tell(self.console, f"loading {learner.folder}")
-        state = learner.load(self.mesh, self.optimizer)
+        state, batches = learner.load(self.mesh, self.optimizer), iter(self.data.train)
         if not self._over(done, patience):
-            state = self._advance(state, done, patience, checkpoints)
+            if done:  # in this function, so that nobody still holds the state that was loaded
+                state, position = checkpoints.restore(done, state)
+                batches.set_state(position)
+                tell(self.console, f"going on after step {done} of {self.steps}")
+            state = self._advance(state, batches, patience, checkpoints)
             done = int(state.step)
         if jax.process_index() == 0:
             draw(path / "metrics.jsonl", path / "curves.png")
@@ -200,17 +205,15 @@ class _TrainingRun:
     def _over(self, step: int, patience: Patience) -> bool:
         return step == self.steps or patience.over
 
-    def _advance(self, state: TrainState, done: int, patience: Patience, checkpoints: Checkpoints) -> TrainState:
-        """Trains from step `done` on, of which there is a checkpoint unless it is 0, to the end or until it is stopped.
+    def _advance(
+        self, state: TrainState, batches: BatchIterator, patience: Patience, checkpoints: Checkpoints
+    ) -> TrainState:
+        """Trains from `state` to the end, or until the run is stopped; the checkpoint of the last step is on disk then.
 
-        Returns when the checkpoint of the last step is on the disk.
+        Args:
+            batches: the next is that of the step after `state`.
         """
-        batches = iter(self.data.train)
-        if done:
-            state, position = checkpoints.restore(done, state)
-            batches.set_state(position)
-            tell(self.console, f"going on after step {done} of {self.steps}")
-        reporter = self._reporter(done, patience)
+        reporter = self._reporter(int(state.step), patience)
         trainer = self._trainer()
         devices = 1 if self.mesh is None else self.mesh.size
         tell(self.console, f"compiling for {devices} x {jax.devices()[0].device_kind}")

@@ -23,11 +23,11 @@ from tessy_jax.train.remat import in_turn
 
 @dataclass(frozen=True)
 class Compute:
-    """How a step is computed; the result depends on `dtype` alone, the rest trades memory for time.
+    """How a step is computed. The result depends on `dtype` alone; the rest trades memory for time.
 
     Attributes:
         dtype: "bfloat16" or "float32": of the copy of the parameters that the model runs with, and of activations.
-        remat: key of `remat.REMAT`.
+        remat: what is kept for the backward pass, a key of `remat.REMAT`.
         attention: implementation, see `models.Packed`.
         loss_chunk: tokens per device whose logits exist at once.
     """
@@ -66,8 +66,10 @@ class Sums:
         weight: of weights.
         tokens: number of trained tokens (weight above 0).
         tokens_all: number of tokens that are not padding.
-        nll, correct, count: per part (index: its code in `train.examples.PARTS`): nats, tokens than which none was
-            likelier, and tokens, whatever their weight. 0 for the context.
+        nll: by part (its code in `train.data.examples.PARTS` is the index), in nats, whatever the weight; 0 for the
+            context, as in `correct` and `count`.
+        correct: by part: tokens than which none was likelier.
+        count: by part: tokens.
     """
 
     loss: Float32[Array, ""]
@@ -82,7 +84,14 @@ class Sums:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Metrics:
-    """Of one step: the loss before the update, the gradient's global norm before clipping, the learning rate used."""
+    """Numbers of one step.
+
+    Attributes:
+        loss: before the update, in nats.
+        grad_norm: the gradient's global norm, before clipping.
+        learning_rate: that of the update.
+        sums: over the targets of the batch.
+    """
 
     loss: Float32[Array, ""]
     grad_norm: Float32[Array, ""]
@@ -106,10 +115,14 @@ def init(
     """The state before the first step.
 
     Args:
+        config: the model's shapes.
         params: all parameters, float32, by HF name, laid out by `rules`: `models.named_parameters(models.load(folder,
             mesh=mesh, rules=models.TRAINING, dtype="float32"))`. The state takes them over.
+        mesh: the devices; None: one.
+        optimizer: its moments begin at 0.
         tuning: what is trained; None: `Full()`.
         key: for the adapters of LoRA; None: `jax.random.key(0)`.
+        rules: where parameters lie on the mesh.
     """
     tuning = tuning or Full()
     key = jax.random.key(0) if key is None else key
@@ -136,7 +149,11 @@ def state_shardings(
     tuning: Tuning | None = None,
     rules: models.Rules = models.TRAINING,
 ) -> Any:
-    """A TrainState of shardings: moments lie where their parameters do. None without a mesh. Raises ShardingError."""
+    """A TrainState of shardings, None without a mesh. Moments lie where their parameters do.
+
+    Raises:
+        ShardingError: a dimension does not divide over its axes of the mesh.
+    """
     if mesh is None:
         return None
     tuning = tuning or Full()
@@ -160,7 +177,7 @@ def state_shardings(
 
 
 def batch_sharding(mesh: Mesh, rules: models.Rules = models.TRAINING) -> NamedSharding:
-    """Of every array [A, B, T] of a Batch: rows are split."""
+    """The sharding of every array [A, B, T] of a `Batch`: its rows are split over the devices."""
     return NamedSharding(mesh, PartitionSpec(None, _row_axes(mesh, rules)))
 
 
@@ -175,9 +192,17 @@ def make_step(
 ) -> Step:
     """The jitted step. It donates the state.
 
-    `objective` says what is learned. The loss is sum(weights * nll) / sum(weights) over all micro-batches together: how
-    a batch is cut into micro-batches changes nothing but memory. Gradients are accumulated in float32. A batch without
-    weight gives NaN.
+    The loss is sum(weights * nll) / sum(weights) over all micro-batches together, so how a batch is cut into them
+    changes nothing but memory. Gradients are accumulated in float32. A batch without weight gives NaN.
+
+    Args:
+        config: the model's shapes.
+        mesh: the devices; None: one.
+        optimizer: what makes an update of a gradient.
+        compute: dtype, and how memory is traded for time.
+        tuning: what of the model is trained; None: `Full()`.
+        rules: where parameters lie on the mesh.
+        objective: what is learned.
     """
     tuning = tuning or Full()
     transform = optimizer.transform()
@@ -199,11 +224,12 @@ def make_step(
             start = jax.lax.with_sharding_constraint(start, shardings.params)
         grads, sums = jax.lax.scan(accumulate, start, batch)
         sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)
+
         updates, moments = transform.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(
-            sums.loss * scale, optax.tree.norm(grads), optimizer.learning_rate(state.step).astype(jnp.float32), sums
-        )
+
+        rate = optimizer.learning_rate(state.step).astype(jnp.float32)
+        metrics = Metrics(sums.loss * scale, optax.tree.norm(grads), rate, sums)
         return TrainState(state.step + 1, params, moments, state.frozen), metrics
 
     if mesh is None:
@@ -225,7 +251,7 @@ def make_eval(
     rules: models.Rules = models.TRAINING,
     objective: Objective = next_token,
 ) -> Evaluation:
-    """The jitted evaluation of a batch; it changes nothing."""
+    """The jitted evaluation of a batch; it changes nothing. The arguments are those of `make_step`."""
     tuning = tuning or Full()
     forward = _forward(config, mesh, compute, rules, objective)
 
@@ -241,7 +267,7 @@ def make_eval(
 def _forward(
     config: models.DecoderConfig, mesh: Mesh | None, compute: Compute, rules: models.Rules, objective: Objective
 ) -> Any:
-    """(float32 params, micro-batch [B, T], scale) -> (scale * sum of weights * nll, sums)."""
+    """The forward pass: (float32 params, micro-batch [B, T], scale) -> (scale * sum of weights * nll, sums)."""
     dtype = jnp.dtype(compute.dtype)
     rows = () if mesh is None else _row_axes(mesh, rules)
     # By where it will run: a step may be compiled for devices that are not there.

@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from tessy_jax.data.jsonl import read_objects
 
 _COLOURS = {"style": "tab:cyan", "capability": "tab:orange", "answer": "tab:green", "assistant": "tab:purple"}
-_SMOOTH = 0.9  # of the exponential mean
+_SMOOTH = 0.9
+"""Weight of what came before in the exponential mean."""
 
 
 def draw(metrics: Path, picture: Path) -> bool:
-    """Draws `metrics.jsonl` as a PNG; False, and no picture, where it has no steps yet."""
+    """Draws the lines of a `metrics.jsonl` as a PNG. Returns False, and draws nothing, where it has no steps yet."""
     rows = [row for _, row in read_objects(metrics) if row is not None] if metrics.exists() else []
     steps = [row for row in rows if "loss" in row]
     held_out = [{"step": row["step"], **row["held_out"]} for row in rows if "held_out" in row]

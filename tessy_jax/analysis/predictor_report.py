@@ -37,8 +37,10 @@ def write_report(folder: Path, title: str, about: Mapping[str, Any], numbers: Ma
     """Writes both files.
 
     Args:
-        about: what the predictor is and how it came about, by name; may hold more than numbers of the report.
-        numbers: from `report.scores.evaluate`.
+        folder: where to write.
+        title: of the page.
+        about: what the predictor is and how it was made, by name. Short values are shown, all are in `report.json`.
+        numbers: from `predictors.scores.evaluate`.
     """
     content = {"title": title, "about": dict(about), **numbers}
     replace_file(folder / "report.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -16,7 +16,7 @@ from tessy_jax.text.tokenizer import TextError
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reproduced` and why, for people."""
+    """Whether a probe was reproduced, and why, for people."""
 
     reproduced: bool
     words: str
@@ -25,11 +25,16 @@ class Verdict:
 def compare(mine: Path, shipped: Path) -> Verdict:
     """Compares the held-out numbers of two probes of one model.
 
-    The same machine and versions give the same numbers. Others round differently, so that in time other words are
-    sampled: then the F1 of style has to lie in the shipped one's interval, and to beat the word list as surely.
+    The same machine and versions give the same numbers. Others round differently, so that at some point other words are
+    sampled; then the F1 of style has to lie in the interval of the shipped probe, and has to be better than that of the
+    word list.
+
+    Args:
+        mine: folder of the probe that was trained again.
+        shipped: folder of the other.
 
     Raises:
-      TextError: one of them is no probe, or holds no measured numbers.
+        TextError: one of them is no probe, or holds no measured numbers.
     """
     ours, theirs = _numbers(mine), _numbers(shipped)
     found, wanted = ours["scores.style.f1.value"], theirs["scores.style.f1.value"]

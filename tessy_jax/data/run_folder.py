@@ -137,13 +137,10 @@ def run_directory(
             identity.
     """
     import jax  # here, because what reads and writes rows does without it
-    from jax.experimental import multihost_utils
+
+    from tessy_jax.devices import processes
 
     shard = jax.process_index(), jax.process_count()
-
-    def barrier() -> None:
-        if shard[1] > 1:
-            multihost_utils.sync_global_devices("run directory")
 
     def clear(everything: bool) -> None:
         if everything and shard[0] == 0:
@@ -157,7 +154,7 @@ def run_directory(
             manifest=make_manifest(identity, [f"{d.platform} {d.device_kind}" for d in jax.devices()]),
             overwrite=overwrite,
             shard=shard,
-            barrier=barrier,
+            barrier=lambda: processes.barrier("run directory"),
             clear=clear,
             expendable=lambda: not any((path / "checkpoints").glob("[0-9]*")),
         )

@@ -13,10 +13,11 @@ from tessy_jax.errors import UserError
 from tessy_jax.train.data.corpus import Document
 from tessy_jax.train.data.packing import BatchPlan
 
-Leaf = Any
-"""An array of a batch: `jax.Array` on the device, NumPy on the host."""
+Leaf = jax.Array | np.ndarray
+"""An array of a batch: JAX's on the device, NumPy's on the host."""
 
-_SHOWN = 5  # examples named in an error
+_SHOWN = 5
+"""Examples named in an error."""
 
 
 class BatchError(UserError, ValueError):
@@ -37,7 +38,7 @@ class Batch:
         targets: the id after this one in its document, or a label; 0 where there is none.
         segments: the document within its row, counted from 1; 0 on padding.
         positions: of the token in its document, from 0; -1 on padding.
-        parts: codes of the targets (`train.examples.PARTS`); 0 where there is no target.
+        parts: codes of the targets (`examples.PARTS`); 0 where there is no target.
         weights: of the targets in the loss; 0: not trained.
     """
 
@@ -50,10 +51,11 @@ class Batch:
 
 
 def abstract(pieces: int, rows: int, length: int) -> Batch:
-    """A batch as shapes, to compile with."""
+    """A batch of shapes without values, to compile with: micro-batches, rows of each, tokens of a row."""
     types = {"parts": np.int8, "weights": np.float32}
     shape = (pieces, rows, length)
-    return Batch(**{f.name: jax.ShapeDtypeStruct(shape, types.get(f.name, np.int32)) for f in fields(Batch)})
+    shapes: Any = {f.name: jax.ShapeDtypeStruct(shape, types.get(f.name, np.int32)) for f in fields(Batch)}
+    return Batch(**shapes)
 
 
 class Documents(Protocol):

@@ -216,7 +216,7 @@ def _build(folder: Path, sources: Sequence[Path], chat: Chat, options: Options, 
     shutil.rmtree(beside, ignore_errors=True)  # of a builder that was killed
     beside.mkdir()
     try:
-        with _Writer(beside, options) as writer:
+        with _CorpusWriter(beside, options) as writer:
             for row in chain.from_iterable(rows(source) for source in sources):
                 writer.report.rows += 1
                 for found in examples(row, chat, options.system, options.turns):
@@ -235,7 +235,7 @@ def _build(folder: Path, sources: Sequence[Path], chat: Chat, options: Options, 
         raise
 
 
-class _Writer:
+class _CorpusWriter:
     """Appends examples to the files, cut to length, and counts."""
 
     def __init__(self, folder: Path, options: Options):
@@ -249,7 +249,7 @@ class _Writer:
         self._files = {name: self._open.enter_context((folder / name).open("wb")) for name in names}
         self._write("offsets.i64", 0)
 
-    def __enter__(self) -> "_Writer":
+    def __enter__(self) -> "_CorpusWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

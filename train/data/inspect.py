@@ -12,7 +12,8 @@ from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.data.examples import PARTS
 
-_COLOURS = ("dim", "cyan", "yellow", "green", "blue")  # by part; those of authors as in report.show
+_COLOURS = ("dim", "cyan", "yellow", "green", "blue")
+"""By part; those of authors as in `console.show_trace`."""
 _LETTERS = ("C", "S", "T", "A", "X")
 _UNTRAINED = "strike"
 

@@ -44,8 +44,9 @@ class Labelled:
         source: the segment with its spans.
         first: number of its first token in the text that was tokenised.
         tokens: its ids.
-        classes: STYLE, CAPABILITY or, where nothing is known, CONTEXT: codes of `train.examples.PARTS`.
-        starts, ends: the characters of each token in the segment's text.
+        classes: STYLE, CAPABILITY or, where nothing is known, CONTEXT: codes of `examples.PARTS`.
+        starts: the character of the segment's text at which each token begins.
+        ends: the character before which it ends.
         words: number of the word (between white space) that each token belongs to, from 0; -1: white space.
     """
 
@@ -69,8 +70,11 @@ class Labelled:
         """The segment's tokens among those of a longer text.
 
         Args:
-            data: the text, in which the segment begins at byte `begin`.
-            ids: the tokens of the text. ends: the bytes at which they end.
+            source: the segment with its spans.
+            data: the longer text.
+            begin: the byte of `data` at which the segment begins.
+            ids: the tokens of `data`.
+            ends: the bytes at which they end.
         """
         text = source.segment.text
         style, word = _by_byte(text, source.spans)
@@ -94,7 +98,10 @@ class Labelled:
 
 
 def _by_byte(text: str, spans: Iterable[StyleSpan]) -> tuple[np.ndarray, np.ndarray]:
-    """For each byte: whether its character lies in a span, and the number of its word, -1 for white space."""
+    """For each byte of a text: whether its character lies in a span, and the number of its word (-1: white space).
+
+    "so 16" with a span 0..2 gives True True False False False and 0 0 -1 1 1.
+    """
     style = np.zeros(len(text), bool)
     for span in spans:
         style[span.start : span.end] = True
@@ -110,12 +117,13 @@ def _by_byte(text: str, spans: Iterable[StyleSpan]) -> tuple[np.ndarray, np.ndar
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Labelled segments to learn from: `train.batches.Documents`, with labels for targets.
+    """Labelled segments to learn from: they are `batches.Documents` whose targets are labels.
 
     Attributes:
         items: the segments.
-        shift: where a token's prediction stands.
-        rejects: rows that could not be used. cut: segments that were longer than a row and lost their end.
+        shift: where a token's prediction stands: 0: at the token, 1: at the token before it.
+        rejects: rows that could not be used.
+        cut: segments that were longer than a row and lost their end.
     """
 
     items: list[Labelled]
@@ -125,10 +133,16 @@ class Segments:
 
     @classmethod
     def read(cls, paths: Iterable[Path], tokenizer: ContentTokenizer, length: int, shift: Literal[0, 1]) -> "Segments":
-        """Reads, tokenises and labels.
+        """Reads, tokenises and labels the segments of some sources.
+
+        Args:
+            paths: run directories of `annotate`, or files of its or the released format.
+            tokenizer: of the predictor.
+            length: tokens that are kept of a segment.
+            shift: see `Segments`.
 
         Raises:
-          InputError: a source cannot be read, or has nothing to learn in it.
+            InputError: a source cannot be read, or has nothing to learn in it.
         """
         items, rejects, cut = [], [], 0
         for found in read_annotated(paths):
