@@ -17,6 +17,7 @@ S >= the row's length there is no such p' at all. `slack` is R + C.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +78,7 @@ class Cache:
     length: int = field(metadata={"static": True})
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
 
-    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C N*H"], "Cache"]:
+    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C N*H"], Self]:
         """Write the chunk's keys and values, then look at all slots. Padding is not written.
 
         Raises:

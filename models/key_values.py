@@ -63,7 +63,7 @@ class Packed:
     implementation: Literal["dense", "blocks"] = field(default="dense", metadata={"static": True})
     block: int | None = field(default=None, metadata={"static": True})
 
-    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C N*H"], "Packed"]:
+    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C N*H"], Self]:
         """Look at the chunk's own keys and values, within a document."""
         out = attention(
             new.q,
