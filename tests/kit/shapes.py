@@ -76,10 +76,14 @@ def _keep(array: Any) -> Any:
 
 def _in_a_struct(array: Any) -> Any:
     """What may stand where a dataclass declares an array. JAX calls `__init__` too when it rebuilds a pytree, with
-    NumPy, shapes, shardings or objects of its own for the arrays: so whatever has a shape must have the declared one
+    NumPy, shapes, shardings or objects of its own for the arrays, and with an axis more where a scan or a map stacks
+    them: so whatever has a shape must end with the declared one
     (https://docs.jax.dev/en/latest/custom_pytrees.html, "Custom pytrees and initialization").
     """
-    return array.dtype[Any, array.dim_str] | _NoArray if issubclass(array, AbstractArray) else Any
+    if not issubclass(array, AbstractArray):
+        return Any
+    more = "" if "*" in array.dim_str or "..." in array.dim_str else "... "
+    return array.dtype[Any, more + array.dim_str] | _NoArray
 
 
 class _Shapeless(type):
