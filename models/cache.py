@@ -78,7 +78,7 @@ class Cache:
     length: int = field(metadata={"static": True})
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
 
-    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C N*H"], Self]:
+    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C NH"], Self]:
         """Write the chunk's keys and values, then look at all slots. Padding is not written.
 
         Raises:

@@ -38,7 +38,7 @@ class AttentionInputs(NamedTuple):
 class KeyValues(Protocol):
     """The keys and values that a model's layers look at: a `Cache` of all tokens so far, or a `Packed` chunk alone."""
 
-    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C N*H"], Self]:
+    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C NH"], Self]:
         """Takes in a layer's new keys and values and shows its queries what they may see.
 
         Returns what each new token gets, and the keys and values afterwards.
@@ -63,7 +63,7 @@ class Packed:
     implementation: Literal["dense", "blocks"] = field(default="dense", metadata={"static": True})
     block: int | None = field(default=None, metadata={"static": True})
 
-    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C N*H"], Self]:
+    def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C NH"], Self]:
         """Look at the chunk's own keys and values, within a document."""
         out = attention(
             new.q,

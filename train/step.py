@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32, Real
 
 from tessy_jax import models
 from tessy_jax.models.blockwise import block_on
 from tessy_jax.models.sharding import Dim
+from tessy_jax.text_jax.arrays import Leaf
 from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.data.examples import PARTS
 from tessy_jax.train.lora import Full, Params, Tuning
@@ -59,7 +60,8 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sums:
-    """Sums over the targets of a batch. Those of several batches may be added, then divided.
+    """Sums over the targets of a batch: float32 and int32 on the device. Those of several batches may be added, on the
+    host in float64, then divided.
 
     Attributes:
         loss: of weights * nll, in nats. The loss that is minimised is loss / weight.
@@ -72,13 +74,13 @@ class Sums:
         count: by part: tokens.
     """
 
-    loss: Float32[Array, ""]
-    weight: Float32[Array, ""]
-    tokens: Int32[Array, ""]
-    tokens_all: Int32[Array, ""]
-    nll: Float32[Array, "P"]
-    correct: Int32[Array, "P"]
-    count: Int32[Array, "P"]
+    loss: Real[Leaf, ""]
+    weight: Real[Leaf, ""]
+    tokens: Real[Leaf, ""]
+    tokens_all: Real[Leaf, ""]
+    nll: Real[Leaf, "P"]
+    correct: Real[Leaf, "P"]
+    count: Real[Leaf, "P"]
 
 
 @jax.tree_util.register_dataclass
@@ -93,9 +95,9 @@ class Metrics:
         sums: over the targets of the batch.
     """
 
-    loss: Float32[Array, ""]
-    grad_norm: Float32[Array, ""]
-    learning_rate: Float32[Array, ""]
+    loss: Float[Leaf, ""]
+    grad_norm: Float[Leaf, ""]
+    learning_rate: Float[Leaf, ""]
     sums: Sums
 
 

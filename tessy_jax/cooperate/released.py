@@ -43,7 +43,7 @@ class Window(struct.PyTreeNode):
     edits: TokenEdits
     new: Bool[Leaf, "*B W"]
     cut: Int[Leaf, "*B W"]
-    loops: Bool[Leaf, "*B W+1"]
+    loops: Bool[Leaf, "*B L"]
     marker: Int[Leaf, "*B 2"]
 
     @staticmethod
