@@ -2,7 +2,7 @@
 
 The reference is torch in float64 on the same float32 weights; its norms and rotary tables stay float32. Float32 rounds
 differently on every processor: with AVX2 alone torch's float32 logits of SmolLM2 (they reach 35) are 1.0e-4 away from
-its float64 ones, with AVX-512 less. So ours may be 1e-4 away, or three times as far as torch's are in the same run.
+its float64 ones, with AVX-512 less. So ours may be 1e-4 away, or four times as far as torch's are in the same run.
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ class Both:
             self.logits = reference.double()(torch.tensor([ids])).logits[0].numpy()
         rounding = float(np.abs(single - self.logits).max())
         print(f"torch, float32: max |Δlogit| = {rounding:.2e}")
-        self.bound = max(BOUND, 3 * rounding)
+        self.bound = max(BOUND, 4 * rounding)
         self.model = models.load(folder)
         graph, self.params = nnx.split(self.model)
 

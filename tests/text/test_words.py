@@ -70,7 +70,7 @@ def test_cuts_follow_the_three_rules_and_keep_characters_whole(text, seed):
     last = 0
     for cut in cuts(text, ends, len(text)):
         before, after = text[:cut].decode(), text[cut:].decode()
-        space = after[0] == " " and before[-1] not in WHITE and after[1] not in WHITE
+        space = after[0] == " " and before[-1] not in WHITE and after[1:] and after[1] not in WHITE
         newline = before[-1] in "\r\n" and after[0] not in "\r\n"
         assert space or newline or (cut in ends and cut - last >= 48)
         last = cut
