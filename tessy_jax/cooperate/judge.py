@@ -1,4 +1,4 @@
-"""Predict and cut, preset `paper`: which of the words that a span has produced are kept. Lines 5 to 7 of Algorithm 1.
+"""Predict and cut, preset `paper`: which of the words that a span has produced are kept. Lines 5 and 6 of Algorithm 1.
 
 Words are found on the device where that is certain (`words_device`), else on the host (`words_host`), which also brings
 the predictor's tokens of them. The predictor gives P(style) of those tokens (`scorers`), and the words up to the first

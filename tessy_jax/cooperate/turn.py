@@ -76,7 +76,7 @@ class Turn:
     def __call__(
         self, params: RoleParams, state: State, caches: RoleCaches, work: WorkCount
     ) -> tuple[State, RoleCaches, WorkCount]:
-        """Lines 3 to 12 of Algorithm 1 (docs/algorithm.md), for all rows whose turn it is."""
+        """Lines 3 to 9 of Algorithm 1 (docs/algorithm.md), for all rows whose turn it is."""
         # The text so far, in this model's tokens and in its cache.
         with jax.named_scope("hand_over"):
             state = self.hand_over(state)

@@ -1,6 +1,6 @@
 """The invariants of the loop for the families of large teachers, on real vocabularies.
 
-Everything else about the loop is tested on smaller pairs (test_cooperate.py). Compiling is what takes time here: one
+Everything else about the loop is tested on smaller pairs (test_oracle.py). Compiling is what takes time here: one
 engine per pair.
 """
 
