@@ -1,0 +1,1 @@
+"""Benchmarks: their problems, the judges of answers, and the scores. Nothing here imports JAX."""

@@ -1,0 +1,1 @@
+"""What decides whether an answer is right: programs against tests, mathematics, choices."""
