@@ -54,6 +54,8 @@ class Response:
     Attributes:
         response: the whole text of the assistant, thinking included.
         n_tokens: of the whole text; None where the source does not say.
+        answer_start: the character of `response` at which the answer begins; None: where the markers of the thinking
+            say.
     """
 
     problem_id: str
@@ -62,6 +64,7 @@ class Response:
     finish: Finish = "stop"
     n_tokens: int | None = None
     seed: int | None = None
+    answer_start: int | None = None
 
 
 @dataclass(frozen=True)
