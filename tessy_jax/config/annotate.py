@@ -12,6 +12,7 @@ from tessy_jax.config.sections import (
     PromptConfig,
     SamplingConfig,
     ThinkingConfig,
+    ThoughtsConfig,
 )
 
 
@@ -77,13 +78,6 @@ class SegmentsConfig(Config):
     words: PositiveInt = Field(default=60, description="Words of a segment, as white space separates them.")
     per_response: PositiveInt = Field(default=100, description="Segments of a response at most; may be raised later.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the drawing.")
-
-
-class ThoughtsConfig(Config):
-    """How the thinking is marked in conversations that `synthesize` did not write."""
-
-    open: str = Field(default="<think>", description="Opens the thinking; may be absent.")
-    marker: str = Field(default="</think>", min_length=1, description="Ends the thinking.")
 
 
 class AnnotateConfig(Config):

@@ -128,6 +128,13 @@ class MeshConfig(Config):
     expert: PositiveInt = Field(default=1, description="Devices that split experts.")
 
 
+class ThoughtsConfig(Config):
+    """How the thinking is marked in conversations that `synthesize` did not write."""
+
+    open: str = Field(default="<think>", description="Opens the thinking; may be absent.")
+    marker: str = Field(default="</think>", min_length=1, description="Ends the thinking.")
+
+
 class ChatApiConfig(Config):
     """A server with the chat API of OpenAI, and how it is asked."""
 
