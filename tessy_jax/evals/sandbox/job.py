@@ -42,7 +42,7 @@ class Job:
     Attributes:
         command: the program and its arguments.
         files: what is in the box besides the system, read-only: {"/box/main.py": b"print(1)"}.
-        result: whether the program has a pipe for its result besides its output; the pipe's number is its last argument.
+        result: whether the program has a pipe for its result besides its output, the number of which is its last argument.
     """
 
     command: tuple[str, ...]

@@ -1,6 +1,6 @@
 """The process that keeps a slot of the sandbox: it starts boxes, one after another, and buries what ran in them.
 
-Run as a script, with the standard library alone: `python keeper.py [uid]`, with one end of a socket pair as its standard input.
+Run as a script, with the standard library alone: `python keeper.py [uid]`; its standard input is one end of a socket pair.
 A process of its own, and not the judge, because
 
 - it gives up root once, before anything of a stranger's runs, and can never be asked to take it back;

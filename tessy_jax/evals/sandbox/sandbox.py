@@ -6,7 +6,6 @@ import pwd
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tessy_jax.evals.sandbox.box import Box
 from tessy_jax.evals.sandbox.job import Job, Outcome
@@ -84,7 +83,7 @@ class Sandbox:
     def __enter__(self) -> "Sandbox":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -1,7 +1,7 @@
 """System calls that no judged program needs, denied as a second wall behind the namespaces.
 
-They are of two kinds: doors through which the kernel itself has been attacked, and memory that no limit of a process counts
-(System V shared memory, anonymous files). A denied call fails with EPERM; the program runs on.
+They are of two kinds: doors through which the kernel itself has been attacked, and memory that no limit of a process
+counts (System V shared memory, anonymous files). A denied call fails with EPERM; the program runs on.
 """
 
 import struct
@@ -14,7 +14,14 @@ class Machine(NamedTuple):
 
 
 NEW = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429}
-NEW |= {"fsopen": 430, "fsconfig": 431, "fsmount": 432, "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442}
+NEW |= {
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "pidfd_getfd": 438,
+    "process_madvise": 440,
+    "mount_setattr": 442,
+}
 MACHINES = {
     "x86_64": Machine(
         0xC000003E,

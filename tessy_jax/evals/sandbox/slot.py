@@ -1,4 +1,4 @@
-"""A place where one program runs at a time, seen from the judge: it holds the clock, and reads no more than was agreed."""
+"""A place where one program runs at a time, seen from the judge: it has the clock, and reads no more than agreed."""
 
 import json
 import os

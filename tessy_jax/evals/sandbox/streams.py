@@ -4,13 +4,12 @@ import fcntl
 import os
 import selectors
 import socket
-from types import TracebackType
 
 CHUNK = 1 << 16
 
 
 def memory_file(data: bytes) -> int:
-    """The descriptor of a file that holds these bytes, and that nobody can change: not even a program of the same user's."""
+    """The descriptor of a file that holds these bytes, and that nobody can change: not even the same user's programs."""
     fd = os.memfd_create("tessy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:
@@ -82,7 +81,7 @@ class Streams:
         self._selector.register(channel, selectors.EVENT_READ)
 
     def wait(self, seconds: float) -> bool:
-        """Reads what comes within these seconds; True where the channel has something to say: it is listened to no more."""
+        """Reads what comes within these seconds; True, once, where the channel has something to say."""
         heard = False
         for key, _ in self._selector.select(max(seconds, 0.0)):
             if key.data is None:
@@ -102,7 +101,7 @@ class Streams:
     def __enter__(self) -> "Streams":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close_writing()
         self._selector.close()
         for stream in self._all:
