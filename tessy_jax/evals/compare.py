@@ -1,7 +1,7 @@
 """How what a program wrote is compared with what is expected. All of it is text of others: bytes, of any shape.
 
-Where an official judge is known to accept what is wrong, its rule stands here under one name, and the sounder one beside it
-under another: `lines` and `numbers`, `python` and `json`.
+Where an official judge is known to accept what is wrong, its rule stands here under one name, and the sounder one beside
+it under another: `lines` and `numbers`, `python` and `json`.
 
 DMOJ's checkers follow their documentation (https://docs.dmoj.ca/#/problem_format/checkers); no code of theirs was used.
 """
@@ -147,10 +147,7 @@ def _same_values(expected: bytes, actual: bytes, strict: bool) -> bool:
     right = json.loads(expected)
     try:
         pairs = [(right, json.loads(actual))]
-    except (
-        ValueError,
-        RecursionError,
-    ):  # not JSON, several values, numbers of thousands of digits, a tower of brackets
+    except (ValueError, RecursionError):  # no JSON, several values, thousands of digits, a tower of brackets
         return False
     while pairs:  # without recursion: a value may be as deep as the parser allows
         wanted, given = pairs.pop()

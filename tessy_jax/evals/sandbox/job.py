@@ -19,7 +19,7 @@ class BoxLimits:
     """What one run may use. All but the times and the output hold for each of its processes.
 
     Attributes:
-        cpu_seconds: after a second more than these, the kernel kills.
+        cpu_seconds: the kernel kills at the next whole second after these.
         address_mib: of address space: what is allocated, used or not.
         output_bytes: of standard output, and as much again of standard error and of the result.
         processes: threads count, and so does the first process of the box.
@@ -42,7 +42,7 @@ class Job:
     Attributes:
         command: the program and its arguments.
         files: what is in the box besides the system, read-only: {"/box/main.py": b"print(1)"}.
-        result: whether the program has a pipe for its result besides its output, the number of which is its last argument.
+        result: whether the program has a pipe for its result besides its output: the number is its last argument.
     """
 
     command: tuple[str, ...]

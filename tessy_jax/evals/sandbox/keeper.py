@@ -1,6 +1,6 @@
 """The process that keeps a slot of the sandbox: it starts boxes, one after another, and buries what ran in them.
 
-Run as a script, with the standard library alone: `python keeper.py [uid]`; its standard input is one end of a socket pair.
+Run as a script, with the standard library alone: `python keeper.py [uid]`; its standard input is a socket.
 A process of its own, and not the judge, because
 
 - it gives up root once, before anything of a stranger's runs, and can never be asked to take it back;
@@ -79,7 +79,7 @@ def run(channel: socket.socket, request: dict[str, Any], fds: list[int]) -> dict
             os.close(fd)  # the pipes are to end when the box does
 
     ended = os.pidfd_open(box.pid)
-    readable, _, _ = select.select([channel, ended], [], [])
+    readable: list[int | socket.socket] = select.select([channel, ended], [], [])[0]
     os.close(ended)
     if channel in readable:
         channel.recv(len(KILL))  # or the judge is gone

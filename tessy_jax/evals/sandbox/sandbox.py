@@ -1,6 +1,7 @@
 """The sandbox: slots in which programs run side by side, and the proof, when it is opened, that they are held."""
 
 import contextlib
+import itertools
 import os
 import pwd
 import threading
@@ -92,4 +93,5 @@ def _users(count: int) -> list[int | None]:
     if os.getuid() != 0:
         return [None] * count
     taken = {account.pw_uid for account in pwd.getpwall()}
-    return [uid for uid in range(FIRST_UID, FIRST_UID + count + len(taken)) if uid not in taken][:count]
+    free = (uid for uid in itertools.count(FIRST_UID) if uid not in taken)
+    return list(itertools.islice(free, count))

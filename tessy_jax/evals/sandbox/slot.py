@@ -65,7 +65,7 @@ class Slot:
         with theirs:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(KEEPER), *([] if self.uid is None else [str(self.uid)])],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={},

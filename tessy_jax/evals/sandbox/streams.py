@@ -9,7 +9,7 @@ CHUNK = 1 << 16
 
 
 def memory_file(data: bytes) -> int:
-    """The descriptor of a file that holds these bytes, and that nobody can change: not even the same user's programs."""
+    """The descriptor of a file that holds these bytes, which nobody can change: not even the same user's programs."""
     fd = os.memfd_create("tessy", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     view = memoryview(data)
     while view:

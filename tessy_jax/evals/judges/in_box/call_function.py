@@ -1,4 +1,4 @@
-"""Calls a function of /box/main.py, or a method of its class `Solution`, with the JSON values on lines of standard input.
+"""Calls a function of /box/main.py, or a method of its class `Solution`, with the JSON values on standard input.
 
 Arguments: the function's name; the file descriptor on which its value is written, as one JSON value. The judge trusts
 neither this process nor what it writes: the expected value is not here.
