@@ -1,7 +1,7 @@
 """How what a program wrote is compared with what is expected. All of it is text of others: bytes, of any shape.
 
-Where an official judge is known to accept what is wrong, its rule stands here under one name, and the sounder one beside
-it under another: `lines` and `numbers`, `python` and `json`.
+Where an official judge is known to accept what is wrong, its rule stands here under one name, and the sounder one
+beside it under another: `lines` and `numbers`, `python` and `json`.
 
 DMOJ's checkers follow their documentation (https://docs.dmoj.ca/#/problem_format/checkers); no code of theirs was used.
 """

@@ -21,7 +21,7 @@ REMEDIES = {
     "or give bwrap an AppArmor profile with `userns,`",
     "namespace": "user namespaces are forbidden: sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone; "
     "in a container, --security-opt seccomp=unconfined --security-opt apparmor=unconfined",
-    "Permission denied": "programs run as a user without rights, and this must be readable: not in a private home folder",
+    "Permission denied": "programs run as a user without rights, who must be able to read it: no private home",
 }
 Run = Callable[[Job], Outcome]
 LIMITS = BoxLimits(cpu_seconds=5, wall_seconds=20, address_mib=512, stack_mib=8, output_bytes=1 << 20, disk_mib=16)
