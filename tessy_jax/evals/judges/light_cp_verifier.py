@@ -59,7 +59,7 @@ class LightCPVerifier:
     def judge(self, problem_id: str, language: Language, source: str) -> CodeVerdict:
         """Submits a program, and waits for the verdict.
 
-        Compile errors are told by this service as failures of its own, and so they are here: JUDGE_ERROR is never wrong.
+        This service tells of compile errors as of failures of its own, and so JUDGE_ERROR they are: never wrong.
 
         Raises:
             EndpointError: there is no service; with its address and what to do.
