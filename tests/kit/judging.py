@@ -1,8 +1,9 @@
 """Programs to be judged, in tables: small targets, and many verdicts at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from tessy_jax.evals import targets
 from tessy_jax.evals.judges.code import CodeJudge, CodeVerdict
@@ -60,3 +61,19 @@ def faults(judge: CodeJudge, rows: Iterable[Row]) -> list[str]:
     table = list(rows)
     verdicts = judge_all(judge, table)
     return [fault for row in table if (fault := row.fault(verdicts[row.name]))]
+
+
+def read_rows(path: Path, targets: Mapping[str, CodeTarget], **values: str) -> list[Row]:
+    """Rows from a text of programs, each after a line "=== name | target | verdicts".
+
+    Args:
+        values: what stands for "$name" in the programs.
+    """
+    rows = []
+    for section in path.read_text("utf-8").split("\n=== ")[1:]:
+        heading, source = section.split("\n", 1)
+        name, target, verdicts = (part.strip() for part in heading.split("|"))
+        for key, value in values.items():
+            source = source.replace(f"${key}", value)
+        rows.append(Row(name, targets[target], source.strip("\n"), verdicts))
+    return rows
