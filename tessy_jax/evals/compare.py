@@ -107,6 +107,8 @@ def floats(expected: bytes, actual: bytes, precision: int = 6, error_mode: str =
     Args:
         error_mode: "absolute", "relative" to what is expected, or "default": whichever is kinder.
     """
+    if error_mode not in ("absolute", "relative", "default"):
+        raise ValueError(f"error_mode {error_mode!r} is none of absolute, relative, default")
     wanted, written = _token_lines(expected), _token_lines(actual)
     if [len(line) for line in wanted] != [len(line) for line in written]:
         return False

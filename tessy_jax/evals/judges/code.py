@@ -3,6 +3,7 @@
 What is expected never enters a program's box. docs/evaluation_judges.md lists the differences to the official judges.
 """
 
+import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -258,6 +259,11 @@ def _check_target(target: CodeTarget) -> None:
         raise TargetError(f"checker {name}: a checker has a source if, and only if, it is testlib's")
     if name != "testlib" and name not in COMPARATORS:
         raise TargetError(f"checker {name!r} is not known; known are testlib, {', '.join(COMPARATORS)}")
+    if name in COMPARATORS:
+        try:
+            inspect.signature(COMPARATORS[name]).bind(b"", b"", **target.checker.args)
+        except TypeError as error:
+            raise TargetError(f"checker {name}: {error}") from None
     if not target.cases:
         raise TargetError("a problem has no tests: any program would pass them")
     if target.language == "cpp17" and (target.entry_point or target.prelude):
