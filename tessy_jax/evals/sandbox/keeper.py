@@ -79,9 +79,9 @@ def run(channel: socket.socket, request: dict[str, Any], fds: list[int]) -> dict
             os.close(fd)  # the pipes are to end when the box does
 
     ended = os.pidfd_open(box.pid)
-    readable: list[int | socket.socket] = select.select([channel, ended], [], [])[0]
+    readable, _, _ = select.select([channel.fileno(), ended], [], [])
     os.close(ended)
-    if channel in readable:
+    if channel.fileno() in readable:
         channel.recv(len(KILL))  # or the judge is gone
         box.kill()
     return bury(box)

@@ -17,7 +17,7 @@ def test_canonical_solutions_are_accepted_and_stubs_are_not(judge: CodeJudge):
         Row(
             f"{number} {function.name}",
             function_target(function.name, *function.cases[:CASES]),
-            function.canonical,
+            function.source,
             "AC",
         )
         for number, function in enumerate(functions)
