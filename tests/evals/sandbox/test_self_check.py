@@ -96,9 +96,8 @@ def test_each_wall_is_missed_where_it_is_missing():
     """The check can fail: boxes without limits, with the network, with folders of this machine."""
     real = Box.find()
     unlimited = faults(Unlimited(real.bwrap, real.prlimit))
-    assert {"memory is not limited", "processor time is not limited", "processes are not limited: 16 were started"} <= {
-        *unlimited
-    }
+    for resource in ("memory is", "processor time is", "processes are"):
+        assert any(fault.startswith(f"{resource} not limited") for fault in unlimited)
     assert faults(Online(real.bwrap, real.prlimit)) == ["the network can be reached"]
     assert faults(Box(real.bwrap, real.prlimit, (Path("/etc"),))) == ["/etc/passwd can be seen from within"]
     assert faults(real) == []
