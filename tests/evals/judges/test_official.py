@@ -69,12 +69,12 @@ TABLE = [
         "for line in sys.stdin",
         READS,
         "import sys\nprint(sum(int(line) for line in sys.stdin))",
-        "WA",
+        "RTE",
         "AC",
         "standard input is a real one",
     ),
     Official(
-        "open(0)", READS, "print(sum(map(int, open(0).read().split())))", "RTE", "AC", "standard input is a real one"
+        "open(0)", READS, "print(sum(map(int, open(0).read().split())))", "WA", "AC", "standard input is a real one"
     ),
     Official(
         "a global variable",
@@ -87,7 +87,32 @@ TABLE = [
 ]
 
 
+TABLE += [
+    Official(
+        "an exit code", READS, "print(int(input()) + int(input()))\nexit(1)", "AC", "RTE", "so say all other judges"
+    ),
+    Official(
+        "tuples in a list",
+        function_target("f", ("2\n3", "[[5, 5]]")),
+        "class Solution:\n    def f(self, a, b): return [(a + b, a + b)]",
+        "WA",
+        "AC",
+        "JSON has no tuples: neither has the answer",
+    ),
+    Official(
+        "numbers as keys",
+        function_target("f", ("2\n3", '{"2": 3}')),
+        "class Solution:\n    def f(self, a, b): return {a: b}",
+        "WA",
+        "AC",
+        "JSON has no other keys than strings",
+    ),
+    Official(
+        "NumPy", READS, "import numpy\nprint(int(numpy.sum([int(input()), int(input())])))", "AC", "RTE", "not installed"
+    ),
+]
+
+
 def test_verdicts_differ_from_the_official_ones_only_where_it_is_intended(judge: CodeJudge):
-    assert len(TABLE) == 13
     assert all((row.official == row.ours) == (not row.why) for row in TABLE)
     assert not faults(judge, [Row(row.name, row.target, row.source, row.ours) for row in TABLE])
