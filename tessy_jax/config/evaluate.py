@@ -1,8 +1,8 @@
 """The configuration of `evaluate`."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
 from tessy_jax.config.benchmarks import Benchmark
 from tessy_jax.config.schema import Config, Located, OutputPath
@@ -117,15 +117,8 @@ class EvaluateConfig(Config):
     """All that `python -m tessy_jax.evaluate` needs to know."""
 
     model: ModelConfig
-    benchmarks: tuple[Benchmark, ...] = Field(min_length=1, description="What the model is asked.")
+    benchmarks: tuple[Benchmark, ...] = Field(strict=False, min_length=1, description="What the model is asked.")
     judge: JudgeConfig = JudgeConfig()
     output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
     limit: PositiveInt | None = Field(default=None, description="Stop after this many problems of each; null: all.")
-
-    @model_validator(mode="after")
-    def _check_labels(self) -> Self:
-        labels = [benchmark.label for benchmark in self.benchmarks]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"has two benchmarks of one label ({', '.join(labels)}): give each its own label")
-        return self

@@ -1,9 +1,9 @@
 """Where an evaluation stands on the disk, and what of it is done.
 
     OUTPUT/config.yaml  OUTPUT/report.{md,json,html}
-    OUTPUT/<label>/responses/     a run directory: what the model wrote
-    OUTPUT/<label>/judgements/    a run directory: what the judge says of it
-    OUTPUT/<label>/custom_evaluator.json  eval_all.json     for LiveCodeBench's tools
+    OUTPUT/<benchmark>/responses/     a run directory: what the model wrote
+    OUTPUT/<benchmark>/judgements/    a run directory: what the judge says of it
+    OUTPUT/<benchmark>/custom_evaluator.json  eval_all.json     for LiveCodeBench's tools
 
 Each folder has a manifest of its own, so a benchmark may be added to an evaluation, or judged anew, and all else stays.
 """
@@ -25,27 +25,27 @@ RESPONSES = RunFormat("tessy_jax responses 1", KEY)
 JUDGEMENTS = RunFormat("tessy_jax judgements 1", KEY)
 
 
-def open_responses(config: EvaluateConfig, label: str, identity: dict[str, Any], overwrite: bool) -> RunDir:
+def open_responses(config: EvaluateConfig, folder: str, identity: dict[str, Any], overwrite: bool) -> RunDir:
     """The responses to a benchmark, begun or resumed. Raises RunDirError, as `RunDir.open` does."""
-    return _open(config, label, "responses", RESPONSES, identity, overwrite)
+    return _open(config, folder, "responses", RESPONSES, identity, overwrite)
 
 
-def open_judgements(config: EvaluateConfig, label: str, identity: dict[str, Any], overwrite: bool) -> RunDir:
+def open_judgements(config: EvaluateConfig, folder: str, identity: dict[str, Any], overwrite: bool) -> RunDir:
     """The judgements of a benchmark's responses, begun or resumed. Raises RunDirError, as `RunDir.open` does."""
-    return _open(config, label, "judgements", JUDGEMENTS, identity, overwrite)
+    return _open(config, folder, "judgements", JUDGEMENTS, identity, overwrite)
 
 
-def read_responses(config: EvaluateConfig, label: str) -> Iterator[Response]:
+def read_responses(config: EvaluateConfig, folder: str) -> Iterator[Response]:
     """The responses on the disk, one at a time: each may be megabytes."""
     names = [field.name for field in fields(Response)]
-    for row in _rows(config.output / label / "responses"):
+    for row in _rows(config.output / folder / "responses"):
         yield Response(**{name: row[name] for name in names if name in row})
 
 
-def read_judgements(config: EvaluateConfig, label: str) -> Iterator[Judgement]:
+def read_judgements(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
     """The judgements on the disk, one at a time."""
     names = [field.name for field in fields(Judgement)]
-    for row in _rows(config.output / label / "judgements"):
+    for row in _rows(config.output / folder / "judgements"):
         yield Judgement(**{name: row[name] for name in names if name in row} | {"verdict": Verdict(row["verdict"])})
 
 
@@ -55,10 +55,10 @@ def to_row(record: Response | Judgement) -> dict[str, Any]:
 
 
 def _open(
-    config: EvaluateConfig, label: str, name: str, kind: RunFormat, identity: dict[str, Any], overwrite: bool
+    config: EvaluateConfig, folder: str, name: str, kind: RunFormat, identity: dict[str, Any], overwrite: bool
 ) -> RunDir:
     return RunDir.open(
-        config.output / label / name,
+        config.output / folder / name,
         config_yaml=to_yaml(config),
         manifest=make_manifest(identity, []),
         overwrite=overwrite,

@@ -24,7 +24,7 @@ class Wanted:
     """The responses that a benchmark needs: `runs` of each problem.
 
     Attributes:
-        label: of the benchmark.
+        label: of the benchmark, without a slash.
         run: where its responses are.
     """
 

@@ -66,6 +66,11 @@ class Response:
     seed: int | None = None
     answer_start: int | None = None
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it apart within a benchmark."""
+        return self.problem_id, self.sample_index
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -90,6 +95,11 @@ class Judgement:
     wall_seconds: float = 0.0
     memory_mib: float = 0.0
     judge: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it apart within a benchmark."""
+        return self.problem_id, self.sample_index
 
     @property
     def passed(self) -> bool:

@@ -31,9 +31,6 @@ def evaluate(config: EvaluateConfig, options: argparse.Namespace, console: Conso
     Raises:
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
-    from tessy_jax.evals.judging import judge
-    from tessy_jax.evals.scoring import score
-
     stages = STAGES if options.stage is None else (options.stage,)
     benchmarks = open_benchmarks(config)
     source = open_source(config)
@@ -48,8 +45,12 @@ def evaluate(config: EvaluateConfig, options: argparse.Namespace, console: Conso
         if "generate" in stages:
             code = _generate(config, benchmarks, source, options.overwrite, console)
         if code == DONE and "judge" in stages:
+            from tessy_jax.evals.judging import judge
+
             code = judge(config, benchmarks, options.overwrite, console)
         if code == DONE and "score" in stages:
+            from tessy_jax.evals.scoring import score
+
             code = score(config, benchmarks, source.name, console)
         return code
 
@@ -81,8 +82,8 @@ def _generate(
         wanted = []
         for each in benchmarks:
             identity = {"source": source.identity(), "seed": config.seed, "benchmark": each.question_identity}
-            run = stack.enter_context(open_responses(config, each.label, identity, overwrite))
-            wanted.append(Wanted(each.label, run, each.problems, each.runs))
+            run = stack.enter_context(open_responses(config, each.folder, identity, overwrite))
+            wanted.append(Wanted(each.folder, run, each.problems, each.runs))
         ending = generate(wanted, source, console)
         refused = sum(len(each.run.failed & each.keys) for each in wanted)
         left = sum(len(each.keys - each.run.done) for each in wanted)

@@ -13,6 +13,7 @@ from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource, prompt_ids
 from tessy_jax.engine.rows import Job
+from tessy_jax.engine.sizes import prompt_room
 from tessy_jax.engine.solo import DirectChat, answer_job, solo_engine
 from tessy_jax.evals.generate.base import Group, Groups, Refused, Request, Written
 from tessy_jax.evals.records import Finish, Problem, Response
@@ -34,6 +35,7 @@ class Checkpoint:
     def open(cls, config: CheckpointConfig, seed: int) -> "Checkpoint":
         """Reads what is small, as `ModelSource.open` does; raises what it raises. `write` loads the weights."""
         make_mesh(config.mesh, config.engine.batch)
+        prompt_room(_budgets(config), config.engine, config.budgets.k)
         chat = DirectChat if config.thinking is None else Chat
         return cls(config, ModelSource.open(config.role, "model.model", chat), seed)
 
@@ -79,11 +81,13 @@ class Checkpoint:
             jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
         mesh = make_mesh(config.mesh, config.engine.batch)
         model = self._source.load(mesh, jnp.dtype(config.engine.dtype))
-        limits = config.budgets
-        budgets = Budgets(
-            max_think_tokens=limits.max_think_tokens, max_answer_tokens=limits.max_answer_tokens, loop=limits.loop
-        )
-        return solo_engine(model, budgets, limits.k, config.engine, self._seed, mesh)
+        return solo_engine(model, _budgets(config), config.budgets.k, config.engine, self._seed, mesh)
+
+
+def _budgets(config: CheckpointConfig) -> Budgets:
+    limits = config.budgets
+    think = limits.max_think_tokens if config.thinking is not None else 1  # no token of it is ever written
+    return Budgets(max_think_tokens=think, max_answer_tokens=limits.max_answer_tokens, loop=limits.loop)
 
 
 def _response(request: Request, record: records.Record) -> Response:
