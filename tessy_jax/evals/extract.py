@@ -119,7 +119,8 @@ def _fence_lines(answer: str) -> tuple[list[str], list[int]]:
 
 def _blocks(answer: str) -> Iterator[Block]:
     """The fenced blocks, as a reader sees them."""
-    label, indent, code = "", 0, None  # code: the lines of the block that is open
+    label, indent = "", 0
+    code: list[str] | None = None  # the lines of the block that is open
     for line in answer.replace("\r\n", "\n").split("\n"):
         before, fence, after = line.partition(FENCE)
         alone = not before.strip()
@@ -154,7 +155,8 @@ def _label(info: str) -> tuple[str, str]:
 
 def _blocks_at_line_start(answer: str) -> Iterator[tuple[str, str]]:
     """Blocks whose fence stands at the start of a line, with nothing but its label behind it."""
-    label, code = "", None
+    label = ""
+    code: list[str] | None = None
     for line in answer.split("\n"):
         if code is not None and line.startswith(FENCE):
             yield label, "\n".join(code)

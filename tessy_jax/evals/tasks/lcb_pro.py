@@ -143,8 +143,8 @@ def _cases(settings: Row) -> list[Case]:
     subtasks = values.get("subtasks")
     if not isinstance(subtasks, list) or not subtasks:
         settings.fail("'subtasks' must hold a list of subtasks")
-    before = {name: values.get(f"{name}_prefix", "") for name in ("input", "output")}
-    after = {"input": values.get("input_suffix", ".in"), "output": values.get("output_suffix", ".ans")}
+    prefix, suffix = values.get("input_prefix", ""), values.get("input_suffix", ".in")
+    answer_prefix, answer_suffix = values.get("output_prefix", ""), values.get("output_suffix", ".ans")
     usual = _limits(settings, values, Case("", "", 1.0, 256))
     cases: list[Case] = []
     number = 1
@@ -154,7 +154,8 @@ def _cases(settings: Row) -> list[Case]:
         count, listed = subtask.values.get("n_cases"), subtask.values.get("cases")
         if isinstance(count, int) and 0 <= count <= 10_000:
             for case in range(number, number + count):
-                cases.append(replace(limits, **{name: f"{before[name]}{case}{after[name]}" for name in before}))
+                names = f"{prefix}{case}{suffix}", f"{answer_prefix}{case}{answer_suffix}"
+                cases.append(replace(limits, input=names[0], output=names[1]))
             number += count
         elif isinstance(listed, list):
             for at, inner in enumerate(listed, start=1):

@@ -42,7 +42,7 @@ class OlympiadBenchTask(BaseTask[OlympiadBench]):
     def _read(self, config: OlympiadBench) -> Iterator[Entry]:
         for subset, file in zip(config.subsets, self.files, strict=True):
             for row in read_rows(file):
-                tags = {"subset": subset}
+                tags: dict[str, str] = {"subset": subset}
                 tags |= {"subfield": row.text("subfield")} if row.values.get("subfield") else {}
                 problem = Problem(f"{subset}/{row.id('id')}", user(prompt(row, subset)), tags)
                 yield Entry(problem, row.place, _target(row))

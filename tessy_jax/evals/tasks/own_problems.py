@@ -21,8 +21,10 @@ from tessy_jax.evals.targets import Checker, ChoiceTarget, CodeTarget, Language,
 from tessy_jax.evals.tasks.base import BaseTask, Entry, hash_files, user
 from tessy_jax.evals.tasks.rows import Row, read_rows
 
-FIELDS = ("id", "prompt", "answer", "tolerance", "choices", "tests", "entry_point", "language", "checker")
-FIELDS += ("checker_args", "tags")
+FIELDS = (
+    *("id", "prompt", "tags", "answer", "tolerance", "choices"),
+    *("tests", "entry_point", "language", "checker", "checker_args"),
+)
 
 
 class OwnTask(BaseTask[OwnProblems]):
