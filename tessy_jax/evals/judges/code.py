@@ -136,6 +136,7 @@ class CodeJudge:
             "language": target.language,
             "tool": self._tool(target.language).version,
             "checker": target.checker.name,
+            "checker_args": dict(target.checker.args),
             "cpu_seconds": limits.cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "memory_mib": limits.memory_mib,

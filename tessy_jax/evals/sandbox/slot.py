@@ -12,7 +12,7 @@ from typing import Any
 
 from tessy_jax.evals.sandbox.box import Box
 from tessy_jax.evals.sandbox.job import Job, Outcome, Stopped
-from tessy_jax.evals.sandbox.keeper import KILL, MAX_MESSAGE
+from tessy_jax.evals.sandbox.keeper import KILL, MAX_FDS, MAX_MESSAGE
 from tessy_jax.evals.sandbox.streams import Streams, memory_file
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -126,8 +126,8 @@ class Slot:
                 "command": self.box.limited(job.limits, command),
             }
             message = json.dumps(request).encode()
-            if len(message) > MAX_MESSAGE:
-                raise KeeperError(f"a request of {len(message)} bytes")
+            if len(message) > MAX_MESSAGE or len(fds) > MAX_FDS:
+                raise KeeperError(f"a request of {len(message)} bytes with {len(fds)} files")
             socket.send_fds(channel, [message], fds)
         finally:
             for place in files:
