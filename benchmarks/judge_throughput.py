@@ -39,9 +39,8 @@ def main() -> None:
     with CodeJudge.open(list(PROGRAMS), workers=options.workers) as judge:
         for language in PROGRAMS:
             rate, box, whole = measure(judge, language, options.programs)
-            print(
-                f"{language}: {rate:.0f} runs/s; per run {1000 * box:.1f} ms CPU in the box, {1000 * whole:.1f} ms in all"
-            )
+            costs = f"{1000 * box:.1f} ms CPU in the box, {1000 * whole:.1f} ms in all"
+            print(f"{language}: {rate:.0f} runs/s; a run takes {costs}")
 
 
 if __name__ == "__main__":

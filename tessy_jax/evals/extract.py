@@ -92,8 +92,8 @@ def ojbench_lenient(answer: str, language: str = "python") -> str | None:
 
 
 def lcb_pro(answer: str, language: str = "cpp") -> str | None:
-    """LiveCodeBench-Pro's rule for C++: the last block labelled cpp that includes something, else the last main function
-    with the includes before it. For Python the last block labelled python.
+    """LiveCodeBench-Pro's rule for C++: the last block labelled cpp that includes something, else the last main
+    function with the includes before it. For Python the last block labelled python.
     """
     blocks = [code for label, code in _blocks_at_line_start(answer) if label == language]
     if language != "cpp":
@@ -119,7 +119,8 @@ def _fence_lines(answer: str) -> tuple[list[str], list[int]]:
 
 def _blocks(answer: str) -> Iterator[Block]:
     """The fenced blocks, as a reader sees them."""
-    label, indent, code = "", 0, None  # code: the lines of the block that is open
+    label, indent = "", 0
+    code: list[str] | None = None  # the lines of the block that is open
     for line in answer.replace("\r\n", "\n").split("\n"):
         before, fence, after = line.partition(FENCE)
         alone = not before.strip()
@@ -153,8 +154,9 @@ def _label(info: str) -> tuple[str, str]:
 
 
 def _blocks_at_line_start(answer: str) -> Iterator[tuple[str, str]]:
-    """Blocks whose fence stands at the start of a line, with nothing but its label: as a regular expression finds them."""
-    label, code = "", None
+    """Blocks whose fence stands at the start of a line, with nothing but its label behind it."""
+    label = ""
+    code: list[str] | None = None
     for line in answer.split("\n"):
         if code is not None and line.startswith(FENCE):
             yield label, "\n".join(code)
@@ -206,8 +208,8 @@ def boxed(answer: str) -> str | None:
 
 
 def final_answer(answer: str) -> str | None:
-    """OlympiadBench's rule: after the last "So the final answer is" the boxes, else the formulas, else the line; without
-    those words as `boxes_of_last_line`. Several are joined with commas.
+    """OlympiadBench's rule: after the last "So the final answer is" the boxes, else the formulas, else the line;
+    without those words as `boxes_of_last_line`. Several are joined with commas.
     """
     at, words = max((answer.rfind(words), words) for words in _FINAL)
     if at < 0:
@@ -264,7 +266,8 @@ def _joined(boxes: list[_Box]) -> str | None:
 
 _OPEN = r"[\s*_$({\[\\]{0,9}(?:(?:text|mathrm|mathbf|boxed|textbf)\{[\s(]{0,3})?"
 _ANSWER = re.compile(rf"\banswer[\s*_]{{0,9}}[:：]{_OPEN}([A-Z])(?![A-Za-z])", re.IGNORECASE)
-_ANSWER_IS = re.compile(rf"\banswer\s{{1,9}}(?:is|would be|must be)[\s:]{{0,9}}(?:option\s)?{_OPEN}([A-Z])(?![A-Za-z'])")
+_IS = r"\s{1,9}(?:is|would be|must be)[\s:]{0,9}(?:option\s)?"
+_ANSWER_IS = re.compile(rf"\banswer{_IS}{_OPEN}([A-Z])(?![A-Za-z'])")
 _GPQA = re.compile(r"ANSWER\s*:\s*([A-D])", re.IGNORECASE)
 _LETTER = re.compile(r"[\s(*{\\]{0,9}(?:(?:text|mathrm|mathbf|textbf)\{)?[\s(]{0,3}([A-Z])(?![A-Za-z])")
 

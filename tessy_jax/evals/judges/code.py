@@ -114,8 +114,9 @@ class CodeJudge:
         """
         others, folders = substitutes or {}, interpreters or {}
         tools = {name: find_tool(others.get(name, name), folders.get(others.get(name, name))) for name in languages}
-        roots = list(dict.fromkeys(root for tool in tools.values() for root in tool.roots))
-        return cls(Sandbox.open(workers, roots=roots), tools, others)
+        python = tools.get("python3") or find_tool("python3", folders.get("python3"))
+        roots = list(dict.fromkeys(root for tool in (python, *tools.values()) for root in tool.roots))
+        return cls(Sandbox.open(workers, python=python.path, roots=roots), tools, others)
 
     def close(self) -> None:
         self.sandbox.close()
@@ -135,6 +136,7 @@ class CodeJudge:
             "language": target.language,
             "tool": self._tool(target.language).version,
             "checker": target.checker.name,
+            "checker_args": dict(target.checker.args),
             "cpu_seconds": limits.cpu_seconds,
             "wall_seconds": limits.wall_seconds,
             "memory_mib": limits.memory_mib,

@@ -78,7 +78,7 @@ class Compiler:
 
     def _run(self, source: Source) -> bytes:
         # The program leaves the box through standard output: nothing of the box is ever on the disk of this machine.
-        compile = f"{self.tool.path} {' '.join(FLAGS)} -o /tmp/program /box/main.cpp && exec cat /tmp/program"
+        compile = f"{self.tool.path} {' '.join(FLAGS)} -I /box -o /tmp/program /box/main.cpp && exec cat /tmp/program"
         files = {f"/box/{name}": text for name, text in source.headers.items()} | {"/box/main.cpp": source.text}
         job = Job(("/bin/sh", "-c", compile), LIMITS, files)
         outcome = self.sandbox.run(job)

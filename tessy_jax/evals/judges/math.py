@@ -4,6 +4,7 @@ math-verify (https://github.com/huggingface/Math-Verify) compares formulas as sy
 to be, `verify(gold, answer)`; OpenCompass has the two the other way round, which matters for intervals and relations.
 """
 
+import contextlib
 import json
 import logging
 import queue
@@ -177,10 +178,8 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         if self._process.stdin:
-            try:
+            with contextlib.suppress(OSError):  # what was not written yet has no reader any more
                 self._process.stdin.close()
-            except OSError:  # what was not written yet has no reader any more
-                pass
 
     def _next(self, seconds: float) -> dict[str, Any] | None:
         try:

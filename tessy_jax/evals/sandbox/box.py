@@ -145,7 +145,7 @@ class Box:
     def limited(self, limits: BoxLimits, command: Sequence[str | int]) -> list[str | int]:
         """The command, held to the limits. They are set in the box: processes are counted per namespace there."""
         rules = {
-            "cpu": int(limits.cpu_seconds) + 1,  # beyond the limit: the judge measures, the kernel only stops
+            "cpu": int(limits.cpu_seconds + 0.4) + 1,  # beyond the limit: the judge measures, the kernel only stops
             "as": limits.address_mib * MIB,
             "stack": limits.stack_mib * MIB,
             "fsize": limits.disk_mib * MIB,

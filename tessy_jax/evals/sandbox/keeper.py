@@ -23,7 +23,7 @@ import sys
 from typing import Any
 
 KILL = b"kill"
-MAX_MESSAGE, MAX_FDS = 1 << 17, 64
+MAX_MESSAGE, MAX_FDS = 1 << 17, 253
 PR_SET_CHILD_SUBREAPER = 36
 
 

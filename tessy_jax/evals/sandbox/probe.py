@@ -47,7 +47,7 @@ try:
     found.append("files are not limited")
 except OSError:
     pass
-if resource.getrlimit(resource.RLIMIT_CPU)[1] > 10:
+if not 0 <= resource.getrlimit(resource.RLIMIT_CPU)[1] <= 10:  # -1: not at all
     found.append("processor time is not limited")
 
 children = []

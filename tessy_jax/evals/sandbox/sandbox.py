@@ -28,15 +28,18 @@ class Sandbox:
         self.box, self.workers = box, workers
         self._slots = [Slot(box, uid) for uid in _users(workers)]
         self._free = list(self._slots)
-        self._alone = False
+        self._alone = self._closed = False
         self._change = threading.Condition()
 
     @classmethod
-    def open(cls, workers: int | None = None, *, roots: Sequence[Path] = ()) -> "Sandbox":
+    def open(
+        cls, workers: int | None = None, *, python: Path = Path("/usr/bin/python3"), roots: Sequence[Path] = ()
+    ) -> "Sandbox":
         """Finds bubblewrap, and tries whether it holds.
 
         Args:
             workers: None: one per core.
+            python: runs the trial.
             roots: folders that programs see besides /usr.
 
         Raises:
@@ -44,7 +47,7 @@ class Sandbox:
         """
         sandbox = cls(Box.find(roots), workers or len(os.sched_getaffinity(0)))
         try:
-            check(sandbox.run)
+            check(sandbox.run, python)
         except BaseException:
             sandbox.close()
             raise
@@ -57,7 +60,7 @@ class Sandbox:
             alone: waits until nothing else runs, and keeps the others waiting.
         """
         with self._slot(alone) as slot:
-            return slot.run(job)
+            return Outcome(failure="the sandbox is closed") if self._closed else slot.run(job)
 
     @contextlib.contextmanager
     def _slot(self, alone: bool) -> Iterator[Slot]:
@@ -78,6 +81,8 @@ class Sandbox:
                 self._change.notify_all()
 
     def close(self) -> None:
+        """Ends all that runs."""
+        self._closed = True
         for slot in self._slots:
             slot.close()
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tessy_jax.evals.sandbox.box import INSTALL, find_tool
+from tessy_jax.evals.sandbox.box import INSTALL
 from tessy_jax.evals.sandbox.job import BoxLimits, Job, Outcome, SandboxError
 
 PROBE = Path(__file__).with_name("probe.py").read_bytes()
@@ -27,21 +27,20 @@ Run = Callable[[Job], Outcome]
 LIMITS = BoxLimits(cpu_seconds=5, wall_seconds=20, address_mib=512, stack_mib=8, output_bytes=1 << 20, disk_mib=16)
 
 
-def check(run: Run) -> None:
+def check(run: Run, python: Path) -> None:
     """Raises SandboxError with the reason and the remedy where the sandbox does not hold."""
-    for fault in faults(run):
+    for fault in faults(run, python):
         raise SandboxError(f"programs cannot be run safely here: {fault}")
 
 
-def faults(run: Run) -> Iterator[str]:
+def faults(run: Run, python: Path) -> Iterator[str]:
     """What does not hold, the plainest first."""
-    python = find_tool("python3", "python3")
     with socket.create_server(("127.0.0.1", 0)) as server, tempfile.NamedTemporaryFile() as outside:
         outside.write(secrets.token_bytes(16))
         outside.flush()
         Path(outside.name).chmod(0o644)
         job = Job(
-            (python, "-s", "-B", "/box/probe.py", outside.name, sys.prefix, str(server.getsockname()[1])),
+            (str(python), "-s", "-B", "/box/probe.py", outside.name, sys.prefix, str(server.getsockname()[1])),
             LIMITS,
             {"/box/probe.py": PROBE},
         )

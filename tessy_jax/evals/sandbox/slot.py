@@ -1,5 +1,6 @@
 """A place where one program runs at a time, seen from the judge: it has the clock, and reads no more than agreed."""
 
+import contextlib
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ from typing import Any
 
 from tessy_jax.evals.sandbox.box import Box
 from tessy_jax.evals.sandbox.job import Job, Outcome, Stopped
-from tessy_jax.evals.sandbox.keeper import KILL, MAX_MESSAGE
+from tessy_jax.evals.sandbox.keeper import KILL, MAX_FDS, MAX_MESSAGE
 from tessy_jax.evals.sandbox.streams import Streams, memory_file
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -47,17 +48,19 @@ class Slot:
             raise
 
     def close(self) -> None:
-        """Ends the keeper, and with it what runs in its box."""
-        if self._channel:
-            self._channel.close()  # the keeper kills its box, and goes
-            self._channel = None
-        if self._keeper:
+        """Ends the keeper, and with it what runs in its box; a thread that waits for this gets a failure."""
+        channel, keeper = self._channel, self._keeper
+        self._channel = self._keeper = None
+        if channel:
+            with contextlib.suppress(OSError):
+                channel.shutdown(socket.SHUT_RDWR)  # the keeper kills its box, and goes
+            channel.close()
+        if keeper:
             try:
-                self._keeper.wait(GRACE)
+                keeper.wait(GRACE)
             except subprocess.TimeoutExpired:
-                self._keeper.kill()  # the box dies with it
-                self._keeper.wait()
-            self._keeper = None
+                keeper.kill()  # the box dies with it
+                keeper.wait()
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -123,8 +126,8 @@ class Slot:
                 "command": self.box.limited(job.limits, command),
             }
             message = json.dumps(request).encode()
-            if len(message) > MAX_MESSAGE:
-                raise KeeperError(f"a request of {len(message)} bytes")
+            if len(message) > MAX_MESSAGE or len(fds) > MAX_FDS:
+                raise KeeperError(f"a request of {len(message)} bytes with {len(fds)} files")
             socket.send_fds(channel, [message], fds)
         finally:
             for place in files:

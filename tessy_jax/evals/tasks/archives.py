@@ -37,6 +37,25 @@ class Archives:
                 self._opened[archive] = folder
             return self._opened[archive]
 
+    def with_testlib(self, checker: Path, testlib: str | None) -> Path:
+        """The checker in a folder with testlib.h: its own, or a new one with copies of both.
+
+        Raises:
+            TaskError: there is no testlib.h.
+        """
+        if checker.with_name("testlib.h").is_file():
+            return checker
+        if testlib is None:
+            raise TaskError(f"{checker.name} needs testlib.h beside it, or its path as testlib")
+        folder = Path(tempfile.mkdtemp(dir=self._root.name))
+        for file in checker.parent.glob("*.h"):
+            shutil.copyfile(file, folder / file.name)
+        try:
+            shutil.copyfile(testlib, folder / "testlib.h")
+        except OSError as error:
+            raise TaskError(f"cannot read {testlib}: {error.strerror or error}") from None
+        return Path(shutil.copyfile(checker, folder / checker.name))
+
     def close(self) -> None:
         self._root.cleanup()
 

@@ -1,4 +1,4 @@
-"""Rows of benchmarks' files: read one after the other, their fields checked, and errors that name file, line and field."""
+"""Rows of benchmarks' files: read one by one, their fields checked, and errors that name file, line and field."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

@@ -19,7 +19,7 @@ void start(char **argv) { in.open(argv[1]); out.open(argv[2]); ans.open(argv[3])
 void quit(int code, const char *why) { std::cerr << why; exit(code); }
 """
 DIVISOR = """
-#include "testlib.h"
+#include <testlib.h>
 int main(int, char **argv) {
     start(argv);
     long n, given, limit;

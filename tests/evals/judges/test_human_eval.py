@@ -6,7 +6,7 @@ from tessy_jax.evals.judges.code import CodeJudge
 from tests.kit import human_eval
 from tests.kit.judging import Row, faults, function_target
 
-CASES = 3
+CASES = 2
 """Tests of each problem: all would take minutes."""
 
 
@@ -38,10 +38,10 @@ def test_changed_solutions_are_refused(judge: CodeJudge):
     for number, function in enumerate(human_eval.read()):
         head, body = function.stub[: -len("    return None\n")], function.source[len(function.stub) - 16 :]
         change = next(((old, new) for old, new in changes if old in body), None)
-        if change and number % 4 == 0:
+        if change and number % 5 == 0:
             source = head + body.replace(*change)
             target = function_target(function.name, *function.cases)
             rows.append(Row(f"{number} {function.name}: {change[0]}", target, source, "WA RTE TLE MLE"))
     found = faults(judge, rows)
-    assert len(rows) >= 20
+    assert len(rows) >= 15
     assert len(found) <= 0.1 * len(rows), found  # some changes change nothing that the asserts look at

@@ -84,10 +84,6 @@ TABLE = [
         "AC",
         "a program is run as a program, not as the body of a function",
     ),
-]
-
-
-TABLE += [
     Official(
         "an exit code", READS, "print(int(input()) + int(input()))\nexit(1)", "AC", "RTE", "so say all other judges"
     ),
@@ -108,7 +104,7 @@ TABLE += [
         "JSON has no other keys than strings",
     ),
     Official(
-        "NumPy", READS, "import numpy\nprint(int(numpy.sum([int(input()), int(input())])))", "AC", "RTE", "not installed"
+        "NumPy", READS, "import numpy\nprint(int(numpy.add(int(input()), int(input()))))", "AC", "RTE", "not installed"
     ),
 ]
 

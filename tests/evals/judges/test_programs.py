@@ -53,6 +53,15 @@ def test_verdicts_do_not_depend_on_order_or_on_blanks_at_the_end(judge: CodeJudg
     assert not faults(judge, rows)
 
 
+def test_verdicts_do_not_depend_on_how_many_run_side_by_side(judge: CodeJudge):
+    rows = [row for row in PROGRAMS if row.target in (python, two)][::4]
+    with CodeJudge.open(["python3"], workers=1) as lone:
+        one, other = judge_all(lone, rows), judge_all(judge, rows)
+    assert {name: verdict.verdict for name, verdict in one.items()} == {
+        name: verdict.verdict for name, verdict in other.items()
+    }
+
+
 def test_cases_are_counted(judge: CodeJudge):
     source = READ + "print(sum(numbers) if n != 1 else 0)"
     stopped = judge.judge(python, source)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tessy_jax.evals.sandbox import BoxLimits, Job, Sandbox
+from tessy_jax.evals.sandbox import BoxLimits, Job, Outcome, Sandbox
 from tests.kit import ROOT
 
 PYTHON = ("/usr/bin/python3", "-s", "-B", "/box/main.py")
@@ -126,7 +126,8 @@ def test_a_keeper_that_is_killed_is_replaced(sandbox: Sandbox):
 def test_boxes_end_with_the_judge(number: int):
     """However it ends: its keepers see that it is gone, and kill what they keep."""
     source = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.path.insert(0, {str(ROOT)!r})
 from tests.evals.sandbox.test_sandbox import LIMITS, Sandbox, job, replace
 with Sandbox.open(1) as sandbox:
@@ -144,3 +145,17 @@ with Sandbox.open(1) as sandbox:
     judge.wait(20)
     judge.stdout.close()
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (keeper, box, inside)))
+
+
+def test_closing_ends_what_runs():
+    with Sandbox.open(1) as sandbox:
+        outcomes: list[Outcome] = []
+        thread = threading.Thread(target=lambda: outcomes.append(sandbox.run(job("import time\ntime.sleep(99)"))))
+        thread.start()
+        keeper = sandbox._slots[0]._keeper
+        assert keeper
+        wait_until(lambda: len(children(keeper.pid)) > 0)
+    thread.join(5)
+    assert outcomes[0].failure.startswith("the sandbox failed")
+    assert sandbox.run(job("print(1)")).failure == "the sandbox is closed"
+    assert not Path(f"/proc/{keeper.pid}").exists()

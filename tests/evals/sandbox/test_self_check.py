@@ -87,7 +87,7 @@ class Online(Box):
 def faults(loose: Box) -> list[str]:
     sandbox = Sandbox(loose, 1)
     try:
-        return list(self_check.faults(sandbox.run))
+        return list(self_check.faults(sandbox.run, Path("/usr/bin/python3")))
     finally:
         sandbox.close()
 

@@ -1,0 +1,230 @@
+"""The report of an evaluation: `report.json` with all numbers, and `report.md` with the tables that people read."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessy_jax.data.jsonl import replace_file
+from tessy_jax.evals.published import COLUMNS, SOURCE, TABLE_1
+from tessy_jax.evals.records import Response
+from tessy_jax.evals.scores import Difference, Score, Scores, check_comparable
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of responses, in tokens; None where these were not counted.
+
+    Attributes:
+        responses: how many there are.
+        truncated: how many did not end by themselves.
+        percentiles: at 0, 10 ... 100 %.
+    """
+
+    responses: int
+    truncated: int
+    mean: float | None = None
+    percentiles: tuple[float, ...] = ()
+
+
+def lengths(responses: Iterable[Response]) -> Lengths:
+    """Of these responses."""
+    counts, total, truncated = [], 0, 0
+    for response in responses:
+        total += 1
+        truncated += response.finish != "stop"
+        counts += [] if response.n_tokens is None else [response.n_tokens]
+    if not counts:
+        return Lengths(total, truncated)
+    steps = np.percentile(counts, range(0, 101, 10))
+    return Lengths(total, truncated, float(np.mean(counts)), tuple(float(step) for step in steps))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one benchmark.
+
+    Attributes:
+        model: as it is called in tables.
+        label: of the benchmark's column.
+        settings: how the responses were made: {"temperature": 0.6, "max_tokens": 40960}.
+        difference: to a model that it is compared with, and that model's name.
+    """
+
+    model: str
+    label: str
+    scores: Scores
+    lengths: Lengths
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    difference: tuple[str, Difference] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results. Those of one benchmark stand in one column, so they must be comparable.
+
+    Attributes:
+        notes: what a reader must know: "Python programs ran on CPython, not on PyPy".
+    """
+
+    title: str
+    results: Sequence[Result]
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ScoreError where results of one benchmark cannot be compared."""
+        for label in self.labels:
+            check_comparable({one.model: one.scores for one in self.results if one.label == label})
+
+    @property
+    def labels(self) -> list[str]:
+        """In the order of the paper's table; others behind."""
+        found = dict.fromkeys(one.label for one in self.results)
+        return [*(name for name in COLUMNS if name in found), *(name for name in found if name not in COLUMNS)]
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(one.model for one in self.results))
+
+    def of(self, model: str, label: str) -> Result | None:
+        return next((one for one in self.results if (one.model, one.label) == (model, label)), None)
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Writes report.json and report.md."""
+    replace_file(folder / "report.json", json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
+    replace_file(folder / "report.md", to_markdown(report))
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """All numbers, and the published ones apart from them."""
+    return {
+        "title": report.title,
+        "notes": list(report.notes),
+        "results": [asdict(one) for one in report.results],
+        "published": {"source": SOURCE, "columns": COLUMNS, "rows": TABLE_1},
+    }
+
+
+def to_markdown(report: Report) -> str:
+    """The tables, in Markdown."""
+    parts = [f"# {_cell(report.title)}", *(f"> {_cell(note)}" for note in report.notes), _main_table(report)]
+    for label in report.labels:
+        results = [one for one in report.results if one.label == label]
+        parts += [f"## {_cell(label)}", _conditions(results[0]), _details(results), *_groups(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def shown(score: Score) -> str:
+    """A score and its standard error: "62.87 ± 3.74"."""
+    return f"{score.value:.2f} ± {score.error:.2f}"
+
+
+def published_rows(labels: Sequence[str]) -> dict[str, list[str]]:
+    """Rows of the published table for these columns; none where it has none of them."""
+    if not set(labels) & set(COLUMNS):
+        return {}
+    return {
+        name: [f"{values[COLUMNS.index(label)]:.2f}" if label in COLUMNS else "" for label in labels]
+        for name, values in TABLE_1.items()
+    }
+
+
+def conditions(result: Result) -> dict[str, str]:
+    """What the scores of a column depend on, by name."""
+    judge = {key: value for key, value in result.scores.judge.items() if key not in ("judges", "runs", "problems")}
+    about = {"problems": str(result.scores.score.problems), "runs": str(len(result.scores.runs))}
+    about |= {key: str(value) for key, value in (judge | dict(result.settings)).items()}
+    judges = [
+        ", ".join(f"{key} {value}" for key, value in one.items()) for one in result.scores.judge.get("judges", [])
+    ]
+    return about | ({"judge": "; ".join(judges)} if judges else {})
+
+
+def _main_table(report: Report) -> str:
+    labels = report.labels
+    head = ["pass@1, %", *(f"{label} (N={_problems(report, label)})" for label in labels)]
+    rows = [
+        [model, *(shown(one.scores.score) if (one := report.of(model, label)) else "" for label in labels)]
+        for model in report.models
+    ]
+    published = published_rows(labels)
+    rows += [[f"*{name} (published)*", *values] for name, values in published.items()]
+    below = f"\n\nPublished: {SOURCE}, other conditions; not results of this program." if published else ""
+    return _table(head, rows) + "\n\n± is the standard error over problems." + below
+
+
+def _problems(report: Report, label: str) -> int:
+    return next(one.scores.score.problems for one in report.results if one.label == label)
+
+
+def _conditions(result: Result) -> str:
+    return "\n".join(f"- {_cell(key)}: {_cell(value)}" for key, value in conditions(result).items())
+
+
+def _details(results: Sequence[Result]) -> str:
+    ks = list(dict.fromkeys(k for one in results for k in one.scores.pass_at))
+    verdicts = list(dict.fromkeys(name for one in results for name in one.scores.verdicts))
+    head = ["model", "pass@1", "std of runs", *(f"pass@{k}" for k in ks), "mean tokens", "cut off", *verdicts]
+    rows = [
+        [
+            one.model,
+            shown(one.scores.score),
+            f"{one.scores.std:.2f}" if len(one.scores.runs) > 1 else "",
+            *(f"{one.scores.pass_at[k]:.2f}" if k in one.scores.pass_at else "" for k in ks),
+            "" if one.lengths.mean is None else f"{one.lengths.mean:,.0f}",
+            f"{100 * one.lengths.truncated / max(1, one.lengths.responses):.1f} %",
+            *(str(one.scores.verdicts.get(name, 0)) for name in verdicts),
+        ]
+        for one in results
+    ]
+    text = _table(head, rows)
+    for one in results:
+        if one.scores.judge_errors:
+            text += (
+                f"\n\n{_cell(one.model)}: the judge failed on {one.scores.judge_errors} responses, which are left out."
+            )
+        if one.difference:
+            text += f"\n\n{_cell(difference_in_words(one))}"
+    return text
+
+
+def difference_in_words(result: Result) -> str:
+    """What a comparison says."""
+    assert result.difference
+    name, one = result.difference
+    return (
+        f"{result.model} less {name}: {one.value:+.2f} points, 95 % interval {one.low:+.2f} to {one.high:+.2f}, on the "
+        f"same {one.problems} problems (better on {one.better}, worse on {one.worse})."
+    )
+
+
+def _groups(results: Sequence[Result]) -> Iterable[str]:
+    for tag in dict.fromkeys(tag for one in results for tag in one.scores.groups):
+        values = list(dict.fromkeys(value for one in results for value in one.scores.groups.get(tag, {})))
+        rows = [
+            [
+                one.model,
+                *(
+                    shown(found[value]) if value in (found := one.scores.groups.get(tag, {})) else ""
+                    for value in values
+                ),
+            ]
+            for one in results
+        ]
+        sizes = results[0].scores.groups.get(tag, {})
+        head = [tag, *(f"{value} (N={sizes[value].problems})" if value in sizes else value for value in values)]
+        yield _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that Markdown takes for text: names come from files of others."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
