@@ -100,6 +100,8 @@ def _inspect(student: Student, steps: int) -> None:
 def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
     """Shows the data, the plan, and what a step needs of a device's memory."""
     out = _plain_output()
+    for warning in learner.warnings:
+        out.print(warning)
     with learner.preview() as data:
         out.print(data.summary())
         for reject in data.rejects():

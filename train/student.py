@@ -16,10 +16,11 @@ from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
-from tessy_jax.models.weights import open_tensors
 from tessy_jax.text.chat import Chat
+from tessy_jax.text.files import read_json
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.train.data.sft_data import SftData
+from tessy_jax.train.export import EndOfTurn
 from tessy_jax.train.learner import Learner
 from tessy_jax.train.lora import Full, LoRA, Tuning
 from tessy_jax.train.loss import Objective, next_token
@@ -76,7 +77,9 @@ class Student(Learner[SftConfig, SftData]):
             raise ConfigError(
                 f"data.length: {folder} reads {model.max_position_embeddings} tokens at most, not {config.data.length}"
             )
-        open_tensors(folder)
+        chat.check_fits(model.vocab_size)
+        models.check_weights(model, folder)
+        _refuse_router_loss(folder, model)
         student = cls(config, folder, model, chat)
         try:
             student.tuning.dims(model)
@@ -119,6 +122,11 @@ class Student(Learner[SftConfig, SftData]):
         return self.config.prompt.template
 
     @property
+    def end_of_turn(self) -> EndOfTurn:
+        end, tokens = self.chat.end_of_turn, self.chat.tokenizer.ids
+        return EndOfTurn(end, next(token for token, i in tokens.items() if i == end))
+
+    @property
     def objective(self) -> Objective:
         return next_token
 
@@ -136,9 +144,13 @@ class Student(Learner[SftConfig, SftData]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        if self.config.lora is None:
+        tuning = self.tuning
+        if not isinstance(tuning, LoRA):
             return ()
-        return ("LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights",)
+        return (
+            "LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights",
+            f"LoRA: {tuning.coverage(self.model)}",
+        )
 
     @property
     def evaluate_every(self) -> int | None:
@@ -152,6 +164,17 @@ class Student(Learner[SftConfig, SftData]):
 def tuning(config: LoraConfig | None) -> Tuning:
     """What of a model is trained."""
     return Full() if config is None else LoRA(config.rank, config.alpha, config.targets)
+
+
+def _refuse_router_loss(folder: Path, model: models.DecoderConfig) -> None:
+    """Raises ConfigError where transformers would add the routers' load-balancing loss, which is not implemented."""
+    path = folder / "config.json"
+    raw = read_json(path, models.ModelConfigError)
+    if model.has_router_loss and raw.get("output_router_logits") and raw.get("router_aux_loss_coef") != 0:
+        raise ConfigError(
+            f"model: {path}: output_router_logits is true, so that training would add the routers' load-balancing loss "
+            "(router_aux_loss_coef), which sft does not compute; set it to false to train without"
+        )
 
 
 def _check_sources(config: SftConfig) -> None:

@@ -48,9 +48,9 @@ class GptOssConfig(DecoderConfig):
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
         fields = Fields(raw, where, quantised=("mxfp4",))
-        layers = fields.size("num_hidden_layers")
+        layers = fields.layers()
         types = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
-        if fields.get("rope_parameters", fields.get("rope_scaling", None)) is None:
+        if fields.get("rope_scaling", fields.get("rope_parameters", None)) is None:
             # transformers 4 and 5 put different values of YaRN in its place
             raise fields.error("rope_scaling", "is missing; every model of this family needs it, or rope_parameters")
         experts, chosen = fields.size("num_local_experts"), fields.size("num_experts_per_tok", 4)
@@ -64,18 +64,18 @@ class GptOssConfig(DecoderConfig):
         return cls(
             **common
             | {
-                "attention_bias": bool(fields.get("attention_bias", True)),
-                "rms_norm_eps": float(fields.get("rms_norm_eps", 1e-5)),
+                "attention_bias": fields.flag("attention_bias", True),
+                "rms_norm_eps": fields.number("rms_norm_eps", 1e-5),
             },
-            head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
-            masks=fields.masks(fields.get("layer_types", types), fields.size("sliding_window", 128)),
+            head_dim=fields.even("head_dim", common["hidden_size"] // common["num_attention_heads"]),
+            masks=fields.masks(fields.several("layer_types", str, types), fields.size("sliding_window", 128)),
             ropes=(fields.rope(theta=150_000.0),) * layers,
             activation=fields.one_of("hidden_act", ("silu",), "silu"),
-            tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
             num_local_experts=experts,
             num_experts_per_tok=chosen,
-            swiglu_alpha=float(fields.get("swiglu_alpha", 1.702)),
-            swiglu_limit=float(fields.get("swiglu_limit", 7.0)),
+            swiglu_alpha=fields.number("swiglu_alpha", 1.702),
+            swiglu_limit=fields.number("swiglu_limit", 7.0),
             experts_stored=fields.quantisation or "floats",
         )
 
@@ -92,6 +92,10 @@ class GptOssConfig(DecoderConfig):
             "sliding_window": next((w for w in windows if w is not None), None),
             "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
         }
+
+    @property
+    def has_router_loss(self) -> bool:
+        return True
 
     @property
     def expert_share(self) -> float:

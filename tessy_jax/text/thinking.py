@@ -1,8 +1,10 @@
 """How models write their thinking: the strings around it."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from tessy_jax.text.files import read_json
+from tessy_jax.text.tokenizer import TextError
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ def thinking_of(folder: str | Path, **given: str) -> Thinking:
     with the `given` strings in place of those.
     """
     path = Path(folder) / "tokenizer.json"
-    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", []) if path.is_file() else []
-    form = HARMONY if _HARMONY_TOKENS.issubset(token["content"] for token in added) else Thinking()
+    added = read_json(path, TextError).get("added_tokens") if path.is_file() else None
+    names = {token.get("content") for token in added or () if isinstance(token, dict)}
+    form = HARMONY if names >= _HARMONY_TOKENS else Thinking()
     return replace(form, **given)
