@@ -36,9 +36,7 @@ def build_tokenizer(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
         # GGUF spells a run of spaces with real spaces, the vocabulary with "▁".
         tokens = ["▁" * len(token) if token.isspace() and " " in token else token for token in tokens]
         if "unk_token" not in special:
-            raise GGUFError(
-                f"{file.path}: the metadata has no 'tokenizer.ggml.unknown_token_id', which its tokenizer needs"
-            )
+            raise GGUFError(f"{file.path}: the metadata has no 'tokenizer.ggml.unknown_token_id', which texts need")
         tokenizer = _gemma(tokens, special["unk_token"])
     else:
         raise GGUFError(
@@ -127,9 +125,7 @@ def _add_ends(tokenizer: Tokenizer, file: GGUFFile, special: dict[str, str]) -> 
     add_eos = file.get("tokenizer.ggml.add_eos_token", False)
     for adds, name in ((add_bos, "bos_token"), (add_eos, "eos_token")):
         if adds and name not in special:
-            raise GGUFError(
-                f"{file.path}: the metadata has no 'tokenizer.ggml.{name}_id', which begins or ends every text"
-            )
+            raise GGUFError(f"{file.path}: the metadata has no 'tokenizer.ggml.{name}_id', which texts need")
     first = [special["bos_token"]] if add_bos else []
     last = [special["eos_token"]] if add_eos else []
     if not first and not last:
