@@ -135,9 +135,11 @@ class DecoderConfig:
         return 1.0
 
     @property
-    def has_router_loss(self) -> bool:
-        """Whether transformers, asked for it (`output_router_logits`), trains with a loss of the routers besides."""
-        return False
+    def balanced_experts(self) -> int:
+        """Experts over which transformers trains the routers to spread tokens, where config.json asks for it
+        (`output_router_logits`; balance.py); 0: it does not.
+        """
+        return 0
 
     @property
     def unused_tensors(self) -> tuple[str, ...]:
@@ -204,13 +206,6 @@ class Fields:
         if count > MOST_LAYERS:
             raise self.error("num_hidden_layers", f"is {count}; it is {MOST_LAYERS} at most")
         return count
-
-    def even(self, field: str, default: int) -> int:
-        """The size of a head, whose elements RoPE turns in pairs."""
-        size = self.size(field, default)
-        if size % 2:
-            raise self.error(field, f"is {size}; RoPE turns pairs, so it must be even")
-        return size
 
     def number(self, field: str, default: float, above: float = -math.inf) -> float:
         """A finite number, above a bound."""

@@ -43,10 +43,13 @@ def config_from_hf(raw: Mapping[str, Any], where: str = "config.json") -> Decode
 
 
 def read_config(folder: str | Path) -> DecoderConfig:
-    """Read `folder`/config.json. Raises ModelConfigError: missing, not JSON, or not supported."""
+    """Read `folder`/config.json. Raises ModelConfigError: missing, damaged, or not supported."""
     path = Path(folder) / "config.json"
     if not Path(folder).is_dir():
         raise ModelConfigError(f"{folder}: no such folder. Give a folder with a Hugging Face checkpoint.")
     if not path.is_file():
         raise ModelConfigError(f"{path}: no such file. A Hugging Face checkpoint has it beside its weights.")
-    return config_from_hf(read_json(path, ModelConfigError), str(path))
+    config = config_from_hf(read_json(path, ModelConfigError), str(path))
+    if config.rotary_dim % 2:
+        raise ModelConfigError(f"{path}: head_dim: is {config.rotary_dim}; RoPE turns pairs, so it must be even.")
+    return config

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from tessy_jax import models
 from tessy_jax.models.tensors import FLOATS, open_tensors
 
 _COPIED = (".json", ".jinja", ".model", ".txt")
-_OURS = ("config.json", ".index.json")
+_OURS = re.compile(r"config\.json|.*\.index\.json")
 
 
 class EndOfTurn(NamedTuple):
@@ -48,7 +49,7 @@ def export(
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True)
         for file in sorted(source.iterdir()):
-            if (file.suffix in _COPIED or file.name.startswith("LICENSE")) and not file.name.endswith(_OURS):
+            if (file.suffix in _COPIED or file.name.startswith("LICENSE")) and not _OURS.fullmatch(file.name):
                 shutil.copyfile(file, partial / file.name)
         if template is not None:
             _set_template(partial, template)

@@ -145,6 +145,11 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """What is learned."""
 
     @property
+    def router_loss(self) -> float:
+        """The factor of the routers' loss, see `make_step`."""
+        return 0.0
+
+    @property
     @abstractmethod
     def accumulate(self) -> int:
         """Micro-batches of a step."""
@@ -172,7 +177,8 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """GiB of one device in a step of the plan; see `step_memory`."""
         shape = (self.accumulate, plan.rows // self.accumulate, plan.length)
         optimizer = self.optimizer(plan.steps)
-        return step_memory(self.model, mesh, optimizer, self.compute, self.tuning, self.objective, shape)
+        how = (self.compute, self.tuning, self.objective, self.router_loss)
+        return step_memory(self.model, mesh, optimizer, *how, shape)
 
     # -- a run ---------------------------------------------------------------------------------------------------------
 

@@ -229,7 +229,9 @@ class _TrainingRun:
         learner, mesh = self.learner, self.mesh
         how = (learner.compute, learner.tuning)
         return Trainer(
-            step=make_step(learner.model, mesh, self.optimizer, *how, objective=learner.objective),
+            step=make_step(
+                learner.model, mesh, self.optimizer, *how, objective=learner.objective, router_loss=learner.router_loss
+            ),
             evaluate=make_eval(learner.model, mesh, *how, objective=learner.objective),
             sharding=None if mesh is None else batch_sharding(mesh),
             held_out=self.data.held_out,

@@ -26,6 +26,9 @@ from tessy_jax.train.lora import Full, LoRA, Tuning
 from tessy_jax.train.loss import Objective, next_token
 from tessy_jax.train.mfu import Arithmetic
 
+ROUTER_LOSS = 0.001
+"""HF: router_aux_loss_coef of Qwen3-MoE and GPT-OSS, where config.json has none."""
+
 
 @dataclass(frozen=True)
 class Student(Learner[SftConfig, SftData]):
@@ -79,7 +82,6 @@ class Student(Learner[SftConfig, SftData]):
             )
         chat.check_fits(model.vocab_size)
         models.check_weights(model, folder)
-        _refuse_router_loss(folder, model)
         student = cls(config, folder, model, chat)
         try:
             student.tuning.dims(model)
@@ -131,6 +133,15 @@ class Student(Learner[SftConfig, SftData]):
         return next_token
 
     @property
+    def router_loss(self) -> float:
+        """As in transformers: where config.json asks for the routers' scores, their loss is trained as well."""
+        raw = read_json(self.folder / "config.json", models.ModelConfigError)
+        if not (raw.get("output_router_logits") and self.model.balanced_experts):
+            return 0.0
+        found = raw.get("router_aux_loss_coef")
+        return ROUTER_LOSS if found is None else float(found)
+
+    @property
     def accumulate(self) -> int:
         return self.config.batch.accumulate
 
@@ -164,17 +175,6 @@ class Student(Learner[SftConfig, SftData]):
 def tuning(config: LoraConfig | None) -> Tuning:
     """What of a model is trained."""
     return Full() if config is None else LoRA(config.rank, config.alpha, config.targets)
-
-
-def _refuse_router_loss(folder: Path, model: models.DecoderConfig) -> None:
-    """Raises ConfigError where transformers would add the routers' load-balancing loss, which is not implemented."""
-    path = folder / "config.json"
-    raw = read_json(path, models.ModelConfigError)
-    if model.has_router_loss and raw.get("output_router_logits") and raw.get("router_aux_loss_coef") != 0:
-        raise ConfigError(
-            f"model: {path}: output_router_logits is true, so that training would add the routers' load-balancing loss "
-            "(router_aux_loss_coef), which sft does not compute; set it to false to train without"
-        )
 
 
 def _check_sources(config: SftConfig) -> None:

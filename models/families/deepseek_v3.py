@@ -83,7 +83,7 @@ class DeepseekV3Config(DecoderConfig):
         return cls(
             **common,
             **_experts(fields),
-            head_dim=fields.even("qk_rope_head_dim", 64),
+            head_dim=fields.size("qk_rope_head_dim", 64),
             masks=(Full(),) * layers,
             ropes=(fields.rope(theta=10_000.0),) * layers,
             activation=fields.one_of("hidden_act", ACTIVATIONS, "silu"),

@@ -45,7 +45,7 @@ class Gemma3Config(DecoderConfig):
         ropes = _ropes(fields)
         return cls(
             **fields.common(),
-            head_dim=fields.even("head_dim", 256),
+            head_dim=fields.size("head_dim", 256),
             masks=fields.masks(types, fields.size("sliding_window", 4096)),
             ropes=tuple(ropes[t] for t in types),
             activation=fields.one_of("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
@@ -101,6 +101,8 @@ def _ropes(fields: Fields) -> dict[str, Rope]:
     if scaling:  # as in transformers, it is the full layers', and counts where both are there
         if isinstance(ropes["full_attention"], Mapping):
             ropes["full_attention"] = {**ropes["full_attention"], **scaling}
+            if "rope_type" not in ropes["full_attention"]:  # transformers 4 would take `type`, 5 does not look at it
+                raise fields.error("rope_scaling.rope_type", "is missing; every model of this family needs it")
         places["full_attention"] = "rope_scaling"
     return {t: fields.rope_from(places[t], ropes[t], theta[t]) for t in theta}
 

@@ -67,7 +67,7 @@ class GptOssConfig(DecoderConfig):
                 "attention_bias": fields.flag("attention_bias", True),
                 "rms_norm_eps": fields.number("rms_norm_eps", 1e-5),
             },
-            head_dim=fields.even("head_dim", common["hidden_size"] // common["num_attention_heads"]),
+            head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
             masks=fields.masks(fields.several("layer_types", str, types), fields.size("sliding_window", 128)),
             ropes=(fields.rope(theta=150_000.0),) * layers,
             activation=fields.one_of("hidden_act", ("silu",), "silu"),
@@ -81,6 +81,7 @@ class GptOssConfig(DecoderConfig):
 
     def to_hf(self) -> dict[str, Any]:
         windows = [mask.window if isinstance(mask, Sliding) else None for mask in self.masks]
+        window = next((w for w in windows if w is not None), None)
         same = ("num_local_experts", "num_experts_per_tok", "swiglu_alpha", "swiglu_limit")
         packed = self.experts_stored == "mxfp4"
         return super().to_hf() | {
@@ -89,13 +90,13 @@ class GptOssConfig(DecoderConfig):
             "hidden_act": self.activation,
             "rope_theta": self.ropes[0].theta,
             "rope_scaling": rope_scaling_to_hf(self.ropes[0].scaling) or {"rope_type": "default"},
-            "sliding_window": next((w for w in windows if w is not None), None),
+            **({} if window is None else {"sliding_window": window}),  # transformers wants one, used or not
             "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
         }
 
     @property
-    def has_router_loss(self) -> bool:
-        return True
+    def balanced_experts(self) -> int:
+        return self.num_local_experts
 
     @property
     def expert_share(self) -> float:
@@ -128,8 +129,11 @@ class RoutedMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:
         with jax.named_scope("mlp"):
-            logits, chosen = lax.top_k(self.router(x).astype(jnp.float32), self.chosen)
+            logits, chosen = lax.top_k(self.router_logits(x).astype(jnp.float32), self.chosen)
             return self.experts(x, chosen, jax.nn.softmax(logits, axis=-1).astype(x.dtype))
+
+    def router_logits(self, x: Float[Array, "B C D"]) -> Float[Array, "B C E"]:
+        return self.router(x)
 
 
 class ClampedExperts(Experts):

@@ -33,7 +33,7 @@ class LlamaConfig(DecoderConfig):
         layers = fields.layers()
         return cls(
             **common,
-            head_dim=fields.even("head_dim", common["hidden_size"] // common["num_attention_heads"]),
+            head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
             masks=(Full(),) * layers,
             ropes=(fields.rope(theta=10_000.0),) * layers,
             activation=fields.one_of("hidden_act", ACTIVATIONS, "silu"),

@@ -24,7 +24,7 @@ class Qwen2Config(Qwen3Config):
     @classmethod
     def _fields(cls, fields: Fields) -> dict[str, Any]:
         found = super()._fields(fields)
-        head_dim = fields.even("head_dim", found["hidden_size"] // found["num_attention_heads"])
+        head_dim = fields.size("head_dim", found["hidden_size"] // found["num_attention_heads"])
         return found | {"head_dim": head_dim, "attention_bias": True}
 
     def attention(self, layer: int) -> Attention:

@@ -32,7 +32,7 @@ class Qwen3Config(DecoderConfig):
     def _fields(cls, fields: Fields) -> dict[str, Any]:
         layers = fields.layers()
         return fields.common() | {
-            "head_dim": fields.even("head_dim", 128),
+            "head_dim": fields.size("head_dim", 128),
             "masks": cls._masks(fields),
             "ropes": (fields.rope(theta=10_000.0),) * layers,
             "activation": fields.one_of("hidden_act", ACTIVATIONS, "silu"),

@@ -72,8 +72,8 @@ class Qwen3MoeConfig(Qwen3Config):
         }
 
     @property
-    def has_router_loss(self) -> bool:
-        return True
+    def balanced_experts(self) -> int:
+        return self.num_experts
 
     @property
     def expert_share(self) -> float:
@@ -98,8 +98,11 @@ class SparseMLP(nnx.Module):
         with jax.named_scope("mlp"):
             return self.experts(x, *self._route(x))
 
+    def router_logits(self, x: Float[Array, "B C D"]) -> Float[Array, "B C E"]:
+        return self.gate(x)
+
     def _route(self, x: Float[Array, "B C D"]) -> tuple[Int[Array, "B C k"], Float[Array, "B C k"]]:
-        p = jax.nn.softmax(self.gate(x).astype(jnp.float32), axis=-1)
+        p = jax.nn.softmax(self.router_logits(x).astype(jnp.float32), axis=-1)
         weights, chosen = jax.lax.top_k(p, self.chosen)
         if self.normalise:
             weights = weights / weights.sum(axis=-1, keepdims=True)

@@ -6,7 +6,10 @@ from typing import Any
 from tessy_jax.text.files import read_json, read_text
 from tessy_jax.text.tokenizer import TextError
 
-_JSON = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json")
+_JSON = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
+    *("config.json", "generation_config.json"),
+)
 
 
 def open_reference(folder: str | Path) -> Any:

@@ -35,6 +35,7 @@ def thinking_of(folder: str | Path, **given: str) -> Thinking:
     """
     path = Path(folder) / "tokenizer.json"
     added = read_json(path, TextError).get("added_tokens") if path.is_file() else None
-    names = {token.get("content") for token in added or () if isinstance(token, dict)}
+    named = [token.get("content") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    names = {name for name in named if isinstance(name, str)}
     form = HARMONY if names >= _HARMONY_TOKENS else Thinking()
     return replace(form, **given)

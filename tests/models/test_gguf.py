@@ -23,15 +23,15 @@ def converted(folder: Path, weights: Any = None, **metadata: Any) -> dict[str, A
 @pytest.mark.parametrize(
     ("metadata", "factor"),
     [
-        ({"llama.rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
-        ({"llama.rope.scale_linear": 2.5}, {"rope_type": "linear", "factor": 2.5}),
+        ({"llama.rope.scaling.factor": 4.0}, 4.0),
+        ({"llama.rope.scale_linear": 2.5}, 2.5),
         (
             {"llama.rope.scaling.type": "linear", "llama.rope.scale_linear": 2.0},
-            {"rope_type": "linear", "factor": 2.0},
+            2.0,
         ),
         (
             {"llama.rope.scaling.factor": 4.0, "llama.rope.scale_linear": 2.0},
-            {"rope_type": "linear", "factor": 4.0},
+            4.0,
         ),
         ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
         ({"llama.rope.scaling.type": "linear"}, None),

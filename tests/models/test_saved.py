@@ -65,7 +65,7 @@ OLD: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"rope_scaling": {"type": "yarn", "factor": None, "original_max_position_embeddings": 1024}}),
     ("qwen2", {"rope_theta": 99.0, "rope_parameters": {"rope_type": "linear", "factor": 2.0}}),
     ("qwen3", {"rope_parameters": LINEAR, "rope_scaling": {"rope_type": "linear", "factor": 5.0}}),
-    ("gemma3", {"rope_theta": 5e3, "rope_local_base_freq": 50.0, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("gemma3", {"rope_theta": 5e3, "rope_local_base_freq": 50.0, "rope_scaling": {"rope_type": "linear", "factor": 2}}),
     ("gemma3", gemma(LINEAR, DEFAULT, rope_scaling={"rope_type": "linear", "factor": 2.0})),
 ]
 """(family, what config.json has instead of its RoPE): the keys of transformers 4, or of both."""
