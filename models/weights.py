@@ -126,7 +126,8 @@ def classifier_config(folder: str | Path, labels: tuple[str, ...]) -> DecoderCon
             f"{folder}: is a token classifier with {len(found.labels)} labels ({', '.join(found.labels)}), not "
             f"{len(labels)} ({', '.join(labels)}): give a language model, or a classifier with as many labels."
         )
-    if found.labels != labels and sorted(map(str.lower, found.labels)) == sorted(map(str.lower, labels)):
+    ours, theirs = ([name.lower() for name in names] for names in (labels, found.labels))
+    if ours != theirs and sorted(ours) == sorted(theirs):
         raise ModelConfigError(
             f"{Path(folder) / 'config.json'}: id2label: is {', '.join(found.labels)}; to be trained on, the "
             f"labels must be {', '.join(labels)}, in this order."

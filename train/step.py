@@ -207,8 +207,8 @@ def make_step(
         tuning: what of the model is trained; None: `Full()`.
         rules: where parameters lie on the mesh.
         objective: what is learned.
-        router_loss: factor of the loss that spreads tokens over experts (models/balance.py). It is added to the other, as
-            a micro-batch has it, and of several the mean; the numbers of a step are without it.
+        router_loss: factor of the loss that spreads tokens over experts (models/balance.py). It is added to the other:
+            a micro-batch's own, of several their mean. The numbers of a step are without it.
     """
     tuning = tuning or Full()
     transform = optimizer.transform()
@@ -278,8 +278,8 @@ def _forward(
     objective: Objective,
     router_loss: float = 0.0,
 ) -> Any:
-    """The forward pass: (float32 params, micro-batch [B, T], scale, its share of the batch) -> (scale * sum of weights *
-    nll, plus the share of the routers' loss; sums).
+    """The forward pass: (float32 params, micro-batch [B, T], scale, its share of the batch) -> (scale * sum of weights
+    * nll, plus the share of the routers' loss; sums).
     """
     dtype = jnp.dtype(compute.dtype)
     rows = () if mesh is None else _row_axes(mesh, rules)

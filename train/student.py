@@ -15,6 +15,7 @@ from tessy_jax.config.sft import LoraConfig, SftConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.errors import ConfigError
+from tessy_jax.models.config import Fields
 from tessy_jax.models.hub import model_folder
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.files import read_json
@@ -82,6 +83,7 @@ class Student(Learner[SftConfig, SftData]):
             )
         chat.check_fits(model.vocab_size)
         models.check_weights(model, folder)
+        _router_loss(folder, model)
         student = cls(config, folder, model, chat)
         try:
             student.tuning.dims(model)
@@ -134,12 +136,7 @@ class Student(Learner[SftConfig, SftData]):
 
     @property
     def router_loss(self) -> float:
-        """As in transformers: where config.json asks for the routers' scores, their loss is trained as well."""
-        raw = read_json(self.folder / "config.json", models.ModelConfigError)
-        if not (raw.get("output_router_logits") and self.model.balanced_experts):
-            return 0.0
-        found = raw.get("router_aux_loss_coef")
-        return ROUTER_LOSS if found is None else float(found)
+        return _router_loss(self.folder, self.model)
 
     @property
     def accumulate(self) -> int:
@@ -155,13 +152,14 @@ class Student(Learner[SftConfig, SftData]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        tuning = self.tuning
-        if not isinstance(tuning, LoRA):
-            return ()
-        return (
-            "LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights",
-            f"LoRA: {tuning.coverage(self.model)}",
-        )
+        found: list[str] = []
+        path, tuning = self.folder / "config.json", self.tuning
+        if dropout := read_json(path, models.ModelConfigError).get("attention_dropout"):
+            found.append(f"{path}: attention_dropout is {dropout}; this training is without dropout")
+        if isinstance(tuning, LoRA):
+            found.append("LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights")
+            found.append(f"LoRA: {tuning.coverage(self.model)}")
+        return tuple(found)
 
     @property
     def evaluate_every(self) -> int | None:
@@ -175,6 +173,15 @@ class Student(Learner[SftConfig, SftData]):
 def tuning(config: LoraConfig | None) -> Tuning:
     """What of a model is trained."""
     return Full() if config is None else LoRA(config.rank, config.alpha, config.targets)
+
+
+def _router_loss(folder: Path, model: models.DecoderConfig) -> float:
+    """As in transformers: where config.json asks for the routers' scores, their loss is trained as well."""
+    path = folder / "config.json"
+    fields = Fields(read_json(path, models.ModelConfigError), str(path), quantised=("mxfp4", "fp8"))
+    if not (model.balanced_experts and fields.flag("output_router_logits", False)):
+        return 0.0
+    return fields.number("router_aux_loss_coef", ROUTER_LOSS)
 
 
 def _check_sources(config: SftConfig) -> None:
