@@ -23,7 +23,6 @@ from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.records import Message
 from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
 from tessy_jax.models.hub import model_folder
-from tessy_jax.models.weights import open_tensors
 from tessy_jax.text.chat import Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
 from tessy_jax.text.thinking import thinking_of
@@ -181,11 +180,13 @@ class ModelSource:
         loaded = chat.load(folder, thinking=thinking, **config.prompt.model_dump(exclude={"system"}))
         loaded.check()
         source = cls(config, folder, loaded)
+        shapes = source.shapes
         try:
-            models.describe(source.shapes)
+            models.describe(shapes)
         except models.ModelConfigError as error:
             raise models.ModelConfigError(f"{folder}: {error}") from None
-        open_tensors(folder)
+        loaded.check_fits(shapes.vocab_size)
+        models.check_weights(shapes, folder)
         return source
 
     def identity(self) -> dict[str, Any]:

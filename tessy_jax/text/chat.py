@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tessy_jax.text.reference import open_reference, read_settings, refuse_unknown_tokens, template_of
 from tessy_jax.text.thinking import Thinking, thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 from tessy_jax.text.words import next_cut
@@ -89,18 +90,12 @@ class Chat:
 
         Raises `TextError` when a file or the template is missing, or a textual marker could be cut in two.
         """
-        from transformers import AutoTokenizer
-
         thinking = thinking or thinking_of(folder)
         tokenizer = ContentTokenizer.load(folder, structural=(thinking.marker,))
-        reference = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        refuse_unknown_tokens(Path(folder), tokenizer.ids)
+        reference = open_reference(folder)
         if template is None:
-            if not reference.chat_template:
-                raise TextError(
-                    f"{folder} has no chat template: give a Jinja template as prompt.template in the config"
-                    " (base models have none)."
-                )
-            template = reference.get_chat_template()
+            template = template_of(reference, folder)
         if date is not None:  # a macro takes the place of the function that templates of transformers call
             template = f"{{%- macro strftime_now(form) -%}}{{{{ {json.dumps(date)} }}}}{{%- endmacro -%}}{template}"
         chat = cls(Path(folder), tokenizer, reference, template, thinking, options or {})
@@ -227,9 +222,12 @@ class Chat:
         """
         found = {self.reference.eos_token_id, self._after_answer()}
         for name in ("generation_config.json", "config.json"):
-            path = self.folder / name
-            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+            value = read_settings(self.folder, name).get("eos_token_id")
             found.update(value if isinstance(value, list) else [value])
+        if wrong := [i for i in found if i is not None and not isinstance(i, int)]:
+            raise TextError(
+                f"{self.folder}: eos_token_id of generation_config.json or config.json: is {wrong[0]!r:.60}."
+            )
         return frozenset(i for i in found if i is not None)
 
     @cached_property
@@ -302,6 +300,12 @@ class Chat:
         return ids, ends
 
     # Conformance
+
+    def check_fits(self, rows: int) -> None:
+        """Raises `TextError` where the model's embedding, which has so many rows, is too small for what is written."""
+        thinking, end = self.thinking, self.reference.eos_token or ""
+        markers = (thinking.open, thinking.before, thinking.marker, thinking.after, end)
+        self.tokenizer.check_fits(rows, "\n".join((self.template, *markers)))
 
     @cached_property
     def template_hash(self) -> str:
