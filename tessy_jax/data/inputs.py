@@ -47,6 +47,9 @@ __all__ = [
 ]
 
 ID_FIELDS = ("id", "id_ddm")
+_OTHER_PROMPTS = ("problem", "instruction", "query", "input")
+"""Fields that are often the prompt, and often something else."""
+
 _MAX_RAW = 2000
 """Characters of a bad row kept in the rejects."""
 
@@ -202,7 +205,9 @@ def _prompt(value: dict[str, Any], columns: Columns) -> tuple[str, list[Message]
     field = next((name for name in candidates if value.get(name) is not None), None)
     if field is None:
         wanted = f"'{columns.prompt}', which columns.prompt names" if columns.prompt else ", ".join(PROMPT_FIELDS)
-        raise BadRow(f"no prompt: expected a field {wanted}; {present(value)}")
+        other = None if columns.prompt else next((name for name in _OTHER_PROMPTS if value.get(name)), None)
+        hint = f"; if '{other}' is the prompt, give columns.prompt={other}" if other else ""
+        raise BadRow(f"no prompt: expected a field {wanted}; {present(value)}{hint}")
     messages = read_turns(value[field], field, "user")
     end = len(messages)
     while end and messages[end - 1]["role"] == "assistant":

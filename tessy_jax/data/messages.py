@@ -36,7 +36,7 @@ def read_turns(found: Any, field: str, role: str, place: str | None = None) -> l
         BadRow: it is none of these.
     """
     if isinstance(found, str):
-        turns = _decoded(found, field)
+        turns = decoded(found, field)
         if turns is None:
             return [{"role": role, "content": checked_text(found, place or field)}]
         found = turns
@@ -121,7 +121,7 @@ def _part(part: Any, place: str) -> str:
     raise BadRow(f"{place} is {what}: only parts of text are read; remove it, or leave the row out")
 
 
-def _decoded(text: str, field: str) -> list[Any] | None:
+def decoded(text: str, field: str) -> list[Any] | None:
     """The conversation that a string holds as JSON; None: it is a text.
 
     Raises:

@@ -32,7 +32,7 @@ from tessy_jax.data.split import hash_number, held_out_numbers
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.examples import CONTEXT, PARTS, Example, Turns, examples
 
-_FORMAT = 1  # counts up when the same sources would give other files
+_FORMAT = 1  # of the files; a corpus that is there stays as it was built
 _ARRAYS = {
     "tokens.i32": np.int32,
     "parts.i8": np.int8,
