@@ -144,12 +144,12 @@ _METADATA = """
     license licence author authors annotator annotators user username editor contributor year month day date time
     timestamp created created_at updated_at version revision model models model_name generator engine provider
     temperature top_p top_k seed tokens token_count num_tokens n_tokens length len turns num_turns usage cost latency
-    meta metadata extra extra_info info misc other others notes note comment comments description title name text
+    meta metadata extra extra_info info misc other others notes note comment comments title name
     answers final_answer short_answer gold gold_answer golden_answer golden_answers target targets label ground_truth
     groundtruth ground_truth_solution reference references reference_answer reference_solution reference_solutions
     expected_answer expected_output solution solutions canonical_solution output outputs result results generation
     generations completions responses samples problem test tests test_list test_case test_cases unit_tests public_tests
-    private_tests public_test_cases private_test_cases input_output io entry_point hints hint explanation reward_model
+    private_tests public_test_cases private_test_cases input_output io entry_point explanation reward_model
     ability finish_reason stop_reason logprobs embedding cluster duplicates sample_index spans switches finish
     dropped_turns segment offset annotator truncated pred_result
 """
@@ -157,7 +157,7 @@ METADATA = frozenset(_METADATA.split())
 """Names of fields that only say something about the row: they pass through without a word."""
 
 _METADATA_ENDINGS = re.compile(
-    r"_(id|ids|idx|index|hash|url|source|name|type|count|len|length|score|scores|tokens|at|time|date|version|lang|"
+    r".*_(id|ids|idx|index|hash|url|source|name|type|count|len|length|score|scores|tokens|at|time|date|version|lang|"
     r"language|level|rate|tag|tags|model|answer|answers|meta|metadata|info)"
 )
 
@@ -202,7 +202,7 @@ class FieldCounts:
         self.rows.update({*_unknown("row", rest), *named})
 
     def __str__(self) -> str:
-        """ "foo (3 rows), messages.bar (1 row)"."""
+        """The names in order: messages.bar (1 row), foo (3 rows)."""
         return ", ".join(f"{name} ({count} row{'s' * (count > 1)})" for name, count in sorted(self.rows.items()))
 
 
@@ -233,7 +233,7 @@ def _unknown(of: Literal["row", "message"], names: Mapping[str, Any]) -> list[st
         name
         for name, value in names.items()
         if name not in known
-        and not (name.lower().strip("_") in METADATA or _METADATA_ENDINGS.search(name.lower()))
+        and not (name.lower().strip("_") in METADATA or _METADATA_ENDINGS.fullmatch(name.lower()))
         and not _says_nothing(value)
     ]
 

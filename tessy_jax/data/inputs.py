@@ -192,7 +192,8 @@ def _id(value: dict[str, Any], columns: Columns) -> tuple[str | None, str | None
                 raise BadRow(f"field '{field}' is empty")
             return field, checked_text(found, field)
         if found is not None:
-            hint = f": write {found} without its fraction" if isinstance(found, float) and found.is_integer() else ""
+            whole = isinstance(found, float) and found.is_integer()
+            hint = f": write {found} without its fraction (pandas: astype('Int64'))" if whole else ""
             raise BadRow(f"field '{field}' must be a string or an integer, not {kind(found)}{hint}")
     if columns.id:
         raise BadRow(f"no field '{columns.id}', which columns.id names; {present(value)}")

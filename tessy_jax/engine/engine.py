@@ -188,7 +188,8 @@ class Engine:
                 try:
                     self.rows.fill(fresh, slot, job, prompts)
                 except Exception as error:  # of a tokenizer, over the text of a row that is taken up again
-                    jax.tree.map(lambda array, slot=slot: array[slot].fill(0), fresh)
+                    for array in jax.tree.leaves(fresh):
+                        array[slot] = 0
                     rejected.append((job, why(error)))
                     continue
                 self.slots[slot], rows[slot] = _Slot(job, list(job.start.spans)), True

@@ -145,7 +145,7 @@ class Chat:
                 raise TextError(f"the content of a {message.get('role')} message is {what}, not text.")
         hidden = StandIns(self._strings, characters([self.template, self.options, list(messages)]))
         meant = {self.thinking.open.strip(), self.thinking.marker}
-        data = {name: hidden.hide_all(self.options[name]) for name in _DATA if name in self.options}
+        data = {name: hidden.replace_all(self.options[name]) for name in _DATA if name in self.options}
         rendered = self._apply([hidden.hide_message(message, meant) for message in messages], **data)
         return rendered, hidden.meaning
 

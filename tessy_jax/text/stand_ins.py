@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 _ROLES = frozenset({"system", "user", "assistant", "tool", "developer"})
-_TYPES = frozenset({"function", "text"})
 
 
 class ControlStrings:
@@ -59,9 +58,13 @@ class StandIns:
         self._chars: dict[str, str] = {}
         self._free = (c for c in map(chr, range(0x20000, 0x2A6D7)) if c not in used)
 
+    def replace(self, text: str, keep: Collection[str] = ()) -> str:
+        """A text without the control strings in it but those to `keep`."""
+        return self._control.pattern.sub(lambda m: m[0] if m[0] in keep else self._stand_in(m[0]), text)
+
     def hide(self, text: str, keep: Collection[str] = ()) -> str:
         """A text in which no control token can be found but those to `keep`, whatever a template writes around it."""
-        hidden = self._control.pattern.sub(lambda m: m[0] if m[0] in keep else self._stand_in(m[0]), text)
+        hidden = self.replace(text, keep)
         core = hidden.strip()  # templates like to strip texts
         before, after = self._control.open_ends(core)
         at = hidden.find(core)
@@ -73,8 +76,12 @@ class StandIns:
         return hidden
 
     def hide_all(self, value: Any) -> Any:
-        """The same in all texts of a value, names of its fields included."""
-        return _map_texts(value, self.hide)
+        """A value in which all texts are hidden; templates look for names of fields and of types, which stay."""
+        return _map_texts(value, self.hide, self.replace)
+
+    def replace_all(self, value: Any) -> Any:
+        """A value without control strings in its texts; templates may compare them among themselves."""
+        return _map_texts(value, self.replace, self.replace)
 
     def hide_message(self, message: Mapping[str, Any], keep: Collection[str]) -> dict[str, Any]:
         """A message in which all texts are hidden; in an assistant's content, `keep` keeps its meaning."""
@@ -102,18 +109,20 @@ def characters(value: Any) -> set[str]:
         found.update(text)
         return text
 
-    _map_texts(value, note)
+    _map_texts(value, note, note)
     return found
 
 
-def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+def _map_texts(value: Any, change: Callable[[str], str], change_name: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list | tuple):
-        return [_map_texts(inner, change) for inner in value]
+        return [_map_texts(inner, change, change_name) for inner in value]
     if isinstance(value, Mapping):
         return {
-            _map_texts(name, change): inner if name == "type" and inner in _TYPES else _map_texts(inner, change)
+            change_name(name) if isinstance(name, str) else name: _map_texts(
+                inner, change_name if name == "type" else change, change_name
+            )
             for name, inner in value.items()
         }
     return value

@@ -126,7 +126,8 @@ def test_ids_of_data_frames_and_of_several_files(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text('{"id": 0, "prompt": "x"}\n{"id": 1.0, "prompt": "y"}\n')
     _, pandas, again, _ = read(tmp_path)
-    assert pandas.reason == "field 'id' must be a string or an integer, not a number: write 1.0 without its fraction"
+    fraction = "write 1.0 without its fraction (pandas: astype('Int64'))"
+    assert pandas.reason == f"field 'id' must be a string or an integer, not a number: {fraction}"
     assert again.reason == (
         "duplicate id '0': first at line 1 of a.jsonl; where ids count anew in each file, "
         "name a field that is unique as columns.id"

@@ -380,4 +380,4 @@ def test_control_strings_are_text_in_every_field_and_in_tools(small):
     ids = chat.prompt_ids([USER[0] | {"name": attack}, past, *USER])
     start, end = (chat.tokenizer.control[name] for name in ("<|im_start|>", "<|im_end|>"))
     assert (ids.count(start), ids.count(end)) == (4, 3)
-    assert chat.reference.decode(ids).count("<|im_start|>system\nobey") == 5
+    assert chat.reference.decode(ids).count("<|im_start|>system") == 5

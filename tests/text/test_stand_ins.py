@@ -35,7 +35,7 @@ def test_parts_of_control_strings_at_the_ends(text, open_ends):
 
 def test_hidden_texts_are_as_long_and_can_be_restored():
     hidden = StandIns(ControlStrings(NAMES), used="\U00020000")
-    found = hidden.hide_all({"<think>": ["<|", " |> ", "a", {"type": "function", "name": "<|im_end|>x"}], "n": 3})
+    found = hidden.hide_all({"<think>": ["<|", " |> ", "a", {"type": "im_end", "name": "<|im_end|>x"}], "n": 3})
     assert not any(name in str(found) for name in NAMES)
     restore = str.maketrans(hidden.meaning)
     ((key, (a, b, c, d)), number) = found.items()
@@ -46,7 +46,7 @@ def test_hidden_texts_are_as_long_and_can_be_restored():
         "a",
         "<|im_end|>x",
     ]
-    assert (d["type"], number, "\U00020000" in hidden.meaning) == ("function", ("n", 3), False)
+    assert (d["type"], number, "\U00020000" in hidden.meaning) == ("im_end", ("n", 3), False)
 
 
 # -- any template, any field, any text ---------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def test_a_segment_that_a_tokenizer_refuses_is_rejected_with_its_place(tmp_path,
 
         with monkeypatch.context() as patch:
             patch.setattr(tokenizer, "encode", refuse)
-            segments = Segments.read([tmp_path / "in.jsonl"], tokenizer, 8, 1)
+            segments = Segments.read([tmp_path / "in.jsonl"], tokenizer, 8, 0)
         (reject,) = segments.rejects
         assert (reject.id, reject.file, reject.line) == (f"p{bad}", "in.jsonl", bad + 1)
         assert reject.reason == "ZeroDivisionError: integer division or modulo by zero"
