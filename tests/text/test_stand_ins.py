@@ -12,8 +12,8 @@ NAMES = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return vocab.small_chatml(tmp_path_factory.mktemp("small"))
+def chat(tmp_path_factory):
+    return Chat.load(vocab.small_chatml(tmp_path_factory.mktemp("small")))
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,8 @@ def harmless(value):
 
 @settings(max_examples=300, derandomize=True, database=None, deadline=None)
 @given(template=templates(), conversation=messages())
-def test_no_control_token_comes_from_a_message(folder, template, conversation):
+def test_no_control_token_comes_from_a_message(chat, template, conversation):
     """The control tokens are those of the same template with harmless texts, and the text is the reference's."""
-    chat = loaded(folder)
     chat.template = template
     control = set(chat.tokenizer.control.values())
     ids, plain = chat.prompt_ids(conversation), chat.prompt_ids([harmless(message) for message in conversation])
@@ -123,9 +122,3 @@ def test_no_control_token_comes_from_a_message(folder, template, conversation):
     )
     ours = chat.reference.decode(ids, clean_up_tokenization_spaces=False)
     assert ours == theirs + chat.thinking.open
-
-
-def loaded(folder, chats={}):  # noqa: B006
-    if folder not in chats:
-        chats[folder] = Chat.load(folder)
-    return chats[folder]
