@@ -109,7 +109,7 @@ def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
         out.rule("memory of a device in a step, GiB")
         with _out_of_memory_explained(learner):
             out.print(memory_lines(learner.memory(mesh, data.train.plan)))
-    return DONE
+        return REJECTS if data.rejected else DONE
 
 
 def _plain_output() -> Console:

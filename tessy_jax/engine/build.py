@@ -57,7 +57,7 @@ def build_schedule(
 ) -> Schedule:
     """What an engine runs: the student's and the teacher's turn, in turn. It reads no parameter: shapes will do."""
     of = _Parts(cooperation, sizes, mesh, depth)
-    k = _tokens_per_turn(cooperation)
+    k = tokens_per_turn(cooperation)
 
     def turn(role: Role) -> Turn:
         model, predictor = models[role], predictors[role]
@@ -91,7 +91,7 @@ def build_schedule(
     return RollbackSchedule((turn(Role.STUDENT), turn(Role.TEACHER)))
 
 
-def _tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
+def tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
     """The student's k and the teacher's."""
     if isinstance(cooperation, PaperCooperation):
         return cooperation.k, cooperation.k

@@ -23,7 +23,7 @@ from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.records import Message
 from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
 from tessy_jax.models.hub import model_folder
-from tessy_jax.text.chat import Chat, with_system
+from tessy_jax.text.chat import PROBES, Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -179,6 +179,7 @@ class ModelSource:
         thinking = thinking_of(folder, **config.thinking.model_dump(exclude_none=True))
         loaded = chat.load(folder, thinking=thinking, **config.prompt.model_dump(exclude={"system"}))
         loaded.check()
+        loaded.prompt_ids(PROBES[0])  # or every row would be refused
         source = cls(config, folder, loaded)
         shapes = source.shapes
         try:

@@ -56,6 +56,17 @@ def prompt_room(budgets: Budgets, config: EngineConfig, k: int) -> list[int]:
     return [config.context - tokens for tokens in needed]
 
 
+def too_long(prompts: Sequence[Sequence[int]], rooms: Sequence[int], context: int) -> str | None:
+    """Why the student's and the teacher's prompt do not fit into their rooms; None where they do."""
+    for name, prompt, room in zip(("student", "teacher"), prompts, rooms, strict=False):
+        if len(prompt) > room:
+            return (
+                f"the prompt has {len(prompt)} tokens for the {name}; engine.context {context} "
+                f"leaves room for {room} beside the token budgets"
+            )
+    return None
+
+
 def make_rows(
     models: Sequence[LanguageModel], predictors: Sequence[Predictor], config: EngineConfig, seed: int
 ) -> Rows:
