@@ -20,7 +20,7 @@ from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
 from tessy_jax.data.records import Problem, Record, RowState, Span
 from tessy_jax.devices.processes import anywhere, everywhere
-from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.engine.rows import Job
 from tessy_jax.engine.sizes import ROLLBACK_DEPTH, make_caches, make_params, make_rows, prefill_rows, prompt_room
 from tessy_jax.predictors.base import Predictor
@@ -86,7 +86,7 @@ class Engine:
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, config, seed)
+        self.rows = make_rows(models, predictors, budgets, config, seed)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -115,15 +115,14 @@ class Engine:
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def room(self, job: Job) -> tuple[list[list[int]], str | None]:
+    def room(self, job: Job) -> tuple[list[Prompt], str | None]:
         """The job's prompts, in the tokens of each model, and why it does not fit, if so."""
-        prompts = [model.prompt_ids(job.problem.messages) for model in self.models]
+        prompts = self.rows.prompts(job.problem.messages)
         for name, prompt, room in zip(("student", "teacher"), prompts, self._rooms, strict=True):
-            if len(prompt) > room:
-                return prompts, (
-                    f"the prompt has {len(prompt)} tokens for the {name}; engine.context {self.config.context} "
-                    f"leaves room for {room} beside the token budgets"
-                )
+            if prompt.size > room.tokens:
+                return prompts, f"the prompt has {prompt.size} tokens for the {name}; {room.limit}"
+            if len(prompt.opening) > self.rows.text_bytes:
+                return prompts, f"the prompt for the {name} has {len(prompt.opening)} bytes without a word's end"
         return prompts, None
 
     def generate(self, problems: Iterable[Problem], samples: int = 1) -> Iterator[Record]:
