@@ -102,7 +102,7 @@ class ReleasedOracle:
         classifier = self.classifiers[role]
         encoded = classifier.tokenizer(cur_text + new, return_offsets_mapping=True, add_special_tokens=False)
         ids = encoded.input_ids[-self.classifier_len :]
-        labels = [int(p > classifier.threshold) for p in classifier.style(ids)] if ids else [STUDENT == role]
+        labels = [int(p > classifier.threshold) for p in classifier.style(ids)] if ids else [role == STUDENT]
         other = 1 if role == TEACHER else 0
         offsets = encoded.offset_mapping[-self.classifier_len :]
         for (start, end), label in zip(offsets, labels, strict=bool(ids)):
