@@ -17,13 +17,44 @@ from tessy_jax.cooperate.state import Opening
 from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.text.chat import Chat
 from tests.kit import vocab
-from tests.kit.oracle import Author
 from tests.kit.oracle_released import encode, prompt_string
 
 GEMMA = "{{ bos_token }}Problem: {% for m in messages %}{{ m.content }}{% endfor %}"
-OPENINGS = (None, "<think>\nOkay, so the an", "Thoughts:\n", "\n\n", " ", "1 2", "x = y.", "漢", "Gro\u0308", "'")
+OPENINGS = (
+    None,
+    "<think>\nOkay, so the an",
+    "Thoughts:\n",
+    "\n\n",
+    " ",
+    "1 2",
+    "x = y.",
+    "So the pro",
+    "漢",
+    "Gro\u0308",
+    "'",
+)
 PIECES = (
-    *("the", "swer", "So", " so", " 42", "7", ",", ".\n", "\n", "\n\n", " ", "  ", "\t", "\r\n", "'s", "/", "//", "=="),
+    *(
+        "the",
+        "swer",
+        "blem",
+        "So",
+        " so",
+        " 42",
+        "7",
+        ",",
+        ".\n",
+        "\n",
+        "\n\n",
+        " ",
+        "  ",
+        "\t",
+        "\r\n",
+        "'s",
+        "/",
+        "//",
+        "==",
+    ),
     *("漢字", "。", "Größe", "e\u0301", "\u0308", "👍🏽", "naïve", "\u00a0", "(x", ")", "don't", "12345", "_id", "İ"),
 )
 QUESTIONS = ("What is 2 + 3?", "Find all x\n", "Sum of odd numbers ", "数を求めよ", "")
@@ -44,10 +75,8 @@ def chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 class Reader:
     """A model's tokens of one row, by the host's edits."""
 
-    def __init__(self, chat: Chat, question: str):
-        self.messages = [{"role": "user", "content": question}]
-        model = LanguageModel(None, None, None, chat, Sampling())
-        prompt = model.prompt(self.messages, one_string=True)
+    def __init__(self, model: LanguageModel, messages: list[dict]):
+        prompt = model.prompt(messages, one_string=True)
         self.opening = Opening(np.frombuffer(prompt.opening, np.uint8), np.int32(len(prompt.opening)), np.int32(0))
         ids = model.retokenizer.encode(prompt.opening, 0, len(prompt.opening))[0]
         self.ids, self.ends, self.covered = prompt.ids + ids, [0] * (len(prompt.ids) + len(ids)), 0
@@ -68,19 +97,28 @@ class Reader:
         self.apply(self.string.close(np.frombuffer(text, np.uint8), len(text), self.opening))
 
 
+def opened(model: LanguageModel, opening: str | None) -> LanguageModel:
+    """The same model with another end of its prompt. What is known of its vocabulary is read once."""
+    chat = copy.copy(model.chat)
+    if opening is not None:
+        chat.thinking = dataclasses.replace(chat.thinking, open=opening)
+    other = dataclasses.replace(model, chat=chat)
+    vars(other)["retokenizer"] = model.retokenizer
+    return other
+
+
 def test_each_request_has_the_tokens_of_the_whole_string(chat: Chat) -> None:
     rng = random.Random(7)
     merged = {"with the prompt": 0, "between turns": 0}
+    first = LanguageModel(None, None, None, chat, Sampling())
     for opening in OPENINGS:
-        chat = copy.copy(chat)
-        if opening is not None:
-            chat.thinking = dataclasses.replace(chat.thinking, open=opening)
-        author = Author(None, chat, Sampling())
+        model = opened(first, opening)
+        tokens = functools.partial(encode, model)
         for question in QUESTIONS:
-            for _ in range(4):
-                reader = Reader(chat, question)
-                prompt, text = prompt_string(author, reader.messages), ""
-                tokens = functools.partial(encode, author)
+            for _ in range(2):
+                messages = [{"role": "user", "content": question}]
+                reader = Reader(model, messages)
+                prompt, text = prompt_string(model, messages), ""
                 assert reader.ids == tokens(prompt)
                 for _ in range(rng.randint(0, 7)):
                     before = len(reader.ids)
@@ -96,4 +134,4 @@ def test_each_request_has_the_tokens_of_the_whole_string(chat: Chat) -> None:
                 closed = text.rstrip(" \t\r\n\v\f") + chat.close_text.decode()
                 assert reader.ids == tokens(prompt + closed), (prompt[-30:], text)
                 assert reader.covered == len(closed.encode())
-    assert min(merged.values()) > 40, merged
+    assert min(merged.values()) > 10, merged

@@ -8,9 +8,10 @@ docs/algorithm.md says that something is not taken over, this does as the docume
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from tests.kit.oracle import STUDENT, TEACHER, Author, Oracle, Trace
+from tessy_jax.text.chat import Chat
+from tests.kit.oracle import STUDENT, TEACHER, Oracle, Trace
 
 
 class GenerationError(Exception):
@@ -135,7 +136,13 @@ class ReleasedOracle:
         return Trace(data, think_end, spans, (why, finish), 0)
 
 
-def prompt_string(author: Author, messages: list[dict]) -> str:
+class HasChat(Protocol):
+    """An author, or a model of ours."""
+
+    chat: Chat
+
+
+def prompt_string(author: HasChat, messages: list[dict]) -> str:
     chat = author.chat
     rendered = chat.reference.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, chat_template=chat.template, **chat.options
@@ -144,6 +151,6 @@ def prompt_string(author: Author, messages: list[dict]) -> str:
     return rendered.removesuffix(opening).removesuffix(opening.rstrip()) + opening
 
 
-def encode(author: Author, string: str) -> list[int]:
+def encode(author: HasChat, string: str) -> list[int]:
     """What the server reads: prompt and text are one string."""
     return author.chat.reference(string, add_special_tokens=False)["input_ids"]
