@@ -21,24 +21,14 @@ from tests.kit.oracle_released import encode, prompt_string
 
 GEMMA = "{{ bos_token }}Problem: {% for m in messages %}{{ m.content }}{% endfor %}"
 OPENINGS = (
-    None,
-    "<think>\nOkay, so the an",
-    "Thoughts:\n",
-    "\n\n",
-    " ",
-    "1 2",
-    "x = y.",
-    "So the pro",
-    "漢",
-    "Gro\u0308",
-    "'",
+    *(None, "<think>\nOkay, so the an", "Thoughts:\n", "\n\n", " ", "1 2"),
+    *("x = y.", "So the pro", "漢", "Gro\u0308"),
 )
 PIECES = (
     *(
         "the",
         "swer",
         "blem",
-        "So",
         " so",
         " 42",
         "7",
