@@ -74,7 +74,7 @@ def _look(models: Pair | Solo, row: Problem | Reject) -> _Prompts | Reject:
     except Exception as error:
         reason: str | None = why(error)
     else:
-        reason = too_long(ids, models.rooms, models.config.engine.context)
+        reason = too_long([len(each) for each in ids], models.rooms)
     return _Prompts(row.id, ids) if reason is None else Reject(row.id, row.file, row.line, reason, "")
 
 

@@ -22,7 +22,7 @@ from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem, Record, RowState, Span
 from tessy_jax.devices.processes import anywhere, everywhere
-from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.engine.rows import Job
 from tessy_jax.engine.sizes import (
     ROLLBACK_DEPTH,
@@ -96,7 +96,7 @@ class Engine:
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, config, seed)
+        self.rows = make_rows(models, predictors, budgets, config, seed)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -125,15 +125,18 @@ class Engine:
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def room(self, job: Job) -> tuple[list[list[int]], str | None]:
+    def room(self, job: Job) -> tuple[list[Prompt], str | None]:
         """The job's prompts, in the tokens of each model, and why it cannot be done, if so: it does not fit, or a
         template or tokenizer refuses it.
         """
         try:
-            prompts = [model.prompt_ids(job.problem.messages) for model in self.models]
+            prompts = self.rows.prompts(job.problem.messages)
         except Exception as error:  # templates are programs: whatever one raises, the other rows go on
             return [], why(error)
-        return prompts, too_long(prompts, self._rooms, self.config.context)
+        for name, prompt in zip(("student", "teacher"), prompts, strict=True):
+            if len(prompt.opening) > self.rows.text_bytes:
+                return prompts, f"the prompt for the {name} has {len(prompt.opening)} bytes without a word's end"
+        return prompts, too_long([prompt.size for prompt in prompts], self._rooms)
 
     def generate(self, rows: Iterable[Problem | Reject], samples: int = 1) -> Iterator[Record]:
         """The traces of the problems among `rows`, `samples` of each, in the order in which they are finished.

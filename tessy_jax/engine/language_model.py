@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +31,20 @@ from tessy_jax.text.utf8 import INVALID, STATES, byte_matrix, utf8_table
 from tessy_jax.text_jax.canonical import Canonical
 
 _SPACES = b" \t\r\n\v\f"
+
+
+class Prompt(NamedTuple):
+    """What a model reads before the text.
+
+    Attributes:
+        ids: tokens that stand whatever follows.
+        opening: the bytes behind those; they and the text are tokenised as one string.
+        size: tokens of it all, no text behind it.
+    """
+
+    ids: list[int]
+    opening: bytes
+    size: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +78,17 @@ class LanguageModel:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a problem, up to where the trace begins."""
         return prompt_ids(self.chat, self.system, messages)
+
+    def prompt(self, messages: Sequence[Message], one_string: bool = False) -> Prompt:
+        """The prompt of a problem; `one_string`: whether it is tokenised as one string with the text behind it."""
+        if not one_string:
+            ids = self.prompt_ids(messages)
+            return Prompt(ids, b"", len(ids))
+        ids, end = self.chat.prompt_parts(with_system(self.system, messages))
+        fixed = self.retokenizer.sync_before(end, len(end))
+        tokens = self.retokenizer.encode(end, 0, len(end))[0]
+        behind = self.retokenizer.encode(end, fixed, len(end))[0]
+        return Prompt(ids + tokens[: len(tokens) - len(behind)], end[fixed:], len(ids) + len(tokens))
 
     def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
         """An empty cache for `batch` rows of at most `length` tokens; `slack`: see `models.init_cache`."""
@@ -128,13 +153,14 @@ class LanguageModel:
             state = int(self._allowed[state, token])
         return state % STATES
 
-    def close(self, text: np.ndarray, kept: int) -> TokenEdits:
-        """The edit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace.
+    def close(self, text: np.ndarray, kept: int, begin: int = 0) -> TokenEdits:
+        """The edit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace, which begins
+        at byte `begin`.
 
         White space at the end of the trace goes, so that the marker always has the student's own newlines around it.
         """
         data = text[:kept].tobytes()
-        trace = data.rstrip(_SPACES)
+        trace = data[:begin] + data[begin:].rstrip(_SPACES)
         start = self.retokenizer.sync_before(data, len(trace))
         covered = len(trace) + len(self.chat.close_text)
         after = self.chat.closed_ids(trace, start=start)

@@ -11,7 +11,7 @@ from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.engine.build import build_engine, tokens_per_turn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
-from tessy_jax.engine.sizes import prompt_room
+from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.predictors.base import JudgedModel, OwnModel, PredictorSource
 from tessy_jax.predictors.registry import open_predictor
 from tessy_jax.text.chat import Chat
@@ -68,8 +68,8 @@ class Pair:
         return str(self.config.cooperation)
 
     @property
-    def rooms(self) -> list[int]:
-        """Tokens that the context leaves for each prompt; raises ConfigError where there are none."""
+    def rooms(self) -> list[PromptRoom]:
+        """The room for each prompt; raises ConfigError where there is none."""
         cooperation = self.config.cooperation
         return prompt_room(cooperation, self.config.engine, max(tokens_per_turn(cooperation)))
 

@@ -14,7 +14,7 @@ from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.errors import ConfigError
 from tessy_jax.evals.records import Problem
 from tessy_jax.evals.targets import CodeTarget, Language
-from tessy_jax.evals.tasks.base import BaseTask
+from tessy_jax.evals.task import Task
 from tessy_jax.evals.tasks.registry import open_task
 
 _JUDGING = ("extract", "rules", "problems", "prompts", "limit", "tests", "judged", "asserts", "python", "files")
@@ -32,7 +32,7 @@ class Benchmark:
     """
 
     config: BenchmarkConfig
-    task: BaseTask[Any]
+    task: Task
     folder: str
     problems: list[Problem]
 
@@ -73,11 +73,6 @@ class Benchmark:
             python: Language = "pypy3" if config.python == "pypy3" else "python3"
             return {"cpp17", python} if "python" in config.languages else {"cpp17"}
         return set(_languages(map(self.task.target, self.problems)))
-
-    @property
-    def verifier(self) -> str | None:
-        """URL of a LightCPVerifier that judges in our place."""
-        return self.config.verifier if isinstance(self.config, LcbPro) else None
 
 
 def open_benchmarks(config: EvaluateConfig) -> list[Benchmark]:

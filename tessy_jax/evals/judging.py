@@ -28,6 +28,7 @@ from tessy_jax.evals.judges.light_cp_verifier import LightCPVerifier
 from tessy_jax.evals.judges.math import MathJudge
 from tessy_jax.evals.records import Judgement, Problem, Response, Verdict
 from tessy_jax.evals.targets import ChoiceTarget, CodeTarget, MathTarget
+from tessy_jax.evals.tasks.lcb_pro import LcbProTask
 from tessy_jax.text.thinking import Thinking
 
 MAX_EXTRACTED = 20_000
@@ -89,12 +90,12 @@ class Judges:
 
     def _judge(self, benchmark: Benchmark, problem: Problem, extracted: str) -> dict[str, Any]:
         """The fields of the judgement that the judge decides."""
-        verifier = benchmark.verifier
-        if verifier is not None:
-            client = LightCPVerifier(verifier)
-            verdict = client.judge(problem.id, benchmark.task.language(problem), extracted)
+        task = benchmark.task
+        if isinstance(task, LcbProTask) and task.config.verifier is not None:
+            client = LightCPVerifier(task.config.verifier)
+            verdict = client.judge(problem.id, task.language(problem), extracted)
             return asdict(verdict) | {"judge": client.identity()}
-        target = benchmark.task.target(problem)
+        target = task.target(problem)
         if isinstance(target, CodeTarget):
             return asdict(self.code.judge(target, extracted)) | {"judge": self.code.identity(target)}
         if isinstance(target, MathTarget):

@@ -119,6 +119,15 @@ class Chat:
         rendered, hidden = self._render(messages)
         return self._encode(self._opened(rendered), hidden)
 
+    def prompt_parts(self, messages: Messages) -> tuple[list[int], bytes]:
+        """The same as `prompt_ids` in two parts: the tokens up to the last control token, and the text behind it, which
+        may be tokenised as one string with what follows.
+        """
+        rendered, hidden = self._render(messages)
+        prompt = self._opened(rendered)
+        at = max((found.end() for found in self._control.finditer(prompt)), default=0)
+        return self._encode(prompt[:at], hidden), prompt[at:].translate(str.maketrans(dict(hidden))).encode()
+
     def bare_prompt_ids(self, messages: Messages) -> list[int]:
         """The prompt up to an assistant's message that does not think: without `thinking.open`, even where the
         template writes it. Where an answer is a message of its own (harmony), that message has begun.
