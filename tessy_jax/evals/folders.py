@@ -49,6 +49,11 @@ def read_judgements(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
         yield Judgement(**{name: row[name] for name in names if name in row} | {"verdict": Verdict(row["verdict"])})
 
 
+def responses_file(output: Path, folder: str) -> Path:
+    """The file of a benchmark's responses."""
+    return output / folder / "responses" / "data" / "part-00000-of-00001.jsonl"
+
+
 def to_row(record: Response | Judgement) -> dict[str, Any]:
     """The line on the disk."""
     return asdict(record)
