@@ -42,6 +42,15 @@ def read_responses(config: EvaluateConfig, folder: str) -> Iterator[Response]:
         yield Response(**{name: row[name] for name in names if name in row})
 
 
+def read_refusals(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
+    """Judgements of the responses that could not be written: a prompt that is too long has no answer."""
+    path = config.output / folder / "responses" / "rejects.jsonl"
+    for _, row in read_objects(path) if path.exists() else ():
+        if row is not None:
+            detail = f"no response was written: {row['reason']}"
+            yield Judgement(row["problem_id"], row["sample_index"], Verdict.NO_ANSWER, detail=detail[:1000])
+
+
 def read_judgements(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
     """The judgements on the disk, one at a time."""
     names = [field.name for field in fields(Judgement)]

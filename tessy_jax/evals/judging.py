@@ -20,7 +20,7 @@ from tessy_jax.data.run_rows import RunDir
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED
 from tessy_jax.evals.answers import find_answer
 from tessy_jax.evals.benchmark import Benchmark
-from tessy_jax.evals.folders import open_judgements, read_responses, to_row
+from tessy_jax.evals.folders import open_judgements, read_refusals, read_responses, to_row
 from tessy_jax.evals.judges.choice import IDENTITY as CHOICE
 from tessy_jax.evals.judges.choice import judge_choice
 from tessy_jax.evals.judges.code import CodeJudge
@@ -159,6 +159,9 @@ def _judge_benchmark(
     with open_judgements(config, benchmark.folder, identity, overwrite) as run:
         asked = benchmark.keys
         keys = {key for each in read_responses(config, benchmark.folder) if (key := each.key) in asked}
+        for refusal in read_refusals(config, benchmark.folder):
+            if refusal.key in asked:
+                run.append(to_row(refusal))
         progress = JudgingProgress(total=len(keys), done=len(run.done & keys), resumed=len(run.done & keys))
         if progress.done == progress.total:
             tell(console, f"judge: {benchmark.label}: all {progress.total} responses are judged")
