@@ -136,8 +136,7 @@ def test_index(llama: Path, tmp_path: Path, data: Any) -> None:
     try:
         open_tensors(tmp_path)
     except models.WeightsError as error:
-        in_words(error, tmp_path)
-        assert "model.safetensors.index.json" in str(error) or "model-00001-of-00001.safetensors" in str(error)
+        in_words(error, "model.safetensors.index.json")
 
 
 @fuzz
