@@ -374,7 +374,8 @@ class Chat:
 
 def _shown(text: str, hidden: Mapping[str, str]) -> str:
     """`text` with what its `hidden` characters stand for."""
-    return text.translate(str.maketrans(dict(hidden)))
+    restore = str.maketrans(dict(hidden))
+    return text.translate(restore)
 
 
 def _refuse_cut_point(marker: bytes) -> None:
