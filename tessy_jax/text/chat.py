@@ -126,7 +126,7 @@ class Chat:
         rendered, hidden = self._render(messages)
         prompt = self._opened(rendered)
         at = max((found.end() for found in self._control.finditer(prompt)), default=0)
-        return self._encode(prompt[:at], hidden), prompt[at:].translate(str.maketrans(dict(hidden))).encode()
+        return self._encode(prompt[:at], hidden), _shown(prompt[at:], hidden).encode()
 
     def bare_prompt_ids(self, messages: Messages) -> list[int]:
         """The prompt up to an assistant's message that does not think: without `thinking.open`, even where the
@@ -199,14 +199,13 @@ class Chat:
 
     def _encode(self, text: str, hidden: Mapping[str, str]) -> list[int]:
         """Ids of text in which control strings are control tokens, and `hidden` characters stand for text."""
-        restore = str.maketrans(dict(hidden))
         ids: list[int] = []
         at = 0
         for found in self._control.finditer(text):
-            ids += self._content(text[at : found.start()].translate(restore))
+            ids += self._content(_shown(text[at : found.start()], hidden))
             ids.append(self.tokenizer.control[found.group()])
             at = found.end()
-        return ids + self._content(text[at:].translate(restore))
+        return ids + self._content(_shown(text[at:], hidden))
 
     def _content(self, text: str) -> list[int]:
         return self.tokenizer.encode(text.encode())[0] if text else []
@@ -386,6 +385,12 @@ class Chat:
                 f"{self.folder}: the tokenizer begins texts with {self.reference.bos_token}, and the template does not"
                 " write it: put {{ bos_token }} at its start."
             )
+
+
+def _shown(text: str, hidden: Mapping[str, str]) -> str:
+    """`text` with what its `hidden` characters stand for."""
+    restore = str.maketrans(dict(hidden))
+    return text.translate(restore)
 
 
 def _refuse_cut_point(marker: bytes) -> None:
