@@ -156,6 +156,6 @@ def test_closing_ends_what_runs():
         assert keeper
         wait_until(lambda: len(children(keeper.pid)) > 0)
     thread.join(5)
-    assert outcomes[0].failure.startswith("the sandbox failed")
+    assert outcomes[0].failure == "the sandbox failed: the process that starts programs was lost"
     assert sandbox.run(job("print(1)")).failure == "the sandbox is closed"
     assert not Path(f"/proc/{keeper.pid}").exists()
