@@ -1,4 +1,4 @@
-"""What of a response is judged: official rules to the letter, sounder ones beside them, whatever the text looks like."""
+"""What of a response is judged: official rules to the letter, sounder ones beside them, on any text."""
 
 import time
 

@@ -143,10 +143,10 @@ def test_responses_and_judgements_from_files(tmp_path):
     ]
     assert [one.judgement and one.judgement.passed for one in found[0].responses] == [None, True]
     write_jsonl(path, [*rows, {"problem_id": "a"}])
-    with pytest.raises(TaskError, match="responses.jsonl:5: no response"):
+    with pytest.raises(TaskError, match=r"responses.jsonl:5: no response"):
         list(read_judged([], path, []))
     write_jsonl(verdicts, [{"problem_id": "a", "sample_index": 1, "verdict": "OK"}])
-    with pytest.raises(TaskError, match="judgements.jsonl:1: no judgement"):
+    with pytest.raises(TaskError, match=r"judgements.jsonl:1: no judgement"):
         list(read_judgements(verdicts))
 
 

@@ -75,7 +75,7 @@ def test_the_standard_error_is_that_of_simulated_problems():
 def test_a_failed_judge_is_no_wrong_answer():
     rows = judgements("11", "10", "00")
     rows[-1] = replace(rows[-1], verdict=Verdict.JUDGE_ERROR, detail="no space left", judge={})
-    with pytest.raises(ScoreError, match="failed on 1 responses .c, run 1: no space left.*allow"):
+    with pytest.raises(ScoreError, match=r"failed on 1 responses .c, run 1: no space left.*allow"):
         score(PROBLEMS, rows, runs=2)
     found = score(PROBLEMS, rows, runs=2, allow_judge_errors=True)
     assert (found.judge_errors, found.verdicts["IE"], found.score.value) == (1, 1, pytest.approx(50))
@@ -130,7 +130,7 @@ def test_two_models_on_the_same_problems():
     assert found.low < found.value < found.high
     assert found == compare_models(first, second)  # the seed is fixed
     assert compare_models(second, first).value == -found.value
-    with pytest.raises(ScoreError, match="'c' is of one only"):
+    with pytest.raises(ScoreError, match=r"'c' is of one only"):
         compare_models(first, {name: second[name] for name in "ab"})
 
 

@@ -136,7 +136,7 @@ def test_a_worker_that_cannot_start_says_what_to_install(tmp_path, monkeypatch):
     broken = tmp_path / "worker.py"
     broken.write_text("import no_such_module")
     monkeypatch.setattr(math_judge, "WORKER", broken)
-    with pytest.raises(math_judge.MathJudgeError, match="pip install 'tessy-jax.eval.'"), MathJudge() as judge:
+    with pytest.raises(math_judge.MathJudgeError, match=r"pip install 'tessy-jax.eval.'"), MathJudge() as judge:
         judge.judge(MathTarget(("2",)), "1+1")
 
 

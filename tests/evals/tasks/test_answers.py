@@ -32,7 +32,7 @@ def test_aime_of_all_four_files(tmp_path):
 @pytest.mark.parametrize("answer", ["1000", "-1", "1/2", "", None, [1]])
 def test_answers_that_aime_cannot_have(tmp_path, answer):
     path = write_jsonl(tmp_path / "x.jsonl", [{"question": "?", "answer": answer}])
-    with pytest.raises(TaskError, match="x.jsonl:1: field 'answer' must hold"):
+    with pytest.raises(TaskError, match=r"x.jsonl:1: field 'answer' must hold"):
         open_task(Aime(name="aime", path=str(path), year=2024))
 
 
@@ -50,13 +50,8 @@ def test_gpqa_has_its_options_in_opencompass_order(tmp_path):
     task = open_task(Gpqa(name="gpqa", path=str(gpqa_file(tmp_path / "x.csv"))))
     problems = list(task.problems())
     assert [task.target(problem).letter for problem in problems] == list("DCBA" * 2)
-    assert (
-        problems[0]
-        .messages[0]["content"]
-        .endswith(
-            "Think step by step before answering.\n\nWhich of these is a prime?\n\nA) four\nB) six\nC) eight\nD) a prime"
-        )
-    )
+    text = problems[0].messages[0]["content"]
+    assert text.endswith("answering.\n\nWhich of these is a prime?\n\nA) four\nB) six\nC) eight\nD) a prime")
     for problem, (_, options) in zip(problems, CHOICES, strict=True):
         assert f"{task.target(problem).letter}) {options[0]}" in problem.messages[0]["content"]
     assert not task.shows_prompts  # the authors ask that questions are not published
@@ -146,10 +141,8 @@ def humaneval(tmp_path, test, **options):
 
 
 def test_asserts_become_pairs_of_input_and_output(tmp_path):
-    task = humaneval(
-        tmp_path,
-        '    assert True, "says nothing"\n    assert candidate(2) == 4\n    assert candidate("a", [-1.5, None]) == ("b", {"c": 1})\n',
-    )
+    calls = ("True", "candidate(2) == 4", 'candidate("a", [-1.5, None]) == ("b", {"c": 1})')
+    task = humaneval(tmp_path, "".join(f"    assert {call}\n" for call in calls))
     (problem,) = task.problems()
     target = task.target(problem)
     assert target.cases == (TestCase("2", "4"), TestCase('"a"\n[-1.5, null]', '["b", {"c": 1}]'))
@@ -172,7 +165,7 @@ def test_asserts_become_pairs_of_input_and_output(tmp_path):
     ],
 )
 def test_other_asserts_are_counted_and_never_run(tmp_path, test):
-    with pytest.raises(TaskError, match="no problem is left"):
+    with pytest.raises(TaskError, match=r"no problem is left"):
         humaneval(tmp_path, test + "    assert candidate(2) == 4\n")
     task = humaneval(tmp_path, test + "    assert candidate(2) == 4\n", partly=True)
     assert len(task.target(next(task.problems())).cases) == 1

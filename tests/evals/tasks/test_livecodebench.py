@@ -54,7 +54,7 @@ def test_options_leave_problems_out(folder):
     assert ids(opened(folder, **everything, difficulties=("hard",))) == ["unique"]
     assert len(ids(opened(folder, **everything, platforms=("leetcode",)))) == 6
     assert len(ids(opened(folder, **everything, limit=2))) == 2
-    with pytest.raises(TaskError, match="no problem is left"):
+    with pytest.raises(TaskError, match=r"no problem is left"):
         opened(folder, split="v6", platforms=("codeforces",))
     identities = [opened(folder, **everything, **more).identity() for more in ({}, {"limit": 2}, {"rules": "strict"})]
     assert len({json.dumps(one) for one in identities}) == 3
@@ -133,7 +133,7 @@ def test_ids_are_never_paths(tmp_path):
 
 def test_lines_that_are_no_rows(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"a": \n')
-    with pytest.raises(TaskError, match="x.jsonl:1: malformed JSON"):
+    with pytest.raises(TaskError, match=r"x.jsonl:1: malformed JSON"):
         opened(tmp_path / "x.jsonl")
-    with pytest.raises(TaskError, match="no such file or folder"):
+    with pytest.raises(TaskError, match=r"no such file or folder"):
         opened(tmp_path / "y.jsonl")
