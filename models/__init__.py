@@ -18,6 +18,7 @@ The files, in reading order:
     sharding     logical axis names, and where arrays lie on a mesh
     attention    softmax attention: one signature, `dense`, and the reference of the tests
     blockwise    the same for long training rows, block by block
+    balance      how evenly routers spread tokens over experts
     key_values   the one call between a layer and the tokens it attends to; `Packed` rows, to train
     cache        keys and values of all tokens so far: a ring per layer that may be rolled back
     layers       linear, norms, MLP, attention, the usual block
@@ -28,6 +29,7 @@ The files, in reading order:
     formats/     matrices in fewer bits: int8, fp8 (DeepSeek), mx (GPT-OSS)
     registry     config.json -> family. A new family is one file in families/ and one line here
     build        models from their description: abstract, random, or of given arrays
+    tensors      the tensors of a checkpoint folder: its files and their headers
     weights      safetensors -> arrays on their devices
     save         and back
     hub          a model's folder, by path or hub id
@@ -57,7 +59,14 @@ from tessy_jax.models.mask import Blocks, Full, Sliding
 from tessy_jax.models.registry import config_from_hf, read_config
 from tessy_jax.models.save import save_hf
 from tessy_jax.models.sharding import INFERENCE, TRAINING, Rules, ShardingError, sharding_for
-from tessy_jax.models.weights import WeightsError, classifier_config, load, load_classifier
+from tessy_jax.models.weights import (
+    WeightsError,
+    check_classifier,
+    check_weights,
+    classifier_config,
+    load,
+    load_classifier,
+)
 
 __all__ = [
     "INFERENCE",
@@ -78,6 +87,8 @@ __all__ = [
     "WeightsError",
     "abstract",
     "call_block",
+    "check_classifier",
+    "check_weights",
     "classifier_config",
     "config_from_hf",
     "describe",

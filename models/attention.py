@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Real
 
 from tessy_jax.models.blockwise import HIDDEN, blockwise
 from tessy_jax.models.mask import PackedMask
@@ -19,8 +19,8 @@ from tessy_jax.models.mask import PackedMask
 
 def attention(
     q: Float[Array, "B C N H"],
-    k: Float[Array, "B _ _ H"],
-    v: Float[Array, "B _ _ H"],
+    k: Real[Array, "B _ _ H"],
+    v: Real[Array, "B _ _ H"],
     mask: Bool[Array, "B C S"] | PackedMask,
     *,
     scale: float,
@@ -61,8 +61,8 @@ def attention(
 
 def dense(
     q: Float[Array, "B C N H"],
-    k: Float[Array, "B _ _ H"],
-    v: Float[Array, "B _ _ H"],
+    k: Real[Array, "B _ _ H"],
+    v: Real[Array, "B _ _ H"],
     mask: Bool[Array, "B C S"] | PackedMask,
     *,
     scale: float,
@@ -105,8 +105,8 @@ def dense(
 
 def reference(
     q: Float[Array, "B C N H"],
-    k: Float[Array, "B _ _ H"],
-    v: Float[Array, "B _ _ H"],
+    k: Real[Array, "B _ _ H"],
+    v: Real[Array, "B _ _ H"],
     mask: Bool[Array, "B C S"] | PackedMask,
     *,
     scale: float,

@@ -6,6 +6,7 @@ Both key styles are read: transformers 4 (`rope_theta` + `rope_scaling`, `torch_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -19,6 +20,11 @@ from tessy_jax.models.rope import LinearScaling, Llama3, Rope, Scaling, Unscaled
 from tessy_jax.models.sharding import Dim, Rules
 
 _REQUIRED = object()
+_CLASSIFIER = "ForTokenClassification"
+_KINDS = {str: "names", int: "integers"}
+
+MOST, MOST_LAYERS, MOST_NUMBER = 2**31 - 1, 10_000, 1e30
+"""Larger values are those of a damaged file; they would fill the memory before anything else was wrong."""
 
 
 class ModelConfigError(UserError, ValueError):
@@ -85,7 +91,7 @@ class DecoderConfig:
     @property
     def architecture(self) -> str:
         """HF's class name, as in config.json's `architectures`."""
-        return self.family + ("ForTokenClassification" if self.labels else "ForCausalLM")
+        return self.family + (_CLASSIFIER if self.labels else "ForCausalLM")
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
@@ -129,6 +135,13 @@ class DecoderConfig:
         return 1.0
 
     @property
+    def balanced_experts(self) -> int:
+        """Experts over which transformers trains the routers to spread tokens, where config.json asks for it
+        (`output_router_logits`; balance.py); 0: it does not.
+        """
+        return 0
+
+    @property
     def unused_tensors(self) -> tuple[str, ...]:
         """How the names of tensors begin that checkpoints may hold and this package does not read."""
         return ()
@@ -153,7 +166,7 @@ class Fields:
         """HF: quantization_config.quant_method, one of those the family can read; None: stored unquantised."""
 
     def _quantisation(self, known: tuple[str, ...]) -> str | None:
-        settings = self.raw.get("quantization_config")
+        settings = self.table("quantization_config")
         if not settings:
             return None
         method = settings.get("quant_method")
@@ -177,16 +190,59 @@ class Fields:
             raise self.error(field, "is missing; every model of this family needs it")
         return default
 
-    def size(self, field: str, default: Any = _REQUIRED) -> int:
+    def size(self, field: str, default: Any = _REQUIRED, least: int = 1) -> int:
         """A positive integer."""
         value = self.get(field, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.error(field, f"is {value!r}; it must be a positive integer")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            kind = "a positive integer" if least else "an integer, 0 or more"
+            raise self.error(field, f"is {value!r}; it must be {kind}")
+        if value > MOST:
+            raise self.error(field, f"is {value!r:.40}; it is {MOST} at most")
         return value
+
+    def layers(self) -> int:
+        """HF: num_hidden_layers."""
+        count = self.size("num_hidden_layers")
+        if count > MOST_LAYERS:
+            raise self.error("num_hidden_layers", f"is {count}; it is {MOST_LAYERS} at most")
+        return count
+
+    def number(self, field: str, default: float, above: float = -math.inf) -> float:
+        """A finite number, above a bound."""
+        return self.as_number(field, self.get(field, default), above)
+
+    def as_number(self, field: str, value: Any, above: float = -math.inf) -> float:
+        """The value of a field, where it is a finite number above the bound."""
+        real = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST_NUMBER
+        if not real or value <= above:
+            what = "a number" if above == -math.inf else f"a number above {above:g}"
+            raise self.error(field, f"is {value!r:.60}; it must be {what}")
+        return float(value)
+
+    def flag(self, field: str, default: bool) -> bool:
+        """true or false."""
+        value = self.get(field, default)
+        if value not in (True, False):
+            raise self.error(field, f"is {value!r:.60}; it must be true or false")
+        return bool(value)
+
+    def table(self, field: str, default: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """An object; `default`: where it is missing or null."""
+        value = self.get(field, default or {})
+        if not isinstance(value, Mapping):
+            raise self.error(field, f"is {value!r:.60}; it must be an object")
+        return value
+
+    def several(self, field: str, kind: type, default: Any) -> list[Any]:
+        """A list of values of one kind."""
+        value = self.get(field, default)
+        if not isinstance(value, list | tuple) or not all(type(item) is kind for item in value):
+            raise self.error(field, f"is {value!r:.60}; it must be a list of {_KINDS[kind]}")
+        return list(value)
 
     def one_of(self, field: str, known: Any, default: Any = _REQUIRED) -> str:
         value = self.get(field, default)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise self.error(field, f"is {value!r}, which is not implemented; implemented: {', '.join(sorted(known))}")
         return value
 
@@ -207,21 +263,26 @@ class Fields:
             "intermediate_size": self.size("intermediate_size"),
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
-            "rms_norm_eps": float(self.get("rms_norm_eps", 1e-6)),
-            "attention_bias": bool(self.get("attention_bias", False)),
+            "rms_norm_eps": self.number("rms_norm_eps", 1e-6),
+            "attention_bias": self.flag("attention_bias", False),
             "max_position_embeddings": self.size("max_position_embeddings"),
             "labels": self.labels(),
         }
 
     def labels(self) -> tuple[str, ...]:
         """The labels of a token classifier in order; () for other architectures. HF leaves out its default two."""
-        if not self.get("architectures", [""])[0].endswith("ForTokenClassification"):
+        architectures = self.get("architectures", [""])
+        if not str(architectures[0] if isinstance(architectures, list) else architectures).endswith(_CLASSIFIER):
             return ()
         names = self.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
-        try:
-            return tuple(names[str(i)] for i in range(len(names)))
-        except (KeyError, TypeError):
-            raise self.error("id2label", f"is {names!r}; it must map '0', '1', … to label names") from None
+        expected = [str(i) for i in range(len(names))] if isinstance(names, Mapping) else []
+        if not expected or sorted(names) != sorted(expected) or not all(isinstance(n, str) for n in names.values()):
+            raise self.error("id2label", f"is {names!r}; it must map '0', '1', … to label names")
+        labels = tuple(names[i] for i in expected)
+        ids = self.table("label2id", {name: i for i, name in enumerate(labels)})
+        if any(ids.get(name, i) != i for i, name in enumerate(labels)):
+            raise self.error("label2id", f"is {dict(ids)!r:.80}, which contradicts id2label {dict(names)!r:.80}")
+        return labels
 
     def masks(self, types: list[str], window: int | None) -> tuple[Mask, ...]:
         """HF `layer_types` -> masks. `window` is for the sliding layers."""
@@ -237,28 +298,40 @@ class Fields:
 
     def windows_above(self) -> tuple[Mask, ...]:
         """Qwen's masks: layers from `max_window_layers` on have a window, where `use_sliding_window` says so."""
-        layers = self.size("num_hidden_layers")
-        window = self.size("sliding_window") if self.get("use_sliding_window", False) else None
-        first = self.get("max_window_layers", 28) if window is not None else layers
+        layers = self.layers()
+        window = self.size("sliding_window") if self.flag("use_sliding_window", False) else None
+        first = self.size("max_window_layers", 28, least=0) if window is not None else layers
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
-        return self.masks(self.get("layer_types", types), window)
+        return self.masks(self.several("layer_types", str, types), window)
 
     def rope(self, theta: float) -> Rope:
-        """The model's only RoPE, in either key style; `theta` where the file gives none."""
-        parameters = self.get("rope_parameters", None)
-        if parameters is None:
-            parameters = {"rope_theta": self.get("rope_theta", theta), **self.get("rope_scaling", {})}
-        return self.rope_from("rope_parameters", parameters, theta)
+        """The model's only RoPE, in either key style; `theta` where the file gives none.
 
-    def rope_from(self, field: str, parameters: Mapping[str, Any], theta: float) -> Rope:
+        As in transformers 5, `rope_scaling` counts where both are there.
+        """
+        field = "rope_scaling" if self.get("rope_scaling", None) else "rope_parameters"
+        return self.rope_from(field, self.table(field), self.number("rope_theta", theta, above=1.0))
+
+    def rope_from(self, field: str, parameters: Any, theta: float) -> Rope:
         """One set of RoPE parameters: `rope_theta`, `rope_type` (or the older `type`) and those of the type."""
-        if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-            raise self.error(f"{field}.partial_rotary_factor", "is not 1, which is not implemented")
+        if not isinstance(parameters, Mapping):
+            raise self.error(field, f"is {parameters!r:.60}; it must be an object")
+        for name, values in (("partial_rotary_factor", self.raw), (f"{field}.partial_rotary_factor", parameters)):
+            if values.get("partial_rotary_factor", 1.0) not in (None, 1.0):
+                raise self.error(name, "is not 1, which is not implemented")
 
-        def number(name: str) -> float:
-            if not isinstance(parameters.get(name), int | float):
-                raise self.error(f"{field}.{name}", f"is {parameters.get(name)!r}; this rope_type needs a number")
-            return parameters[name]
+        def number(name: str, above: float = 0.0) -> float:
+            value = parameters.get(name)
+            if value is None:
+                raise self.error(f"{field}.{name}", f"is {value!r}; this rope_type needs a number")
+            return self.as_number(f"{field}.{name}", value, above)
+
+        def original() -> int:
+            """As in HF (`standardize_rope_params`): the file's own, the parameters', or what the model reads."""
+            name = "original_max_position_embeddings"
+            if parameters.get(name) is None or self.get(name, None) is not None:
+                return self.size(name, self.size("max_position_embeddings"))
+            return int(number(name, above=1.0))
 
         kind = parameters.get("rope_type", parameters.get("type", "default"))
         scaling: Scaling
@@ -267,18 +340,29 @@ class Fields:
         elif kind == "linear":
             scaling = LinearScaling(number("factor"))
         elif kind == "llama3":
-            original = int(number("original_max_position_embeddings"))
-            scaling = Llama3(number("factor"), number("low_freq_factor"), number("high_freq_factor"), original)
+            low, high = number("low_freq_factor"), number("high_freq_factor")
+            if high <= low:
+                raise self.error(f"{field}.high_freq_factor", f"is {high:g}; it must be above low_freq_factor, {low:g}")
+            scaling = Llama3(number("factor"), low, high, original())
         elif kind == "yarn":
-            optional = ("beta_fast", "beta_slow", "truncate", "attention_factor", "mscale", "mscale_all_dim")
-            given = {name: parameters[name] for name in optional if parameters.get(name) is not None}
-            scaling = Yarn(number("factor"), int(number("original_max_position_embeddings")), **given)
+            given = {name: number(name) for name in ("beta_fast", "beta_slow") if parameters.get(name)}
+            optional = ("attention_factor", "mscale", "mscale_all_dim")
+            given |= {name: number(name, -math.inf) for name in optional if parameters.get(name) is not None}
+            if (truncate := parameters.get("truncate")) not in (None, True, False):
+                raise self.error(f"{field}.truncate", f"is {truncate!r:.60}; it must be true or false")
+            given |= {} if truncate is None else {"truncate": bool(truncate)}
+            before = original()
+            if "factor" in parameters and parameters["factor"] is None:  # HF: by how much the context grew
+                scaling = Yarn(self.size("max_position_embeddings") / before, before, **given)
+            else:
+                scaling = Yarn(number("factor"), before, **given)
         else:
             raise self.error(
                 f"{field}.rope_type",
-                f"is {kind!r}, which is not implemented; implemented: default, linear, llama3, yarn",
+                f"is {kind!r:.60}, which is not implemented; implemented: default, linear, llama3, yarn",
             )
-        return Rope(float(parameters.get("rope_theta", theta)), scaling)
+        own = parameters.get("rope_theta")
+        return Rope(theta if own is None else self.as_number(f"{field}.rope_theta", own, above=1.0), scaling)
 
 
 def windows_to_hf(masks: tuple[Mask, ...]) -> dict[str, Any]:

@@ -18,6 +18,11 @@ def model_folder(name: str, key: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file() or folder.suffix == ".gguf":
+        remedy = "give its folder"
+        if folder.suffix == ".gguf":
+            remedy = f"convert it to a folder first: python -m tessy_jax.convert {name} {folder.stem}"
+        raise ConfigError(f"{key}: '{name}' is not a folder with a Hugging Face checkpoint; {remedy}")
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise ConfigError(f"{key}: there is no folder '{name}', and it is no hub id (owner/name) either")
     from huggingface_hub import snapshot_download

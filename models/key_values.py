@@ -4,13 +4,14 @@ A layer hands its new queries, keys and values to a `KeyValues` and gets back wh
 `Cache` (cache.py) has all tokens so far, to generate; `Packed` has the new tokens alone, to train.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, Self
 
 import jax
 from jaxtyping import Array, Float, Int
 
 from tessy_jax.models.attention import attention
+from tessy_jax.models.balance import Balance
 from tessy_jax.models.mask import Mask, PackedMask
 
 
@@ -56,12 +57,19 @@ class Packed:
         masks: one per layer (static): `config.masks`.
         implementation: "dense" holds all [C, C] scores of a layer; "blocks" never does, forward or backward (static).
         block: tokens per block of "blocks" (static); None: what suits this machine.
+        balance: what the routers chose so far, where that is counted.
     """
 
     segments: Int[Array, "B C"]
     masks: tuple[Mask, ...] = field(metadata={"static": True})
     implementation: Literal["dense", "blocks"] = field(default="dense", metadata={"static": True})
     block: int | None = field(default=None, metadata={"static": True})
+    balance: Balance | None = None
+
+    def count(self, logits: Float[Array, "B C E"], each: int) -> "Packed":
+        """Takes in the scores of a layer's router, which sends each token to `each` experts."""
+        assert self.balance is not None, "nobody asked for the routers' choices"
+        return replace(self, balance=self.balance.add(logits, each, self.segments > 0))
 
     def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C NH"], Self]:
         """Look at the chunk's own keys and values, within a document."""

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from tessy_jax.models.key_values import AttentionInputs, KeyValues
+from tessy_jax.models.key_values import AttentionInputs, KeyValues, Packed
 from tessy_jax.models.rope import Rotation, rotate
 from tessy_jax.models.sharding import Dim
 
@@ -236,6 +236,17 @@ class Attention(nnx.Module):
             return self.o_proj(out), kv
 
 
+@runtime_checkable
+class Routed(Protocol):
+    """An MLP whose router sends each token to `chosen` experts, and may be trained to spread them (balance.py)."""
+
+    chosen: int
+
+    def router_logits(self, x: Float[Array, "B C D"]) -> Float[Array, "B C E"]:
+        """The router's scores."""
+        ...
+
+
 class PreNormBlock(nnx.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): Llama, Qwen and most others."""
 
@@ -250,4 +261,7 @@ class PreNormBlock(nnx.Module):
     ) -> tuple[Float[Array, "B C D"], KeyValues]:
         attended, kv = self.self_attn(self.input_layernorm(x), rotation, positions, kv)
         x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), kv
+        normed = self.post_attention_layernorm(x)
+        if isinstance(kv, Packed) and kv.balance is not None and isinstance(self.mlp, Routed):
+            kv = kv.count(self.mlp.router_logits(normed), self.mlp.chosen)
+        return x + self.mlp(normed), kv

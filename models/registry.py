@@ -1,6 +1,5 @@
 """Which config.json is which family. To add one: a config class with `block`, and a line here."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tessy_jax.models.families.llama import LlamaConfig
 from tessy_jax.models.families.qwen2 import Qwen2Config
 from tessy_jax.models.families.qwen3 import Qwen3Config
 from tessy_jax.models.families.qwen3_moe import Qwen3MoeConfig
+from tessy_jax.text.files import read_json
 
 ARCHITECTURES: dict[str, type[DecoderConfig]] = {
     "DeepseekV3ForCausalLM": DeepseekV3Config,
@@ -33,23 +33,23 @@ ARCHITECTURES: dict[str, type[DecoderConfig]] = {
 
 def config_from_hf(raw: Mapping[str, Any], where: str = "config.json") -> DecoderConfig:
     """The contents of a config.json -> its family's config. Raises ModelConfigError."""
-    names = raw.get("architectures") or [None]
-    if names[0] not in ARCHITECTURES:
+    names = raw.get("architectures")
+    name = names[0] if isinstance(names, list) and names else names
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ModelConfigError(
-            f"{where}: architectures: {names[0]!r} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}."
+            f"{where}: architectures: {name!r:.80} is not supported; supported: {', '.join(sorted(ARCHITECTURES))}."
         )
-    return ARCHITECTURES[names[0]].from_hf(raw, where)
+    return ARCHITECTURES[name].from_hf(raw, where)
 
 
 def read_config(folder: str | Path) -> DecoderConfig:
-    """Read `folder`/config.json. Raises ModelConfigError: missing, not JSON, or not supported."""
+    """Read `folder`/config.json. Raises ModelConfigError: missing, damaged, or not supported."""
     path = Path(folder) / "config.json"
     if not Path(folder).is_dir():
         raise ModelConfigError(f"{folder}: no such folder. Give a folder with a Hugging Face checkpoint.")
     if not path.is_file():
         raise ModelConfigError(f"{path}: no such file. A Hugging Face checkpoint has it beside its weights.")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelConfigError(f"{path}: is not valid JSON ({error}). Download the file again.") from None
-    return config_from_hf(raw, str(path))
+    config = config_from_hf(read_json(path, ModelConfigError), str(path))
+    if config.rotary_dim % 2:
+        raise ModelConfigError(f"{path}: head_dim: is {config.rotary_dim}; RoPE turns pairs, so it must be even.")
+    return config

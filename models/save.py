@@ -18,7 +18,7 @@ from tessy_jax.models.build import describe, named_parameters
 from tessy_jax.models.config import DecoderConfig
 from tessy_jax.models.decoder import Model
 from tessy_jax.models.layers import Permuted
-from tessy_jax.models.weights import DTYPES, FLOATS, WeightsError
+from tessy_jax.models.tensors import DTYPES, FLOATS, WeightsError
 
 _CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 

@@ -1,47 +1,32 @@
 """Hugging Face safetensors straight into (sharded) arrays: each process touches only the bytes of its own shards."""
 
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, DTypeLike
 
-from tessy_jax.errors import UserError
 from tessy_jax.models.build import ParamSpec, assemble, describe
 from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.decoder import Model
 from tessy_jax.models.layers import DerivedFrom, Expected
 from tessy_jax.models.registry import ARCHITECTURES, read_config
 from tessy_jax.models.sharding import INFERENCE, Rules
-
-FLOATS: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
-"""Safetensors code -> what a parameter of the model's dtype may be stored as."""
-
-DTYPES: dict[str, Any] = FLOATS | {"F8_E4M3": ml_dtypes.float8_e4m3fn, "U8": np.uint8, "I8": np.int8}
-"""Safetensors code -> every dtype that is read."""
+from tessy_jax.models.tensors import DTYPES, FLOATS, Tensor, WeightsError, open_tensors
+from tessy_jax.models.tensors import read_safetensors as read_safetensors
 
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
 """Tensors that old exporters wrote and no model needs: RoPE frequencies are computed from the config."""
 
+_BUFFERS = ("I64", "BOOL")
+"""Dtypes of what no parameter is, such as position ids: where no tensor of the name is expected, it is a buffer."""
 
-class WeightsError(UserError, ValueError):
-    """A checkpoint folder whose tensors cannot be read as its config.json says."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of a file: `array` is a read-only memory map, of which nothing is read before it is indexed."""
-
-    file: Path
-    array: np.ndarray
+_EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -98,7 +83,7 @@ def load(
     """
     folder = Path(folder)
     config = replace(read_config(folder), int8=int8, kernel=kernel)
-    sources = _match(config, open_tensors(folder), folder)
+    sources = match(config, folder)
     return assemble(config, mesh, rules, lambda name, spec, sharding: _read(sources[name], spec, sharding, dtype))
 
 
@@ -122,9 +107,7 @@ def load_classifier(
     config = classifier_config(folder, labels)
     if read_config(folder).labels:
         return load(folder, mesh=mesh, rules=rules, dtype=dtype)
-    stored = {name: tensor for name, tensor in open_tensors(folder).items() if not name.startswith("lm_head.")}
-    head = {name: spec for name, spec in describe(config).items() if name.startswith("score.")}
-    sources = _match(config, stored, folder, absent=tuple(head))
+    head, sources = _match_body(config, folder)
 
     def make(name: str, spec: ParamSpec, sharding: NamedSharding | None) -> Array:
         if name not in head:
@@ -143,6 +126,12 @@ def classifier_config(folder: str | Path, labels: tuple[str, ...]) -> DecoderCon
             f"{folder}: is a token classifier with {len(found.labels)} labels ({', '.join(found.labels)}), not "
             f"{len(labels)} ({', '.join(labels)}): give a language model, or a classifier with as many labels."
         )
+    ours, theirs = ([name.lower() for name in names] for names in (labels, found.labels))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise ModelConfigError(
+            f"{Path(folder) / 'config.json'}: id2label: is {', '.join(found.labels)}; to be trained on, the "
+            f"labels must be {', '.join(labels)}, in this order."
+        )
     config = found if found.labels else replace(found, labels=labels)
     if config.architecture not in ARCHITECTURES:
         known = ", ".join(name for name in ARCHITECTURES if name.endswith("ForTokenClassification"))
@@ -160,72 +149,37 @@ def _read(source: Source, spec: ParamSpec, sharding: NamedSharding | None, dtype
     return jax.make_array_from_callback(spec.shape, sharding, lambda index: source.read(index or (), own))
 
 
-def open_tensors(folder: Path) -> dict[str, Tensor]:
-    """Memory maps of all tensors of a checkpoint folder, by name. Raises WeightsError."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files: Iterable[Path] = [folder / name for name in sorted(set(weight_map.values()))]
-    elif single.is_file():
-        weight_map, files = {}, [single]
-    else:
-        raise WeightsError(
-            f"{folder}: has neither model.safetensors nor model.safetensors.index.json. "
-            "Download the safetensors files; convert GGUF first (python -m tessy_jax.convert)."
-        )
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        if not file.is_file():
-            raise WeightsError(f"{file}: no such file, but {index.name} lists it. Download it again.")
-        tensors |= {name: Tensor(file, array) for name, array in read_safetensors(file).items()}
-    absent = sorted(set(weight_map) - set(tensors))
-    if absent:
-        raise WeightsError(
-            f"{folder / weight_map[absent[0]]}: lacks tensor {absent[0]}, which {index.name} says it has. "
-            "Download the file again."
-        )
-    return tensors
-
-
-def read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    """The tensors of one safetensors file as read-only memory maps. Raises WeightsError.
-
-    The format: 8 bytes of header length, a JSON header with each tensor's dtype, shape and byte range, the bytes.
+def check_weights(config: DecoderConfig, folder: str | Path) -> None:
+    """Compares the headers of a checkpoint's files with what `load` needs; no weights are read. Raises as `load` does,
+    but for the mesh.
     """
-    actual = file.stat().st_size
-    with file.open("rb") as stream:
-        start = 8 + int.from_bytes(stream.read(8), "little")
-        if actual < start:
-            raise WeightsError(
-                f"{file}: is truncated: its header alone needs {start} bytes, it has {actual}. Download it again."
-            )
-        try:
-            header = json.loads(stream.read(start - 8))
-        except ValueError:
-            raise WeightsError(
-                f"{file}: is not a safetensors file: its header is not JSON. Download it again."
-            ) from None
-    header.pop("__metadata__", None)
-    expected = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if actual < expected:
-        raise WeightsError(
-            f"{file}: is truncated: it should have {expected} bytes, it has {actual}. Download it again."
-        )
-    tensors: dict[str, np.ndarray] = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            raise WeightsError(
-                f"{file}: {name}: has dtype {entry['dtype']}; supported: {', '.join(DTYPES)}. "
-                "Use an unquantised checkpoint."
-            )
-        offset = start + entry["data_offsets"][0]
-        dtype = np.dtype(DTYPES[entry["dtype"]])
-        tensors[name] = np.memmap(file, dtype, "r", offset, tuple(entry["shape"]))
-    return tensors
+    match(config, Path(folder))
+
+
+def check_classifier(folder: str | Path, labels: tuple[str, ...]) -> DecoderConfig:
+    """The same for `load_classifier`; what it makes of the checkpoint."""
+    config = classifier_config(folder, labels)
+    if read_config(folder).labels:
+        check_weights(config, folder)
+    else:
+        _match_body(config, Path(folder))
+    return config
+
+
+def _match_body(config: DecoderConfig, folder: Path) -> tuple[dict[str, ParamSpec], dict[str, Source]]:
+    """(the parameters of a classifier's head, what all others are read from in a language model's checkpoint)."""
+    stored = {name: tensor for name, tensor in open_tensors(folder).items() if not name.startswith("lm_head.")}
+    head = {name: spec for name, spec in describe(config).items() if name.startswith("score.")}
+    return head, _match(config, stored, folder, absent=tuple(head))
+
+
+def match(config: DecoderConfig, folder: Path) -> dict[str, Source]:
+    """What each parameter is read from; every tensor of the folder has its place, shape and dtype."""
+    return _match(config, open_tensors(folder), folder)
 
 
 def _match(
-    config: DecoderConfig, stored: dict[str, Tensor], folder: Path, absent: tuple[str, ...] = ()
+    config: DecoderConfig, stored: Mapping[str, Tensor], folder: Path, absent: tuple[str, ...] = ()
 ) -> dict[str, Source]:
     """What each parameter but the `absent` ones is read from, of the right shapes; no tensor is left over."""
     specs = {name: spec for name, spec in describe(config).items() if name not in absent}
@@ -233,21 +187,31 @@ def _match(
         stored = {
             name if name.split(".")[0] in ("lm_head", "score") else f"model.{name}": t for name, t in stored.items()
         }
-    ignored = {name for name in stored if _IGNORED.search(name) or name.startswith(config.unused_tensors)}
     if config.tie_word_embeddings:
-        ignored.add("lm_head.weight")  # some exporters write the tied matrix twice
+        stored = _untwinned(stored, config)
     wanted = {name: [spec.tensors(part) for part in spec.stored(name)] for name, spec in specs.items()}
-    for tensor, expected in (item for parts in wanted.values() for part in parts for item in part.items()):
-        if tensor not in stored:
+    known = {name for parts in wanted.values() for part in parts for name in part}
+    left = {
+        name: tensor
+        for name, tensor in stored.items()
+        if name not in known
+        and tensor.code not in _BUFFERS
+        and not _IGNORED.search(name)
+        and not name.startswith(config.unused_tensors)
+    }
+    for tensor in left.values():
+        tensor.check_dtype()
+    for name, expected in (item for parts in wanted.values() for part in parts for item in part.items()):
+        if name not in stored:
             raise WeightsError(
-                f"{folder}: tensor {tensor} is missing ({config.architecture}, shape {expected.shape}). "
+                f"{folder}: tensor {name} is missing ({config.architecture}, shape {expected.shape}). "
                 "The checkpoint is incomplete, or its config.json belongs to another model."
             )
-        _check(tensor, stored[tensor], expected)
-    left = sorted(set(stored) - {name for parts in wanted.values() for part in parts for name in part} - ignored)
+        _check(name, stored[name], expected)
     if left:
+        first = min(left)
         raise WeightsError(
-            f"{stored[left[0]].file}: {left[0]}: is not a parameter of this {config.architecture} "
+            f"{left[first].file}: {first}: is not a parameter of this {config.architecture} "
             f"({len(left)} such tensors). Check architectures, num_hidden_layers and the bias fields in config.json."
         )
     return {
@@ -256,16 +220,44 @@ def _match(
     }
 
 
-def _check(name: str, found: Tensor, expected: Expected) -> None:
-    if found.array.shape != expected.shape:
+def _untwinned(stored: Mapping[str, Tensor], config: DecoderConfig) -> dict[str, Tensor]:
+    """The tensors of a model with tied embeddings, of which some exporters write the matrix twice, or as the head only.
+
+    A head that differs is a matrix of its own, which transformers then does not tie: config.json is wrong.
+    """
+    rest = {name: tensor for name, tensor in stored.items() if name != _HEAD}
+    head, embeddings = stored.get(_HEAD), stored.get(_EMBEDDINGS)
+    if head is None or config.labels:
+        return rest
+    if embeddings is None:
+        return rest | {_EMBEDDINGS: head}
+    if not _equal(head, embeddings):
         raise WeightsError(
-            f"{found.file}: {name}: has shape {found.array.shape}, but config.json says {expected.shape}. "
+            f"{head.file}: {_HEAD}: differs from {_EMBEDDINGS}, but config.json has tie_word_embeddings true. Set it "
+            "to false to use both, as transformers does, or remove the tensor."
+        )
+    return rest
+
+
+def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
+    """Whether two matrices have the same numbers; all of them are read only where they do."""
+    return a.shape == b.shape and all(
+        np.array_equal(a.array[i : i + rows].astype(np.float32), b.array[i : i + rows].astype(np.float32))
+        for i in range(0, a.shape[0] if a.shape else 0, rows)
+    )
+
+
+def _check(name: str, found: Tensor, expected: Expected) -> None:
+    if found.shape != expected.shape:
+        raise WeightsError(
+            f"{found.file}: {name}: has shape {found.shape}, but config.json says {expected.shape}. "
             "The weights and config.json belong to different models."
         )
-    floats = {np.dtype(dtype) for dtype in FLOATS.values()}
+    found.check_dtype()
+    dtype, floats = np.dtype(DTYPES[found.code]), {np.dtype(dtype) for dtype in FLOATS.values()}
     allowed = floats if expected.dtype is None or np.dtype(expected.dtype) in floats else {np.dtype(expected.dtype)}
-    if found.array.dtype not in allowed:
+    if dtype not in allowed:
         raise WeightsError(
-            f"{found.file}: {name}: has dtype {found.array.dtype}; here it must be "
+            f"{found.file}: {name}: has dtype {dtype}; here it must be "
             f"{' or '.join(sorted(map(str, allowed)))}. Check quantization_config in config.json."
         )

@@ -4,7 +4,7 @@
 
     config = tessy.load_config("configs/demo.yaml", ["engine.batch=4"])
     engine = tessy.Pair.open(config).load()
-    for record in engine.generate(tessy.read_problems(config.input)):
+    for record in engine.generate(tessy.read_rows(config.input)):
         print(record.to_json())
 
 Each name is imported when it is first used: `import tessy_jax` itself imports neither JAX nor anything large.
@@ -15,14 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tessy_jax.config.synthesize import load_config
-    from tessy_jax.data.inputs import read_problems
+    from tessy_jax.data.inputs import read_problems, read_rows
     from tessy_jax.data.records import Problem, Record
     from tessy_jax.engine.pair import Pair
     from tessy_jax.errors import UserError
     from tessy_jax.models import load as load_model
     from tessy_jax.models import save_hf as save_model
 
-__all__ = ["Pair", "Problem", "Record", "UserError", "load_config", "load_model", "read_problems", "save_model"]
+__all__ = [
+    "Pair",
+    "Problem",
+    "Record",
+    "UserError",
+    "load_config",
+    "load_model",
+    "read_problems",
+    "read_rows",
+    "save_model",
+]
 
 _HOMES = {
     "Pair": "tessy_jax.engine.pair:Pair",
@@ -32,6 +42,7 @@ _HOMES = {
     "load_config": "tessy_jax.config.synthesize:load_config",
     "load_model": "tessy_jax.models:load",
     "read_problems": "tessy_jax.data.inputs:read_problems",
+    "read_rows": "tessy_jax.data.inputs:read_rows",
     "save_model": "tessy_jax.models:save_hf",
 }
 """Where each name is defined."""

@@ -22,7 +22,6 @@ from tessy_jax.data.records import dump_line
 from tessy_jax.data.sources import data_path, files
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
-from tessy_jax.models.weights import open_tensors
 from tessy_jax.predictors.scores import best_threshold, evaluate
 from tessy_jax.predictors.unigram import Unigram
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -73,12 +72,12 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
             raise ConfigError(f"baseline: there is no file '{config.baseline}'")
         folder = model_folder(config.model, "model")
         tokenizer = ContentTokenizer.load(folder)
-        model = models.classifier_config(folder, LABELS)
+        model = models.check_classifier(folder, LABELS)
+        tokenizer.check_fits(model.vocab_size)
         if config.data.length > model.max_position_embeddings:
             raise ConfigError(
                 f"data.length: {folder} reads {model.max_position_embeddings} tokens at most, not {config.data.length}"
             )
-        open_tensors(folder)
         return cls(config, folder, model, tokenizer, PredictorData.open(config, tokenizer))
 
     def identity(self) -> dict[str, Any]:

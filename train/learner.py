@@ -18,7 +18,7 @@ from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.train.data.batches import Batches
 from tessy_jax.train.data.packing import BatchPlan
-from tessy_jax.train.export import export
+from tessy_jax.train.export import EndOfTurn, export
 from tessy_jax.train.lora import Full, Tuning
 from tessy_jax.train.loss import Objective
 from tessy_jax.train.memory import step_memory
@@ -123,11 +123,17 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """The chat template to export, where it is not the checkpoint's own."""
         return None
 
+    @property
+    def end_of_turn(self) -> EndOfTurn | None:
+        """The token that ends an answer in the training; None: there are no answers."""
+        return None
+
     def export(self, state: TrainState, mesh: Mesh | None, console: Console) -> Path:
         """Writes the model of a state, adapters merged, as a Hugging Face folder in the run directory; returns it."""
         folder = self.config.output / "export"
         params = jax.jit(self.tuning.merge)(state.params, state.frozen)
-        export(models.with_parameters(self.model, params, mesh, models.TRAINING), self.folder, folder, self.template)
+        trained = models.with_parameters(self.model, params, mesh, models.TRAINING)
+        export(trained, self.folder, folder, self.template, self.end_of_turn)
         tell(console, f"the {self.name} after step {int(state.step)} is in {folder}")
         return folder
 
@@ -137,6 +143,11 @@ class Learner(ABC, Generic[ConfigT, DataT]):
     @abstractmethod
     def objective(self) -> Objective:
         """What is learned."""
+
+    @property
+    def router_loss(self) -> float:
+        """The factor of the routers' loss, see `make_step`."""
+        return 0.0
 
     @property
     @abstractmethod
@@ -166,7 +177,8 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """GiB of one device in a step of the plan; see `step_memory`."""
         shape = (self.accumulate, plan.rows // self.accumulate, plan.length)
         optimizer = self.optimizer(plan.steps)
-        return step_memory(self.model, mesh, optimizer, self.compute, self.tuning, self.objective, shape)
+        how = (self.compute, self.tuning, self.objective, self.router_loss)
+        return step_memory(self.model, mesh, optimizer, *how, shape)
 
     # -- a run ---------------------------------------------------------------------------------------------------------
 
@@ -212,6 +224,10 @@ def compute(config: ComputeConfig) -> Compute:
 
 
 def adamw(config: OptimizerConfig, steps: int) -> AdamW:
-    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
+    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers.
+
+    Its first step has the rate 0. A run of one step has none, for it would train nothing.
+    """
     values = config.model_dump(exclude={"lr", "warmup"})
-    return AdamW(peak=config.lr, steps=steps, warmup=math.ceil(config.warmup * steps), **values)
+    warmup = math.ceil(config.warmup * steps) if steps > 1 else 0
+    return AdamW(peak=config.lr, steps=steps, warmup=warmup, **values)

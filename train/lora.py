@@ -1,6 +1,7 @@
 """What of a model is trained: all of it, or low-rank adapters beside frozen weights."""
 
 import difflib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,7 +67,8 @@ class LoRA:
     Attributes:
         rank: rows of A and columns of B.
         alpha: the update is scaled by alpha / rank.
-        targets: names of the linear layers that get adapters, as in HF tensor names.
+        targets: names of the linear layers that get adapters, as in HF tensor names; `experts.up_proj` gives each
+            expert adapters of its own for its up_proj.
     """
 
     rank: int
@@ -79,44 +81,72 @@ class LoRA:
         Raises:
             ValueError: a target is no linear layer of this model.
         """
-        layers: dict[str, tuple[Dim, ...]] = {
-            name.removesuffix(".weight"): spec.dims
-            for name, spec in describe(config).items()
-            if len(spec.dims) == 2 and name.endswith(".weight") and not name.endswith("embed_tokens.weight")
-        }
-        known = sorted({_last(layer) for layer in layers})
+        layers = _layers(config)
+        known = sorted({_target(name, len(dims)) for name, dims in layers.items()})
         for target in self.targets:
+            if f"experts.{target}" in known and target not in known:
+                fitting = [t for t in self.targets if t in known]
+                raise ValueError(
+                    f"lora.targets: {target!r} is in this model a matrix of experts: name it 'experts.{target}' to "
+                    f"give each expert adapters, or leave it out ({', '.join(fitting) or 'nothing'} would remain)."
+                )
             if target not in known:
                 near = difflib.get_close_matches(target, known) or known
                 raise ValueError(
                     f"lora.targets: {target!r} is no linear layer of this model; did you mean {' or '.join(near)}?"
                 )
         out: dict[str, tuple[Dim, ...]] = {}
-        for layer, (outside, inside) in layers.items():
-            if _last(layer) in self.targets:
-                out[layer + _A] = (Dim(self.rank), inside)
-                out[layer + _B] = (outside, Dim(self.rank))
+        for name, dims in layers.items():
+            if _target(name, len(dims)) in self.targets:
+                (*experts, inside, outside) = dims if len(dims) == 3 else dims[::-1]
+                out[_layer(name) + _A] = (*experts, Dim(self.rank), inside)
+                out[_layer(name) + _B] = (*experts, outside, Dim(self.rank))
         return out
+
+    def coverage(self, config: DecoderConfig) -> str:
+        """Which matrices get adapters and which do not, for people."""
+        count = Counter(_target(name, len(dims)) for name, dims in _layers(config).items())
+        with_adapters = [f"{count[target]} {target}" for target in count if target in self.targets]
+        without = [f"{count[target]} {target}" for target in count if target not in self.targets]
+        return f"adapters on {', '.join(with_adapters)}; none on {', '.join(without) or 'no other matrix'}"
 
     def split(self, params: Params, key: Array) -> tuple[Params, Params]:
         trained: Params = {}
         for number, (name, weight) in enumerate(params.items()):
-            layer = name.removesuffix(".weight")
-            if _last(layer) in self.targets and weight.ndim == 2:
-                outside, inside = weight.shape
-                bound, shape = inside**-0.5, (self.rank, inside)
+            if _target(name, weight.ndim) in self.targets:
+                (*experts, inside, outside) = weight.shape if weight.ndim == 3 else weight.shape[::-1]
+                bound, shape = inside**-0.5, (*experts, self.rank, inside)
                 key_a = jax.random.fold_in(key, number)
-                trained[layer + _A] = jax.random.uniform(key_a, shape, jnp.float32, -bound, bound)
-                trained[layer + _B] = jnp.zeros((outside, self.rank), jnp.float32)
+                trained[_layer(name) + _A] = jax.random.uniform(key_a, shape, jnp.float32, -bound, bound)
+                trained[_layer(name) + _B] = jnp.zeros((*experts, outside, self.rank), jnp.float32)
         return trained, params
 
     def merge(self, trained: Params, frozen: Params) -> Params:
         merged = dict(frozen)
-        for layer in (name.removesuffix(_A) for name in trained if name.endswith(_A)):
-            update = jnp.matmul(trained[layer + _B], trained[layer + _A], precision=jax.lax.Precision.HIGHEST)
-            merged[f"{layer}.weight"] = frozen[f"{layer}.weight"] + self.alpha / self.rank * update
+        for name, weight in frozen.items():
+            if (layer := _layer(name)) + _A in trained:
+                update = jnp.matmul(trained[layer + _B], trained[layer + _A], precision=jax.lax.Precision.HIGHEST)
+                update = update.swapaxes(-1, -2) if weight.ndim == 3 else update
+                merged[name] = weight + self.alpha / self.rank * update
         return merged
 
 
-def _last(layer: str) -> str:
-    return layer.rsplit(".", 1)[-1]
+def _layers(config: DecoderConfig) -> dict[str, tuple[Dim, ...]]:
+    """The matrices that may have adapters: [out, in], and those of experts, [experts, in, out]."""
+    return {
+        name: spec.dims
+        for name, spec in describe(config).items()
+        if (len(spec.dims) == 2 and name.endswith(".weight") and not name.endswith("embed_tokens.weight"))
+        or (len(spec.dims) == 3 and spec.axes[0] == "experts")
+    }
+
+
+def _target(name: str, ndim: int) -> str:
+    """What `LoRA.targets` calls a parameter: "up_proj", or where it has a matrix for each expert "experts.up_proj"."""
+    last = _layer(name).rsplit(".", 1)[-1]
+    return f"experts.{last}" if ndim == 3 else last
+
+
+def _layer(name: str) -> str:
+    """A parameter's layer, after which its adapters are named."""
+    return name.removesuffix(".weight")

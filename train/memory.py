@@ -19,6 +19,7 @@ def step_memory(
     compute: Compute,
     tuning: Tuning,
     objective: Objective,
+    router_loss: float,
     shape: tuple[int, int, int],
 ) -> dict[str, float]:
     """GiB of one device in a training step, from the compiler: it is compiled here, and not run.
@@ -26,12 +27,12 @@ def step_memory(
     Args:
         model: its shapes.
         mesh: the devices; None: one.
-        optimizer, compute, tuning, objective: see `make_step`.
+        optimizer, compute, tuning, objective, router_loss: see `make_step`.
         shape: micro-batches of a step, rows of a micro-batch, tokens of a row.
     """
     state = abstract(model, optimizer, tuning)
     rows = batches.abstract(*shape)
-    train: Any = make_step(model, mesh, optimizer, compute, tuning, objective=objective)
+    train: Any = make_step(model, mesh, optimizer, compute, tuning, objective=objective, router_loss=router_loss)
     found = train.lower(state, rows).compile().memory_analysis()
     kept, more = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
     sizes = {"weights, moments, batch": kept, "temporaries": found.temp_size_in_bytes + more}

@@ -49,8 +49,11 @@ def train_probe(config: TrainProbeConfig, options: argparse.Namespace, console: 
     size = len(layers) * len(data.style) * shapes.hidden_size * 2 / 2**30
     summary = f"{data.summary()}\n{len(layers)} layers; {size:.2f} GiB on disk meanwhile"
     if options.dry_run:
-        Console(highlight=False, markup=False, soft_wrap=True).print(summary)
-        return DONE
+        out = Console(highlight=False, markup=False, soft_wrap=True)
+        out.print(summary)
+        for reject in data.rejects:
+            out.print(f"reject: {reject}")
+        return REJECTS if data.rejects else DONE
 
     tell(console, summary)
     for reject in data.rejects[:5]:

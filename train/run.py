@@ -100,6 +100,8 @@ def _inspect(student: Student, steps: int) -> None:
 def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
     """Shows the data, the plan, and what a step needs of a device's memory."""
     out = _plain_output()
+    for warning in learner.warnings:
+        out.print(warning)
     with learner.preview() as data:
         out.print(data.summary())
         for reject in data.rejects():
@@ -107,7 +109,7 @@ def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
         out.rule("memory of a device in a step, GiB")
         with _out_of_memory_explained(learner):
             out.print(memory_lines(learner.memory(mesh, data.train.plan)))
-    return DONE
+        return REJECTS if data.rejected else DONE
 
 
 def _plain_output() -> Console:
@@ -227,7 +229,9 @@ class _TrainingRun:
         learner, mesh = self.learner, self.mesh
         how = (learner.compute, learner.tuning)
         return Trainer(
-            step=make_step(learner.model, mesh, self.optimizer, *how, objective=learner.objective),
+            step=make_step(
+                learner.model, mesh, self.optimizer, *how, objective=learner.objective, router_loss=learner.router_loss
+            ),
             evaluate=make_eval(learner.model, mesh, *how, objective=learner.objective),
             sharding=None if mesh is None else batch_sharding(mesh),
             held_out=self.data.held_out,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int32, Real
 
 from tessy_jax import models
+from tessy_jax.models.balance import Balance
 from tessy_jax.models.blockwise import block_on
 from tessy_jax.models.sharding import Dim
 from tessy_jax.text_jax.arrays import Leaf
@@ -191,6 +192,7 @@ def make_step(
     tuning: Tuning | None = None,
     rules: models.Rules = models.TRAINING,
     objective: Objective = next_token,
+    router_loss: float = 0.0,
 ) -> Step:
     """The jitted step. It donates the state.
 
@@ -205,17 +207,19 @@ def make_step(
         tuning: what of the model is trained; None: `Full()`.
         rules: where parameters lie on the mesh.
         objective: what is learned.
+        router_loss: factor of the loss that spreads tokens over experts (models/balance.py). It is added to the other:
+            a micro-batch's own, of several their mean. The numbers of a step are without it.
     """
     tuning = tuning or Full()
     transform = optimizer.transform()
-    forward = _forward(config, mesh, compute, rules, objective)
+    forward = _forward(config, mesh, compute, rules, objective, router_loss)
     shardings = state_shardings(config, mesh, optimizer, tuning, rules)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         scale = 1 / jnp.sum(batch.weights)
 
         def loss(params: Params, micro: Batch) -> tuple[Float32[Array, ""], Sums]:
-            return forward(tuning.merge(params, state.frozen), micro, scale)
+            return forward(tuning.merge(params, state.frozen), micro, scale, 1 / batch.tokens.shape[0])
 
         def accumulate(grads: Params, micro: Batch) -> tuple[Params, Sums]:
             new, sums = jax.grad(loss, has_aux=True)(state.params, micro)
@@ -267,21 +271,34 @@ def make_eval(
 
 
 def _forward(
-    config: models.DecoderConfig, mesh: Mesh | None, compute: Compute, rules: models.Rules, objective: Objective
+    config: models.DecoderConfig,
+    mesh: Mesh | None,
+    compute: Compute,
+    rules: models.Rules,
+    objective: Objective,
+    router_loss: float = 0.0,
 ) -> Any:
-    """The forward pass: (float32 params, micro-batch [B, T], scale) -> (scale * sum of weights * nll, sums)."""
+    """The forward pass: (float32 params, micro-batch [B, T], scale, its share of the batch) -> (scale * sum of weights
+    * nll, plus the share of the routers' loss; sums).
+    """
     dtype = jnp.dtype(compute.dtype)
     rows = () if mesh is None else _row_axes(mesh, rules)
     # By where it will run: a step may be compiled for devices that are not there.
     block = None if mesh is None else block_on(mesh.devices.flat[0].platform)
 
-    def forward(params: Params, micro: Any, scale: Float32[Array, ""]) -> tuple[Float32[Array, ""], Sums]:
+    def forward(
+        params: Params, micro: Any, scale: Float32[Array, ""], share: float = 1.0
+    ) -> tuple[Float32[Array, ""], Sums]:
         model = models.with_parameters(config, {n: p.astype(dtype) for n, p in params.items()}, mesh, rules)
-        memory = models.Packed(micro.segments, config.masks, compute.attention, block)
-        hidden, _ = model(micro.tokens, micro.positions, memory, in_turn(compute.remat, mesh, rules))
+        balance = Balance.empty(config.balanced_experts) if router_loss else None
+        memory = models.Packed(micro.segments, config.masks, compute.attention, block, balance)
+        hidden, memory = model(micro.tokens, micro.positions, memory, in_turn(compute.remat, mesh, rules))
         weights = micro.weights * scale
         losses = objective(model, hidden, Targets(micro.targets, weights, compute.loss_chunk, mesh, rows))
-        return losses.total, _sums(micro, losses)
+        total = losses.total
+        if memory.balance is not None:
+            total += share * router_loss * memory.balance.loss
+        return total, _sums(micro, losses)
 
     return forward
 

@@ -15,15 +15,20 @@ from tessy_jax.config.sft import LoraConfig, SftConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.errors import ConfigError
+from tessy_jax.models.config import Fields
 from tessy_jax.models.hub import model_folder
-from tessy_jax.models.weights import open_tensors
 from tessy_jax.text.chat import Chat
+from tessy_jax.text.files import read_json
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.train.data.sft_data import SftData
+from tessy_jax.train.export import EndOfTurn
 from tessy_jax.train.learner import Learner
 from tessy_jax.train.lora import Full, LoRA, Tuning
 from tessy_jax.train.loss import Objective, next_token
 from tessy_jax.train.mfu import Arithmetic
+
+ROUTER_LOSS = 0.001
+"""HF: router_aux_loss_coef of Qwen3-MoE and GPT-OSS, where config.json has none."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,9 @@ class Student(Learner[SftConfig, SftData]):
             raise ConfigError(
                 f"data.length: {folder} reads {model.max_position_embeddings} tokens at most, not {config.data.length}"
             )
-        open_tensors(folder)
+        chat.check_fits(model.vocab_size)
+        models.check_weights(model, folder)
+        _router_loss(folder, model)
         student = cls(config, folder, model, chat)
         try:
             student.tuning.dims(model)
@@ -119,8 +126,17 @@ class Student(Learner[SftConfig, SftData]):
         return self.config.prompt.template
 
     @property
+    def end_of_turn(self) -> EndOfTurn:
+        end, tokens = self.chat.end_of_turn, self.chat.tokenizer.ids
+        return EndOfTurn(end, next(token for token, i in tokens.items() if i == end))
+
+    @property
     def objective(self) -> Objective:
         return next_token
+
+    @property
+    def router_loss(self) -> float:
+        return _router_loss(self.folder, self.model)
 
     @property
     def accumulate(self) -> int:
@@ -136,9 +152,14 @@ class Student(Learner[SftConfig, SftData]):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        if self.config.lora is None:
-            return ()
-        return ("LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights",)
+        found: list[str] = []
+        path, tuning = self.folder / "config.json", self.tuning
+        if dropout := read_json(path, models.ModelConfigError).get("attention_dropout"):
+            found.append(f"{path}: attention_dropout is {dropout}; this training is without dropout")
+        if isinstance(tuning, LoRA):
+            found.append("LoRA: in the paper (Fig. 13) rank 8 made the student much worse than training all weights")
+            found.append(f"LoRA: {tuning.coverage(self.model)}")
+        return tuple(found)
 
     @property
     def evaluate_every(self) -> int | None:
@@ -152,6 +173,15 @@ class Student(Learner[SftConfig, SftData]):
 def tuning(config: LoraConfig | None) -> Tuning:
     """What of a model is trained."""
     return Full() if config is None else LoRA(config.rank, config.alpha, config.targets)
+
+
+def _router_loss(folder: Path, model: models.DecoderConfig) -> float:
+    """As in transformers: where config.json asks for the routers' scores, their loss is trained as well."""
+    path = folder / "config.json"
+    fields = Fields(read_json(path, models.ModelConfigError), str(path), quantised=("mxfp4", "fp8"))
+    if not (model.balanced_experts and fields.flag("output_router_logits", False)):
+        return 0.0
+    return fields.number("router_aux_loss_coef", ROUTER_LOSS)
 
 
 def _check_sources(config: SftConfig) -> None:

@@ -79,7 +79,7 @@ class DeepseekV3Config(DecoderConfig):
         fields.one_of("topk_method", ("noaux_tc",), "noaux_tc")
         if fields.size("moe_layer_freq", 1) != 1:
             raise fields.error("moe_layer_freq", f"is {raw['moe_layer_freq']}; only 1 is implemented")
-        layers = fields.size("num_hidden_layers")
+        layers = fields.layers()
         return cls(
             **common,
             **_experts(fields),
@@ -87,13 +87,13 @@ class DeepseekV3Config(DecoderConfig):
             masks=(Full(),) * layers,
             ropes=(fields.rope(theta=10_000.0),) * layers,
             activation=fields.one_of("hidden_act", ACTIVATIONS, "silu"),
-            tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
             qk_nope_head_dim=fields.size("qk_nope_head_dim", 128),
             v_head_dim=fields.size("v_head_dim", 128),
             kv_lora_rank=fields.size("kv_lora_rank", 512),
             q_lora_rank=None if raw.get("q_lora_rank", 1536) is None else fields.size("q_lora_rank", 1536),
-            rope_interleave=bool(fields.get("rope_interleave", True)),
-            dense_layers=min(fields.get("first_k_dense_replace", 3), layers),
+            rope_interleave=fields.flag("rope_interleave", True),
+            dense_layers=min(fields.size("first_k_dense_replace", 3, least=0), layers),
             storage=BlockFp8.from_hf(fields),
         )
 
@@ -156,8 +156,8 @@ def _experts(fields: Fields) -> dict[str, Any]:
         "num_experts_per_tok": chosen,
         "n_group": groups,
         "topk_group": used,
-        "norm_topk_prob": bool(fields.get("norm_topk_prob", True)),
-        "routed_scaling_factor": float(fields.get("routed_scaling_factor", 2.5)),
+        "norm_topk_prob": fields.flag("norm_topk_prob", True),
+        "routed_scaling_factor": fields.number("routed_scaling_factor", 2.5),
     }
 
 

@@ -20,7 +20,7 @@ from tessy_jax.models.config import DecoderConfig, Fields, rope_scaling_to_hf
 from tessy_jax.models.key_values import KeyValues
 from tessy_jax.models.layers import ACTIVATIONS, Attention, GatedMLP, OffsetRMSNorm
 from tessy_jax.models.mask import Sliding
-from tessy_jax.models.rope import Rope, Rotation
+from tessy_jax.models.rope import Rope, Rotation, Unscaled
 from tessy_jax.models.sharding import Dim, Rules
 
 
@@ -38,10 +38,10 @@ class Gemma3Config(DecoderConfig):
         fields = Fields(raw, where)
         for field in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
             fields.none(field)
-        layers = fields.size("num_hidden_layers")
+        layers = fields.layers()
         every = fields.size("sliding_window_pattern", fields.get("_sliding_window_pattern", 6))
         types = ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
-        types = fields.get("layer_types", types)
+        types = fields.several("layer_types", str, types)
         ropes = _ropes(fields)
         return cls(
             **fields.common(),
@@ -49,7 +49,7 @@ class Gemma3Config(DecoderConfig):
             masks=fields.masks(types, fields.size("sliding_window", 4096)),
             ropes=tuple(ropes[t] for t in types),
             activation=fields.one_of("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"),
-            tie_word_embeddings=bool(fields.get("tie_word_embeddings", True)),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", True),
             query_pre_attn_scalar=fields.size("query_pre_attn_scalar", 256),
         )
 
@@ -67,6 +67,12 @@ class Gemma3Config(DecoderConfig):
             out |= {"sliding_window": mask.window, "rope_local_base_freq": rope.theta}
         for rope in full[:1]:
             out |= {"rope_theta": rope.theta, "rope_scaling": rope_scaling_to_hf(rope.scaling)}
+        if any(rope.scaling != Unscaled() for rope in sliding.values()):  # transformers 4 has no keys for it
+            ropes = dict(zip(types, self.ropes, strict=True))
+            out["rope_parameters"] = {
+                kind: {"rope_type": "default", "rope_theta": rope.theta, **(rope_scaling_to_hf(rope.scaling) or {})}
+                for kind, rope in ropes.items()
+            }
         return out
 
     def norm(self, size: int) -> OffsetRMSNorm:
@@ -82,20 +88,23 @@ class Gemma3Config(DecoderConfig):
 
 def _ropes(fields: Fields) -> dict[str, Rope]:
     """The RoPE of each layer type. transformers 5 nests them by type; in 4 scaling is the full layers' only."""
-    theta = {"full_attention": 1_000_000.0, "sliding_attention": 10_000.0}
-    parameters = fields.get("rope_parameters", None)
-    if parameters is None:
-        parameters = {
-            "full_attention": {
-                "rope_theta": fields.get("rope_theta", theta["full_attention"]),
-                **fields.get("rope_scaling", {}),
-            },
-            "sliding_attention": {"rope_theta": fields.get("rope_local_base_freq", theta["sliding_attention"])},
-        }
+    theta = {
+        "full_attention": fields.number("rope_theta", 1_000_000.0, above=1.0),
+        "sliding_attention": fields.number("rope_local_base_freq", 10_000.0, above=1.0),
+    }
+    parameters, scaling = fields.table("rope_parameters"), fields.table("rope_scaling")
     unknown = sorted(set(parameters) - set(theta))
     if unknown:
         raise fields.error("rope_parameters", f"has {unknown[0]!r} where full_attention and sliding_attention belong")
-    return {t: fields.rope_from(f"rope_parameters.{t}", parameters.get(t) or {}, theta[t]) for t in theta}
+    places = {t: f"rope_parameters.{t}" for t in theta}
+    ropes = {t: parameters.get(t) or {} for t in theta}
+    if scaling:  # as in transformers, it is the full layers', and counts where both are there
+        if isinstance(ropes["full_attention"], Mapping):
+            ropes["full_attention"] = {**ropes["full_attention"], **scaling}
+            if "rope_type" not in ropes["full_attention"]:  # transformers 4 would take `type`, 5 does not look at it
+                raise fields.error("rope_scaling.rope_type", "is missing; every model of this family needs it")
+        places["full_attention"] = "rope_scaling"
+    return {t: fields.rope_from(places[t], ropes[t], theta[t]) for t in theta}
 
 
 class Gemma3Block(nnx.Module):

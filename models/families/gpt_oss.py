@@ -48,9 +48,9 @@ class GptOssConfig(DecoderConfig):
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
         fields = Fields(raw, where, quantised=("mxfp4",))
-        layers = fields.size("num_hidden_layers")
+        layers = fields.layers()
         types = ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)]
-        if fields.get("rope_parameters", fields.get("rope_scaling", None)) is None:
+        if fields.get("rope_scaling", fields.get("rope_parameters", None)) is None:
             # transformers 4 and 5 put different values of YaRN in its place
             raise fields.error("rope_scaling", "is missing; every model of this family needs it, or rope_parameters")
         experts, chosen = fields.size("num_local_experts"), fields.size("num_experts_per_tok", 4)
@@ -64,23 +64,24 @@ class GptOssConfig(DecoderConfig):
         return cls(
             **common
             | {
-                "attention_bias": bool(fields.get("attention_bias", True)),
-                "rms_norm_eps": float(fields.get("rms_norm_eps", 1e-5)),
+                "attention_bias": fields.flag("attention_bias", True),
+                "rms_norm_eps": fields.number("rms_norm_eps", 1e-5),
             },
             head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
-            masks=fields.masks(fields.get("layer_types", types), fields.size("sliding_window", 128)),
+            masks=fields.masks(fields.several("layer_types", str, types), fields.size("sliding_window", 128)),
             ropes=(fields.rope(theta=150_000.0),) * layers,
             activation=fields.one_of("hidden_act", ("silu",), "silu"),
-            tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
             num_local_experts=experts,
             num_experts_per_tok=chosen,
-            swiglu_alpha=float(fields.get("swiglu_alpha", 1.702)),
-            swiglu_limit=float(fields.get("swiglu_limit", 7.0)),
+            swiglu_alpha=fields.number("swiglu_alpha", 1.702),
+            swiglu_limit=fields.number("swiglu_limit", 7.0),
             experts_stored=fields.quantisation or "floats",
         )
 
     def to_hf(self) -> dict[str, Any]:
         windows = [mask.window if isinstance(mask, Sliding) else None for mask in self.masks]
+        window = next((w for w in windows if w is not None), None)
         same = ("num_local_experts", "num_experts_per_tok", "swiglu_alpha", "swiglu_limit")
         packed = self.experts_stored == "mxfp4"
         return super().to_hf() | {
@@ -89,9 +90,13 @@ class GptOssConfig(DecoderConfig):
             "hidden_act": self.activation,
             "rope_theta": self.ropes[0].theta,
             "rope_scaling": rope_scaling_to_hf(self.ropes[0].scaling) or {"rope_type": "default"},
-            "sliding_window": next((w for w in windows if w is not None), None),
+            **({} if window is None else {"sliding_window": window}),  # transformers wants one, used or not
             "layer_types": ["full_attention" if w is None else "sliding_attention" for w in windows],
         }
+
+    @property
+    def balanced_experts(self) -> int:
+        return self.num_local_experts
 
     @property
     def expert_share(self) -> float:
@@ -124,8 +129,11 @@ class RoutedMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "B C D"]) -> Float[Array, "B C D"]:
         with jax.named_scope("mlp"):
-            logits, chosen = lax.top_k(self.router(x).astype(jnp.float32), self.chosen)
+            logits, chosen = lax.top_k(self.router_logits(x).astype(jnp.float32), self.chosen)
             return self.experts(x, chosen, jax.nn.softmax(logits, axis=-1).astype(x.dtype))
+
+    def router_logits(self, x: Float[Array, "B C D"]) -> Float[Array, "B C E"]:
+        return self.router(x)
 
 
 class ClampedExperts(Experts):

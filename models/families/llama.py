@@ -30,15 +30,15 @@ class LlamaConfig(DecoderConfig):
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> Self:
         fields = Fields(raw, where)
         common = fields.common()
-        layers = fields.size("num_hidden_layers")
+        layers = fields.layers()
         return cls(
             **common,
             head_dim=fields.size("head_dim", common["hidden_size"] // common["num_attention_heads"]),
             masks=(Full(),) * layers,
             ropes=(fields.rope(theta=10_000.0),) * layers,
             activation=fields.one_of("hidden_act", ACTIVATIONS, "silu"),
-            tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
-            mlp_bias=bool(fields.get("mlp_bias", False)),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
+            mlp_bias=fields.flag("mlp_bias", False),
         )
 
     def to_hf(self) -> dict[str, Any]:

@@ -30,13 +30,13 @@ class Qwen3Config(DecoderConfig):
 
     @classmethod
     def _fields(cls, fields: Fields) -> dict[str, Any]:
-        layers = fields.size("num_hidden_layers")
+        layers = fields.layers()
         return fields.common() | {
             "head_dim": fields.size("head_dim", 128),
             "masks": cls._masks(fields),
             "ropes": (fields.rope(theta=10_000.0),) * layers,
             "activation": fields.one_of("hidden_act", ACTIVATIONS, "silu"),
-            "tie_word_embeddings": bool(fields.get("tie_word_embeddings", False)),
+            "tie_word_embeddings": fields.flag("tie_word_embeddings", False),
         }
 
     @classmethod

@@ -42,9 +42,9 @@ class Qwen3MoeConfig(Qwen3Config):
 
     @classmethod
     def _fields(cls, fields: Fields) -> dict[str, Any]:
-        layers = range(fields.size("num_hidden_layers"))
+        layers = range(fields.layers())
         step = fields.size("decoder_sparse_step", 1)
-        only = fields.get("mlp_only_layers", [])
+        only = fields.several("mlp_only_layers", int, [])
         experts = fields.size("num_experts", fields.get("num_local_experts", 128))  # the latter: transformers 5
         chosen = fields.size("num_experts_per_tok", 8)
         if chosen > experts:
@@ -53,15 +53,15 @@ class Qwen3MoeConfig(Qwen3Config):
             "moe_intermediate_size": fields.size("moe_intermediate_size", 768),
             "num_experts": experts,
             "num_experts_per_tok": chosen,
-            "norm_topk_prob": bool(fields.get("norm_topk_prob", False)),
+            "norm_topk_prob": fields.flag("norm_topk_prob", False),
             "dense_layers": tuple(i for i in layers if i in only or (i + 1) % step),
         }
 
     @classmethod
     def _masks(cls, fields: Fields) -> tuple[Mask, ...]:
         """Unlike the dense Qwen3, a window is that of all layers."""
-        window = fields.size("sliding_window") if fields.get("use_sliding_window", False) else None
-        return (Full() if window is None else Sliding(window),) * fields.size("num_hidden_layers")
+        window = fields.size("sliding_window") if fields.flag("use_sliding_window", False) else None
+        return (Full() if window is None else Sliding(window),) * fields.layers()
 
     def to_hf(self) -> dict[str, Any]:
         same = ("moe_intermediate_size", "num_experts", "num_experts_per_tok", "norm_topk_prob")
@@ -70,6 +70,10 @@ class Qwen3MoeConfig(Qwen3Config):
             "mlp_only_layers": list(self.dense_layers),
             "decoder_sparse_step": 1,
         }
+
+    @property
+    def balanced_experts(self) -> int:
+        return self.num_experts
 
     @property
     def expert_share(self) -> float:
@@ -94,8 +98,11 @@ class SparseMLP(nnx.Module):
         with jax.named_scope("mlp"):
             return self.experts(x, *self._route(x))
 
+    def router_logits(self, x: Float[Array, "B C D"]) -> Float[Array, "B C E"]:
+        return self.gate(x)
+
     def _route(self, x: Float[Array, "B C D"]) -> tuple[Int[Array, "B C k"], Float[Array, "B C k"]]:
-        p = jax.nn.softmax(self.gate(x).astype(jnp.float32), axis=-1)
+        p = jax.nn.softmax(self.router_logits(x).astype(jnp.float32), axis=-1)
         weights, chosen = jax.lax.top_k(p, self.chosen)
         if self.normalise:
             weights = weights / weights.sum(axis=-1, keepdims=True)

@@ -11,10 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from tessy_jax.models.build import describe
+from tessy_jax.models.config import ModelConfigError
 from tessy_jax.models.gguf.architectures import architecture_of, hf_config, hf_names, token_ids
-from tessy_jax.models.gguf.reader import GGUFFile
+from tessy_jax.models.gguf.reader import GGUFError, GGUFFile
 from tessy_jax.models.gguf.tokenizer import build_tokenizer
 from tessy_jax.models.gguf.weights import stored_bytes, write_safetensors
+from tessy_jax.models.registry import config_from_hf
 
 
 def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = False) -> None:
@@ -40,6 +43,7 @@ def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = F
     names = hf_names(file)
     tokenizer, tokenizer_config = build_tokenizer(file)
     shapes = {hf_name: file.shape(name) for name, hf_name in names.items()}
+    _check_shapes(file, config, shapes)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     needed, free = stored_bytes(shapes, dtype), shutil.disk_usage(out.parent).free
@@ -60,6 +64,20 @@ def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = F
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_shapes(file: GGUFFile, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises GGUFError unless `models.load` would take the folder."""
+    try:
+        expected = {name: spec.shape for name, spec in describe(config_from_hf(config, "its config.json")).items()}
+    except ModelConfigError as error:
+        raise GGUFError(f"{file.path}: {error}") from None
+    wrong = [name for name, shape in shapes.items() if expected[name] != shape]
+    if wrong:
+        raise GGUFError(
+            f"{file.path}: {wrong[0]} has shape {shapes[wrong[0]]}, but the metadata says {expected[wrong[0]]}; "
+            "download the file again"
+        )
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:

@@ -27,21 +27,25 @@ def build_tokenizer(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
     Raises:
         GGUFError: a kind of tokenizer that is not supported, or missing metadata.
     """
-    kind, pre = file["tokenizer.ggml.model"], file.get("tokenizer.ggml.pre", "default")
-    tokens = file["tokenizer.ggml.tokens"]
-    special = {name: tokens[token] for name, token in _special_ids(file).items()}
+    kind, pre = file.text("tokenizer.ggml.model"), file.text("tokenizer.ggml.pre", "default")
+    tokens = file.several("tokenizer.ggml.tokens", str)
+    special = _special(file, tokens)
     if kind == "gpt2" and pre in _GPT2_PRE_TOKENIZERS:
-        tokenizer = _byte_level(tokens, file["tokenizer.ggml.merges"])
+        tokenizer = _byte_level(file, tokens)
     elif kind == "llama" and file["general.architecture"] == "gemma3":
         # GGUF spells a run of spaces with real spaces, the vocabulary with "▁".
         tokens = ["▁" * len(token) if token.isspace() and " " in token else token for token in tokens]
+        if "unk_token" not in special:
+            raise GGUFError(f"{file.path}: the metadata has no 'tokenizer.ggml.unknown_token_id', which texts need")
         tokenizer = _gemma(tokens, special["unk_token"])
     else:
         raise GGUFError(
             f"{file.path}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported for architecture"
             f" {file['general.architecture']!r}; use the model's own Hugging Face folder instead"
         )
-    types = file["tokenizer.ggml.token_type"]
+    types = file.several("tokenizer.ggml.token_type", int)
+    if len(types) != len(tokens):
+        raise GGUFError(f"{file.path}: tokenizer.ggml.token_type: has {len(types)} entries for {len(tokens)} tokens")
     for wanted, is_special in ((_CONTROL, True), (_USER_DEFINED, False)):
         tokenizer.add_tokens(
             [
@@ -54,28 +58,40 @@ def build_tokenizer(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
     config = {
         # The generic class takes tokenizer.json as it stands; a model's own class may rebuild parts of it.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": file[f"{file['general.architecture']}.context_length"],
+        "model_max_length": file.count(f"{file['general.architecture']}.context_length"),
         "clean_up_tokenization_spaces": False,
         **special,
     }
-    if template := file.get("tokenizer.chat_template"):
+    if template := file.text("tokenizer.chat_template", ""):
         config["chat_template"] = template
     return tokenizer, config
 
 
-def _special_ids(file: GGUFFile) -> dict[str, int]:
+def _special(file: GGUFFile, tokens: list[str]) -> dict[str, str]:
+    """The special tokens that the file names."""
     keys = {
         "bos_token": "bos_token_id",
         "eos_token": "eos_token_id",
         "unk_token": "unknown_token_id",
         "pad_token": "padding_token_id",
     }
-    ids = {name: file.get(f"tokenizer.ggml.{key}") for name, key in keys.items()}
-    return {name: token for name, token in ids.items() if token is not None}
+    special: dict[str, str] = {}
+    for name, key in keys.items():
+        if f"tokenizer.ggml.{key}" in file.keys:
+            token = file.count(f"tokenizer.ggml.{key}", least=0)
+            if token >= len(tokens):
+                raise GGUFError(f"{file.path}: tokenizer.ggml.{key}: is {token}, but there are {len(tokens)} tokens")
+            special[name] = tokens[token]
+    return special
 
 
-def _byte_level(tokens: list[str], merges: list[str]) -> Tokenizer:
-    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+def _byte_level(file: GGUFFile, tokens: list[str]) -> Tokenizer:
+    known, pairs = set(tokens), []
+    for number, merge in enumerate(file.several("tokenizer.ggml.merges", str)):
+        left, _, right = merge.partition(" ")
+        if not {left, right, left + right} <= known:
+            raise GGUFError(f"{file.path}: tokenizer.ggml.merges: entry {number} is {merge!r}, which makes no token")
+        pairs.append((left, right))
     tokenizer = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -107,6 +123,9 @@ def _add_ends(tokenizer: Tokenizer, file: GGUFFile, special: dict[str, str]) -> 
     # llama.cpp adds the beginning token to a SentencePiece vocabulary that does not say otherwise.
     add_bos = file.get("tokenizer.ggml.add_bos_token", file["tokenizer.ggml.model"] == "llama")
     add_eos = file.get("tokenizer.ggml.add_eos_token", False)
+    for adds, name in ((add_bos, "bos_token"), (add_eos, "eos_token")):
+        if adds and name not in special:
+            raise GGUFError(f"{file.path}: the metadata has no 'tokenizer.ggml.{name}_id', which texts need")
     first = [special["bos_token"]] if add_bos else []
     last = [special["eos_token"]] if add_eos else []
     if not first and not last:

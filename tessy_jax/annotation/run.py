@@ -53,7 +53,7 @@ def annotate(config: AnnotateConfig, options: argparse.Namespace, console: Conso
     annotator = open_annotator(config.annotator)
     if options.dry_run:
         _dry_run(config, rows, annotator)
-        return DONE
+        return REJECTS if rows.rejects else DONE
 
     with _open_run(config, annotator, options.overwrite) as run, log_to(run.log_path):
         progress = _begin(run, rows)

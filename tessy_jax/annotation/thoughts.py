@@ -9,7 +9,8 @@ from typing import Any
 from tessy_jax.annotation.segments import Thoughts
 from tessy_jax.config.annotate import ThoughtsConfig
 from tessy_jax.data.fields import CONVERSATION_FIELDS, RESPONSE_FIELDS
-from tessy_jax.data.inputs import BadRow, Reject, kind, present, read_record, row_object
+from tessy_jax.data.inputs import BadRow, Reject, kind, present, read_record, row_object, why
+from tessy_jax.data.messages import decoded
 from tessy_jax.data.released import ReleasedSegments, is_released
 from tessy_jax.data.segments import Annotated
 from tessy_jax.data.sources import RawRow, data_path, rows
@@ -50,8 +51,8 @@ def _convert(source: Iterator[RawRow], form: ThoughtsConfig) -> Iterator[Thought
                 sample = samples[identity]
             if (identity, sample) in seen:
                 raise BadRow(f"duplicate: sample {sample} of id '{identity}' came before")
-        except BadRow as problem:
-            yield Reject.of(row, identity, str(problem))
+        except Exception as problem:
+            yield Reject.of(row, identity, why(problem))
             continue
         seen.add((identity, sample))
         samples[identity] = max(samples[identity], sample) + 1
@@ -94,6 +95,7 @@ def _answer(value: dict[str, Any]) -> dict[str, Any]:
     """The last assistant message of a row."""
     for field in _CONVERSATIONS:
         turns = value.get(field)
+        turns = decoded(turns, field) if isinstance(turns, str) else turns
         if isinstance(turns, list):
             for turn in reversed(turns):
                 if isinstance(turn, dict) and (turn.get("role") or turn.get("from")) in ("assistant", "gpt"):

@@ -1,12 +1,19 @@
 """The configuration of `annotate`."""
 
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from tessy_jax.config.schema import Config, Located, OutputPath
-from tessy_jax.config.sections import EngineConfig, MeshConfig, PromptConfig, SamplingConfig, ThinkingConfig
+from tessy_jax.config.sections import (
+    ChatApiConfig,
+    EngineConfig,
+    MeshConfig,
+    PromptConfig,
+    SamplingConfig,
+    ThinkingConfig,
+    ThoughtsConfig,
+)
 
 
 class LexiconConfig(Config):
@@ -54,34 +61,12 @@ class LlmConfig(Config):
         return self
 
 
-class EndpointConfig(Config):
+class EndpointConfig(ChatApiConfig):
     """A server with the chat API of OpenAI; vLLM, SGLang, llama.cpp and many others have it."""
 
     kind: Literal["endpoint"] = Field(description="A server with OpenAI's chat API.")
-    url: str = Field(description="Base of the API, e.g. http://localhost:8000/v1.")
-    model: str = Field(min_length=1, description="Name of the model there.")
-    key_env: str | None = Field(default=None, description="Environment variable that holds the key; null: no key.")
     temperature: float = Field(default=0.0, ge=0, description="Sent with each request.")
     max_tokens: PositiveInt = Field(default=512, description="Sent with each request.")
-    extra: dict[str, Any] = Field(
-        default={}, description="More fields of each request, e.g. {chat_template_kwargs: {enable_thinking: false}}."
-    )
-    concurrency: PositiveInt = Field(default=8, description="Requests at the same time.")
-    timeout: float = Field(default=120.0, gt=0, description="Seconds to wait for the server.")
-    retries: int = Field(default=5, ge=0, description="Further attempts where the server fails or is busy.")
-    backoff: float = Field(
-        default=1.0, gt=0, description="Seconds before the second attempt; doubled each time, at most 60."
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("should be a URL such as http://localhost:8000/v1")
-        if parts.username or parts.password:
-            raise ValueError("must not hold a name or password: name the variable that holds the key as key_env")
-        return value.rstrip("/")
 
 
 AnnotatorConfig = Annotated[LexiconConfig | LlmConfig | EndpointConfig, Field(discriminator="kind")]
@@ -93,13 +78,6 @@ class SegmentsConfig(Config):
     words: PositiveInt = Field(default=60, description="Words of a segment, as white space separates them.")
     per_response: PositiveInt = Field(default=100, description="Segments of a response at most; may be raised later.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the drawing.")
-
-
-class ThoughtsConfig(Config):
-    """How the thinking is marked in conversations that `synthesize` did not write."""
-
-    open: str = Field(default="<think>", description="Opens the thinking; may be absent.")
-    marker: str = Field(default="</think>", min_length=1, description="Ends the thinking.")
 
 
 class AnnotateConfig(Config):

@@ -7,13 +7,13 @@ creates (`output`, `engine.compilation_cache`) are relative to the current direc
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
@@ -56,19 +56,19 @@ def load_as(schema: type[ConfigT], path: str | Path, overrides: Sequence[str] = 
         ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
     """
     path = Path(path)
-    merged: Any = OmegaConf.create(read_yaml(path))
+    merged: Any = OmegaConf.create(_change_texts(read_yaml(path), _mask))
     sources: dict[str, str] = {}
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals or not key.strip(". "):
             raise ConfigError(f"override '{override}' is not of the form key=value, for example engine.batch=8")
         try:
-            value = OmegaConf.select(OmegaConf.from_dotlist([override]), key)
+            value = OmegaConf.select(OmegaConf.from_dotlist([_mask(override)]), key)
             OmegaConf.update(merged, key, value, merge=False)
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
+        except Exception as error:  # of YAML, of OmegaConf, or of Python over a value that is none
             raise ConfigError(f"cannot read override '{override}': {_one_line(error)}") from error
         sources[key] = f"override '{override}'"
-    values = OmegaConf.to_container(merged)
+    values = _change_texts(OmegaConf.to_container(merged), _unmask)
     folder = path.expanduser().parent
     try:
         return schema.model_validate(values, context=(folder, folder / ".."))
@@ -145,25 +145,50 @@ def _show(default: object) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a configuration file as they stand there; raises ConfigError where it cannot be read."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path.expanduser()))
+        text = _mask(path.expanduser().read_text("utf-8"))
+        values = _change_texts(OmegaConf.to_container(OmegaConf.load(io.StringIO(text))), _unmask)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {path}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot read {path}: {_one_line(error)}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except Exception as error:  # of YAML, of OmegaConf, or of Python over a value that is none (a date, a deep nesting)
+        raise ConfigError(f"cannot read {path}: {_one_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys with values, not a list")
     return {str(key): value for key, value in values.items()}
+
+
+_DOLLAR = "\ue7c3"
+"""Stands for the $ of ${ while OmegaConf, to which ${ would be a reference, holds the values: here it is text, such as
+the LaTeX of a prompt.
+"""
+
+
+def _mask(text: str) -> str:
+    return text.replace("${", _DOLLAR + "{")
+
+
+def _unmask(text: str) -> str:
+    return text.replace(_DOLLAR + "{", "${")
+
+
+def _change_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """The value with all its texts changed, keys included."""
+    if isinstance(value, dict):
+        return {_change_texts(key, change): _change_texts(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_change_texts(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
 
 
 # -- what is wrong, in words -------------------------------------------------------------------------------------------
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    text = _unmask(str(error)).replace('in "<file>", ', "at ")
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _explain(

@@ -4,8 +4,9 @@ A key's `description` is what `--help` prints; it is the reference.
 """
 
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveInt, Strict, model_validator
+from pydantic import Field, PositiveInt, Strict, field_validator, model_validator
 
 from tessy_jax.config.schema import Config, Located, OutputPath
 
@@ -125,6 +126,40 @@ class MeshConfig(Config):
     fsdp: PositiveInt = Field(default=1, description="Devices that share each weight, gathered on use.")
     tensor: PositiveInt = Field(default=1, description="Devices that split heads and hidden features.")
     expert: PositiveInt = Field(default=1, description="Devices that split experts.")
+
+
+class ThoughtsConfig(Config):
+    """How the thinking is marked in conversations that `synthesize` did not write."""
+
+    open: str = Field(default="<think>", description="Opens the thinking; may be absent.")
+    marker: str = Field(default="</think>", min_length=1, description="Ends the thinking.")
+
+
+class ChatApiConfig(Config):
+    """A server with the chat API of OpenAI, and how it is asked."""
+
+    url: str = Field(description="Base of the API, e.g. http://localhost:8000/v1.")
+    model: str = Field(min_length=1, description="Name of the model there.")
+    key_env: str | None = Field(default=None, description="Environment variable that holds the key; null: no key.")
+    extra: dict[str, Any] = Field(
+        default={}, description="More fields of each request, e.g. {chat_template_kwargs: {enable_thinking: false}}."
+    )
+    concurrency: PositiveInt = Field(default=8, description="Requests at the same time.")
+    timeout: float = Field(default=120.0, gt=0, description="Seconds to wait for the server.")
+    retries: int = Field(default=5, ge=0, description="Further attempts where the server fails or is busy.")
+    backoff: float = Field(
+        default=1.0, gt=0, description="Seconds before the second attempt; doubled each time, at most 60."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("should be a URL such as http://localhost:8000/v1")
+        if parts.username or parts.password:
+            raise ValueError("must not hold a name or password: name the variable that holds the key as key_env")
+        return value.rstrip("/")
 
 
 class Columns(Config):

@@ -21,6 +21,12 @@ class PaperCooperation(Budgets):
 class ReleasedCodeCooperation(Budgets):
     """The behaviour of the released code, for comparison with the released data."""
 
+    max_think_tokens: PositiveInt = Field(
+        default=30720, description="Tokens of prompt and thinking, in the student's tokens."
+    )
+    max_answer_tokens: PositiveInt = Field(
+        default=8192, description="With max_think_tokens: tokens of prompt, thinking and answer."
+    )
     preset: Literal["released_code"] = Field(description="The behaviour of the released code.")
     k_student: int = Field(default=5, ge=4, description="Tokens per turn of the student; 4 hold a whole character.")
     k_teacher: int = Field(default=10, ge=4, description="Tokens per turn of the teacher.")

@@ -84,7 +84,7 @@ class Generator:
             allowed = jnp.where(next_utf8 != INVALID, logits, -jnp.inf)
 
             # Sample, by a number that depends on the row's own text alone.
-            token = self.sampling(allowed, uniforms(state.key, state.written, self.role))
+            token = self.sampling(allowed, uniforms(state.key, state.written, state.draw(self.role)))
 
         # Append the token and its bytes. An event is no text: it is noted, and the row stops.
         event = vocab.event[token]

@@ -26,6 +26,7 @@ class HandOver:
         retokenize: `(text, covered, target)` of a row: the edit that takes the canonical tokens of `text[:covered]`
             towards those of `text[:target]`; runs on the host.
         close: `(text, kept)` of a row: the edit that ends the thinking in the student's form; None for the teacher.
+            Both are also given the `State.opening` of the row, if there is one.
         edit_shape: shapes of such an edit.
         same_vocab: whether the other model has the same vocabulary: then its canonical tokens are this one's.
         marker: the bytes of the end-of-thinking marker with its newlines.
@@ -60,7 +61,8 @@ class HandOver:
             stream, why = copy_tokens(stream, other, ready, state.span_start)
 
         def ask_host(need: Bool[Array, " B"], covered: Int[Array, " B"]) -> TokenEdits:
-            return call_host(self.mesh, self.retokenize, self.edit_shape, need, state.text, covered, state.span_start)
+            where = state.text, covered, state.span_start, *state.opening(self.role)
+            return call_host(self.mesh, self.retokenize, self.edit_shape, need, *where)
 
         stream, also = hand_over(stream, rows & (why == Finish.NONE), state.span_start, ask_host, self.depth)
         return state.with_stream(self.role, stream).failed(jnp.maximum(why, also))
@@ -68,7 +70,8 @@ class HandOver:
     def _close_thinking(self, state: State, close: Callable[..., TokenEdits]) -> State:
         """Writes the end-of-thinking marker in the student's form, after the trace less its trailing white space."""
         rows = state.whose_turn(self.role) & (state.phase == Phase.CLOSING)
-        edit = call_host(self.mesh, close, self.edit_shape, rows, state.text, state.kept)
+        where = state.text, state.kept, *state.opening(self.role)
+        edit = call_host(self.mesh, close, self.edit_shape, rows, *where)
         size = len(self.marker)
         think_end = edit.covered - size
         stream, why = apply_edit(state.streams[self.role], rows, edit)

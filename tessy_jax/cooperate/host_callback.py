@@ -86,7 +86,7 @@ def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " 
             except Exception:
                 log.exception("a row could not be read on the host; it goes to the rejects")
                 values = failure
-            for start, value in zip(starts, map(np.atleast_1d, values), strict=True):
+            for start, value in zip(starts, map(np.ravel, values), strict=True):
                 out[b, start : start + len(value)] = value
         return out
 

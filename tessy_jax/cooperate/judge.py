@@ -33,11 +33,13 @@ class Verdict(NamedTuple):
         over: the span ends at `State.kept`.
         switch: and the other model goes on.
         finish: why thinking ends there (a `Finish`); NONE where it goes on.
+        tokens: what the span takes from the budget of the thinking, if it ends.
     """
 
     over: Bool[Array, " B"]
     switch: Bool[Array, " B"]
     finish: Int[Array, " B"]
+    tokens: Int[Array, " B"]
 
 
 class Judged(NamedTuple):
@@ -121,7 +123,8 @@ class PaperBoundary:
             _Pass(state, cache, thinking, none, jnp.zeros_like(state.kept), zero),
         )
         rejected = end.rejected & (end.finish < Finish.OVERFLOW)
-        return Judged(end.state, end.cache, Verdict(rejected, rejected, end.finish), end.passes)
+        tokens = end.state.streams[self.role].kept_tokens(end.state.kept)
+        return Judged(end.state, end.cache, Verdict(rejected, rejected, end.finish, tokens), end.passes)
 
     def _judge_words(self, params: RoleParams, now: _Pass) -> _Pass:
         """Judges the words that are ready in the open rows, at most `MAX_WORDS` of each."""

@@ -85,11 +85,13 @@ def row_key(seed: int, record: str, sample: int) -> np.ndarray:
     return np.frombuffer(digest[:8], np.uint32).copy()
 
 
-def uniforms(keys: UInt32[Array, "B 2"], offset: Int[Array, " B"], author: int) -> Float[Array, " B"]:
+def uniforms(
+    keys: UInt32[Array, "B 2"], offset: Int[Array, " B"], author: Int[Array, " B"] | int
+) -> Float[Array, " B"]:
     """One number in [0, 1) per row, for the token of `author` that starts at byte `offset` of the text."""
 
-    def one(data: Array, at: Array) -> Array:
+    def one(data: Array, at: Array, author: Array) -> Array:
         key = jax.random.wrap_key_data(data, impl="threefry2x32")
         return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, at), author))
 
-    return jax.vmap(one)(keys, offset)
+    return jax.vmap(one)(keys, offset, jnp.broadcast_to(jnp.asarray(author), offset.shape))

@@ -40,6 +40,7 @@ class Finish(enum.IntEnum):
     STOP = 6  # end of the turn in the answer: the good ending
     OVERFLOW = 7  # the text or a token buffer is full: the row is rejected
     FAILED = 8  # the host could not read the row: rejected, the reason is in the log
+    BLANK = 9  # white space only, again and again (preset `released_code`): the row is rejected
 
 
 class Stream(struct.PyTreeNode):
@@ -92,6 +93,31 @@ class Stream(struct.PyTreeNode):
         return jnp.sum(self.sampled & (self.ends <= kept[:, None]), axis=1)
 
 
+class Opening(struct.PyTreeNode):
+    """The end of a model's prompt, where prompt and text are tokenised as one string.
+
+    Attributes:
+        text, size: its last bytes, from a place on over which no token goes, and how many there are.
+        prompt: tokens of the whole prompt, no text behind it.
+    """
+
+    text: UInt8[Leaf, "*B Y"]
+    size: Int[Leaf, "*B"]
+    prompt: Int[Leaf, "*B"]
+
+
+class Requests(struct.PyTreeNode):
+    """What the preset `released_code` knows of the rows besides: there each turn is a request of its own to a server.
+
+    Attributes:
+        openings: by role; tokens may stand for the end of the prompt and the beginning of the text together.
+        attempt: how often the request was made before in vain: white space came back.
+    """
+
+    openings: tuple[Opening, ...]
+    attempt: Int[Leaf, " B"]
+
+
 class State(struct.PyTreeNode):
     """All rows of the batch. Every array leads with B.
 
@@ -105,7 +131,7 @@ class State(struct.PyTreeNode):
         role, phase: see `Role` and `Phase`.
         event: the structural event sampled after `written` (a `Finish`), or NONE.
         think_end: where the trace ended, or -1 while it goes on.
-        think_tokens: tokens kept in the finished spans of the trace.
+        think_tokens: tokens that the finished spans of the trace take from the budget.
         span_sampled: tokens sampled in the current span, kept or not.
         canonical: whether the kept ones of them are known to be the canonical tokens of the text.
         finish_think, finish_answer: see `Finish`.
@@ -114,6 +140,7 @@ class State(struct.PyTreeNode):
         predictor_streams: by role, how the two boundary predictors see them; without a prompt.
         style: by role, P(style) of each token of that predictor's stream; of the writing model's own stream, where the
           predictor reads hidden states.
+        requests: see `Requests`; None in the preset `paper`.
     """
 
     key: UInt32[Leaf, "B 2"]
@@ -136,6 +163,7 @@ class State(struct.PyTreeNode):
     streams: tuple[Stream, ...]
     predictor_streams: tuple[Stream, ...]
     style: tuple[Float[Leaf, "B S"], ...]
+    requests: Requests | None = None
 
     def whose_turn(self, role: Role) -> Bool[Array, " B"]:
         """The rows whose turn it is for `role`."""
@@ -144,6 +172,14 @@ class State(struct.PyTreeNode):
     def answering(self) -> Bool[Array, " B"]:
         """The rows in which the student writes the answer."""
         return self.phase == Phase.ANSWER
+
+    def draw(self, role: Role) -> Int[Array, " B"] | int:
+        """Which of the random numbers of a place in the text is used, so that no two draws there are the same."""
+        return role if self.requests is None else role + len(Role) * self.requests.attempt
+
+    def opening(self, role: Role) -> tuple[Opening, ...]:
+        """What the host must know of the model's prompt to tokenise the text: nothing, or how the prompt ends."""
+        return () if self.requests is None else (self.requests.openings[role],)
 
     def with_stream(self, role: Role, stream: Stream) -> "State":
         """The same with another stream for the model of `role`."""

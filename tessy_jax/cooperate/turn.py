@@ -123,14 +123,17 @@ class Turn:
         ended = verdict.over | thought | answered
         state = state.replace(kept=pick(answering, state.written, state.kept))
 
-        state = self.cut(state, ended, ended & ~answering)
+        state = self.cut(state, ended, ended & ~answering, verdict.tokens)
         state = self._finish(state, thought, verdict.finish, answered)
         state = self.roll_back(state, ended, ended & ~answering)
         return self.switch(state, verdict.switch, thought)
 
-    def cut(self, state: State, ended: Bool[Array, " B"], thinking: Bool[Array, " B"]) -> State:
-        """Ends spans at `state.kept`: the tokens up to there are counted, logged and, where it is known that they are
-        the canonical ones, part of the trace. `thinking`: the ended spans that are no answers.
+    def cut(
+        self, state: State, ended: Bool[Array, " B"], thinking: Bool[Array, " B"], spent: Int[Array, " B"]
+    ) -> State:
+        """Ends spans at `state.kept`: the tokens up to there are logged and, where it is known that they are the
+        canonical ones, part of the trace. `thinking`: the ended spans that are no answers; they take the tokens `spent`
+        from the budget.
         """
         stream = state.streams[self.role]
         tokens = stream.kept_tokens(state.kept)
@@ -141,7 +144,7 @@ class Turn:
         return state.replace(
             log=state.log.at[jnp.arange(len(tokens)), slot].set(entry, mode="drop"),
             logged=state.logged + ended,
-            think_tokens=state.think_tokens + jnp.where(thinking, tokens, 0),
+            think_tokens=state.think_tokens + jnp.where(thinking, spent, 0),
         )
 
     def _finish(

@@ -1,13 +1,16 @@
 """Annotated segments from files: run directories of `annotate`, its lines, and rows of the released format."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from tessy_jax.data.inputs import BadRow, Reject, row_object
+from tessy_jax.data.inputs import BadRow, Reject, row_object, why
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.released import ReleasedSegments, is_released
 from tessy_jax.data.segments import Annotated, SegmentKey
 from tessy_jax.data.sources import InputError, data_path, files, rows
+
+ConvertedT = TypeVar("ConvertedT")
 
 
 def read_annotated(paths: Iterable[Path]) -> Iterator[Annotated | Reject]:
@@ -17,6 +20,13 @@ def read_annotated(paths: Iterable[Path]) -> Iterator[Annotated | Reject]:
     Raises:
         InputError: a path is missing, unreadable, of an unknown kind or empty.
     """
+    return convert_annotated(paths, lambda found: found)
+
+
+def convert_annotated(
+    paths: Iterable[Path], convert: Callable[[Annotated], ConvertedT]
+) -> Iterator[ConvertedT | Reject]:
+    """What `convert` makes of every row of `read_annotated`; a row for which it raises anything comes as a `Reject`."""
     released = ReleasedSegments()
     for path in paths:
         for row in rows(data_path(path)):
@@ -24,9 +34,12 @@ def read_annotated(paths: Iterable[Path]) -> Iterator[Annotated | Reject]:
             try:
                 value = row_object(row)
                 identity = str(value.get("id", value.get("id_ddm", ""))) or None
-                yield released.take(value, identity) if is_released(value) else Annotated.from_row(value)
-            except BadRow as problem:
-                yield Reject.of(row, identity, str(problem))
+                found = released.take(value, identity) if is_released(value) else Annotated.from_row(value)
+                converted = convert(found)
+            except Exception as problem:
+                yield Reject.of(row, identity, why(problem))
+            else:
+                yield converted
 
 
 def read_annotation(path: Path) -> dict[SegmentKey, Annotated]:

@@ -1,27 +1,38 @@
 """Problems from files of any of the usual shapes; a bad row becomes a `Reject` and the reading goes on.
 
-A row holds its prompt in the first of `PROMPT_FIELDS` that is present: a string, a list of messages {"role", "content"}
-or a list of ShareGPT turns {"from", "value"}. Answers at its end are left out: the prompt is what stands before them.
-The id is the field `id`, else `id_ddm`, else a hash of the prompt. All other fields pass through.
+A row holds its prompt in the first of `PROMPT_FIELDS` that is present: a string, or a conversation as `messages.py`
+reads it. Answers at its end are left out: the prompt is what stands before them. The id is the field `id`, else
+`id_ddm`, else a hash of the prompt. `fields.py` says what becomes of all other fields.
 """
 
 import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.config.sections import Columns
-from tessy_jax.data.fields import PROMPT_FIELDS
+from tessy_jax.data.fields import PROMPT_FIELDS, SYSTEM_FIELDS, FieldCounts
+from tessy_jax.data.messages import (
+    checked_text,
+    kind,
+    present,
+    read_message,
+    read_turns,
+    why,
+    with_system_field,
+)
 from tessy_jax.data.records import Message, Problem, Record, dump_line
-from tessy_jax.data.sources import InputError, RawRow, rows
+from tessy_jax.data.sources import BadRow, InputError, RawRow, rows
 
 __all__ = [
     "BadRow",
     "Columns",
+    "FieldCounts",
     "InputError",
     "Reject",
     "kind",
@@ -32,10 +43,13 @@ __all__ = [
     "read_record",
     "read_rows",
     "row_object",
+    "why",
 ]
 
 ID_FIELDS = ("id", "id_ddm")
-_ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
+_OTHER_PROMPTS = ("problem", "instruction", "query", "input")
+"""Fields that are often the prompt, and often something else."""
+
 _MAX_RAW = 2000
 """Characters of a bad row kept in the rejects."""
 
@@ -66,7 +80,8 @@ class Reject:
     def of(cls, row: RawRow, identity: str | None, reason: str) -> "Reject":
         """The reject of a row that was read."""
         raw = row.raw or dump_line({"row": row.value})
-        return cls(identity, row.file.name, row.line, reason, raw[:_MAX_RAW])
+        printable = reason.encode("utf-8", "backslashreplace").decode()  # names of fields may be no text
+        return cls(identity, row.file.name, row.line, printable, raw[:_MAX_RAW])
 
     def to_row(self) -> dict[str, Any]:
         """The reject as it stands in `rejects.jsonl`."""
@@ -83,12 +98,17 @@ def read(path: Path, columns: Columns | None = None) -> Iterator[Problem | Rejec
     Raises:
         InputError: at the call, where the input is missing, unreadable, of an unknown kind or empty.
     """
+    return _read(path, columns)
+
+
+def _read(path: Path, columns: Columns | None) -> Generator[Problem | Reject, None, None]:
     return _convert(rows(path.expanduser()), columns or Columns())
 
 
 def read_rows(path: str | Path, columns: Columns | None = None, limit: int | None = None) -> list[Problem | Reject]:
     """The first `limit` rows that `read` gives, None: all of them; raises what it raises."""
-    return list(itertools.islice(read(Path(path), columns), limit))
+    with closing(_read(Path(path), columns)) as found:  # closed, it says what it saw, even before the end
+        return list(itertools.islice(found, limit))
 
 
 def read_problems(path: str | Path, columns: Columns | None = None) -> Iterator[Problem]:
@@ -109,33 +129,43 @@ def _problem(row: Problem | Reject) -> Problem:
     return row
 
 
-class BadRow(Exception):
-    """A row cannot be used; the text says why, for the user."""
-
-
-def _convert(source: Iterator[RawRow], columns: Columns) -> Iterator[Problem | Reject]:
+def _convert(source: Iterator[RawRow], columns: Columns) -> Generator[Problem | Reject, None, None]:
     seen: dict[str, RawRow] = {}
+    counts = FieldCounts()
     answered = 0
-    for row in source:
-        identity: str | None = None
-        try:
-            value = row_object(row)
-            id_field, identity = _id(value, columns)
-            field, messages, dropped = _prompt(value, columns)
-            identity = identity or _hash(messages)
-            if identity in seen:
-                raise BadRow(_duplicate(identity, id_field, row, seen[identity]))
-        except BadRow as problem:
-            yield Reject.of(row, identity, str(problem))
-            continue
-        seen[identity] = row._replace(value=None, raw="")
-        extra = {name: inner for name, inner in value.items() if name != field and (name, id_field) != ("id", "id")}
-        if dropped:
-            answered += 1
-            extra["dropped_turns"] = dropped
-        yield Problem(identity, messages, extra, row.line)
-    if answered:
-        logger.warning("%d rows ended with answers: these were left out ('dropped_turns' counts them)", answered)
+    try:
+        for row in source:
+            identity: str | None = None
+            try:
+                value = row_object(row)
+                id_field, identity = _id(value, columns)
+                name, messages, dropped = _prompt(value, columns)
+                if not is_record(value):
+                    messages = with_system_field(value, messages, name)
+                    counts.check(value, messages, "prompts", skip=(name, id_field))
+                identity = identity or _hash(messages)
+                if identity in seen:
+                    raise BadRow(_duplicate(identity, id_field, row, seen[identity]))
+                extra = _extra(value, {name, *(["id"] if id_field == "id" else [])})
+            except Exception as problem:
+                yield Reject.of(row, identity, why(problem))
+                continue
+            seen[identity] = row._replace(value=None, raw="")
+            if dropped:
+                answered += 1
+                extra["dropped_turns"] = dropped
+            yield Problem(identity, messages, extra, row.line, row.file.name)
+    finally:
+        if answered:
+            logger.warning("%d rows ended with answers: these were left out ('dropped_turns' counts them)", answered)
+        if counts.rows:
+            logger.warning("fields that nothing here reads, and that pass through to the records: %s", counts)
+
+
+def _extra(value: dict[str, Any], used: set[str]) -> dict[str, Any]:
+    """The fields that pass through: those that are not used in another place."""
+    used = used if is_record(value) else used | {name for name in SYSTEM_FIELDS if value.get(name)}
+    return {name: inner for name, inner in value.items() if name not in used}
 
 
 def row_object(row: RawRow) -> dict[str, Any]:
@@ -143,7 +173,9 @@ def row_object(row: RawRow) -> dict[str, Any]:
     if row.problem is not None:
         raise BadRow(row.problem)
     if not isinstance(row.value, dict):
-        raise BadRow(f"not a JSON object but {kind(row.value)}")
+        several = isinstance(row.value, list) and any(isinstance(one, dict) for one in row.value)
+        hint = " of objects: write each as a row on a line of its own" if several else ""
+        raise BadRow(f"not a JSON object but {kind(row.value)}{hint}")
     if _depth(row.value) > _MAX_DEPTH:
         raise BadRow(f"nested more than {_MAX_DEPTH} levels deep")
     return row.value
@@ -158,9 +190,11 @@ def _id(value: dict[str, Any], columns: Columns) -> tuple[str | None, str | None
         if isinstance(found, str):
             if not found:
                 raise BadRow(f"field '{field}' is empty")
-            return field, _text(found, field)
+            return field, checked_text(found, field)
         if found is not None:
-            raise BadRow(f"field '{field}' must be a string or an integer, not {kind(found)}")
+            whole = isinstance(found, float) and found.is_integer()
+            hint = f": write {found} without its fraction (pandas: astype('Int64'))" if whole else ""
+            raise BadRow(f"field '{field}' must be a string or an integer, not {kind(found)}{hint}")
     if columns.id:
         raise BadRow(f"no field '{columns.id}', which columns.id names; {present(value)}")
     return None, None
@@ -172,43 +206,30 @@ def _prompt(value: dict[str, Any], columns: Columns) -> tuple[str, list[Message]
     field = next((name for name in candidates if value.get(name) is not None), None)
     if field is None:
         wanted = f"'{columns.prompt}', which columns.prompt names" if columns.prompt else ", ".join(PROMPT_FIELDS)
-        raise BadRow(f"no prompt: expected a field {wanted}; {present(value)}")
-    found = value[field]
-    if isinstance(found, str):
-        messages = [{"role": "user", "content": _text(found, field)}]
-    elif isinstance(found, list):
-        messages = [read_message(turn, f"{field}[{index}]") for index, turn in enumerate(found)]
-    else:
-        raise BadRow(f"field '{field}' must be a string or a list of messages, not {kind(found)}")
+        other = None if columns.prompt else next((name for name in _OTHER_PROMPTS if value.get(name)), None)
+        hint = f"; if '{other}' is the prompt, give columns.prompt={other}" if other else ""
+        raise BadRow(f"no prompt: expected a field {wanted}; {present(value)}{hint}")
+    messages = read_turns(value[field], field, "user")
     end = len(messages)
     while end and messages[end - 1]["role"] == "assistant":
         end -= 1
     if not end or messages[end - 1]["role"] != "user":
-        raise BadRow(f"no user message at the end of '{field}'" if messages else f"empty prompt in '{field}'")
+        raise BadRow(f"no user message at the end of '{field}'" if messages else _empty(value, field, candidates))
     if not messages[end - 1]["content"].strip():
-        raise BadRow(f"empty prompt in '{field}'")
+        raise BadRow(_empty(value, field, candidates))
     return field, messages[:end], len(messages) - end
 
 
-def read_message(turn: Any, place: str) -> Message:
-    """One turn as a message: {"from": "human", "value": "2+2?"} -> {"role": "user", "content": "2+2?"}.
+def _empty(value: dict[str, Any], field: str, candidates: Sequence[str]) -> str:
+    """Why a row with an empty prompt cannot be used."""
+    other = next((name for name in candidates if name != field and value.get(name)), None)
+    hint = "" if other is None else f": remove the field, or give columns.prompt={other} to read '{other}' instead"
+    return f"empty prompt in '{field}'{hint}"
 
-    Args:
-        place: names the turn in errors: "messages[3]".
 
-    Raises:
-        BadRow: it is no turn of a known shape and role.
-    """
-    if not isinstance(turn, dict):
-        raise BadRow(f"{place} must be an object with role and content, not {kind(turn)}")
-    role, content = ("from", "value") if "from" in turn and turn.get("role") is None else ("role", "content")
-    for key in (role, content):
-        if not isinstance(turn.get(key), str):
-            raise BadRow(f"{place}.{key} must be a string, not {kind(turn.get(key))}")
-    if turn[role] not in _ROLES:
-        raise BadRow(f"{place}.{role} is '{turn[role]}', expected one of {', '.join(_ROLES)}")
-    others = {key: inner for key, inner in turn.items() if key not in (role, content) and inner is not None}
-    return {"role": _ROLES[turn[role]], "content": _text(turn[content], f"{place}.{content}")} | others
+def is_record(value: Mapping[str, Any]) -> bool:
+    """Whether a row has the fields of a record of `synthesize` or `sample`: its messages are whole."""
+    return {"spans", "sample_index", "finish"} <= value.keys()
 
 
 def read_record(value: dict[str, Any]) -> Record | None:
@@ -217,21 +238,12 @@ def read_record(value: dict[str, Any]) -> Record | None:
     Raises:
         BadRow: it has the fields of a record, and one of them is wrong.
     """
-    if not {"spans", "sample_index", "finish"} <= value.keys():
+    if not is_record(value):
         return None
     try:
         return Record.from_row(value)
     except ValueError as error:
         raise BadRow(f"{error} (it has spans, sample_index and finish)") from error
-
-
-def _text(value: str, place: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        wrong = ord(value[error.start])
-        raise BadRow(f"'{place}' is not text: lone surrogate \\u{wrong:04x} at character {error.start + 1}") from None
-    return value
 
 
 def _hash(messages: list[Message]) -> str:
@@ -242,18 +254,9 @@ def _duplicate(identity: str, id_field: str | None, row: RawRow, first: RawRow) 
     place = f"line {first.line}" + (f" of {first.file.name}" if first.file != row.file else "")
     if id_field is None:
         return f"duplicate prompt (rows without an id): first at {place}; for several traces per prompt set samples"
-    return f"duplicate id '{identity}': first at {place}"
-
-
-def present(value: dict[str, Any]) -> str:
-    """The fields that a row has, in words."""
-    return f"the row has {', '.join(map(str, value)) or 'no fields'}"
-
-
-def kind(value: Any) -> str:
-    """What a value of JSON is, in words: "a list"."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    counted = identity.isdecimal() and first.file != row.file
+    hint = "; where ids count anew in each file, name a field that is unique as columns.id" if counted else ""
+    return f"duplicate id '{identity}': first at {place}{hint}"
 
 
 def _depth(value: Any) -> int:

@@ -36,12 +36,14 @@ class Problem:
         messages: everything before the answer, ending with a user message.
         extra: the row's other fields, which pass through to the record.
         line: line of the input file, or row of a table, from 1.
+        file: name of the input file.
     """
 
     id: str
     messages: list[Message]
     extra: dict[str, Any] = field(default_factory=dict)
     line: int = 0
+    file: str = ""
 
 
 @dataclass(frozen=True)

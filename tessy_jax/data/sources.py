@@ -1,9 +1,10 @@
 """Rows of input files: JSON lines, gzip, Parquet, Arrow, and folders of these."""
 
 import gzip
+import itertools
 import json
 import re
-import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,10 @@ _BATCH = 256
 
 class InputError(UserError, ValueError):
     """The input as a whole cannot be read; the message is meant for the user."""
+
+
+class BadRow(Exception):
+    """A row cannot be used; the text says why, for the user."""
 
 
 class RawRow(NamedTuple):
@@ -47,14 +52,13 @@ def rows(path: Path) -> Iterator[RawRow]:
     """
     if not path.exists():
         raise InputError(f"no such file or folder: {path}")
-    stream = (row for file in files(path) for row in _reader(file)(file))
-    try:
-        first = next(stream, None)
-    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    stream = (row for file in files(path) for row in _rows_of(file))
+    first = next(stream, None)
     if first is None:
         raise InputError(f"{path} holds no rows")
-    return _resume(first, stream)
+    if isinstance(first, _Unreadable):
+        raise InputError(f"cannot read {path if path.is_file() else first.file}: {first.error}")
+    return itertools.chain([first], stream)
 
 
 def files(path: Path) -> list[Path]:
@@ -86,24 +90,94 @@ def files(path: Path) -> list[Path]:
     return found
 
 
-def _resume(first: RawRow, stream: Iterator[RawRow]) -> Iterator[RawRow]:
-    """The stream with its first row put back; a failure further on becomes a row with a problem."""
-    last = first
-    yield first
+class _Unreadable(RawRow):
+    """The place at which a file cannot be read any further."""
+
+    error: Exception
+
+
+def _rows_of(file: Path) -> Iterator[RawRow]:
+    """The rows of one file; whatever goes wrong further on becomes a row with a problem, and other files go on."""
+    line = 0
     try:
-        for last in stream:
-            yield last
-    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-        yield RawRow(last.file, last.line + 1, None, "", f"the rest of the file cannot be read: {error}")
+        for row in _reader(file)(file):
+            line = row.line
+            yield row
+    except Exception as error:  # of the system, of gzip, of Arrow
+        what = "the rest of the file" if line else "the file"
+        problem = f"{what} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
+        failed = _Unreadable(file, line + 1, None, "", problem)
+        failed.error = error
+        yield failed
 
 
 def _json_lines(path: Path) -> Iterator[RawRow]:
     compressed = path.name.lower().endswith(".gz")
     with gzip.open(path) if compressed else path.open("rb") as file:
-        for line, data in enumerate(file, start=1):
-            data = data.removeprefix(b"\xef\xbb\xbf") if line == 1 else data
+        lines = _Lines(file)
+        while (found := lines.take()) is not None:
+            spread = _last_line(found, lines) if found.data.strip() in _CLOSING else found.number
+            if spread == found.number:
+                yield _json_row(path, found.number, found.data)
+            else:
+                what = f"a JSON value over lines {found.number} to {spread}: write each row as an object on one line"
+                yield RawRow(path, found.number, None, found.data.decode("utf-8", "replace"), what)
+
+
+class _Line(NamedTuple):
+    """A line without its end, and its number from 1."""
+
+    number: int
+    data: bytes
+
+
+class _Lines:
+    """The lines of a file that are not empty, some of which can be looked at before they are taken."""
+
+    def __init__(self, file: Iterable[bytes]):
+        self._rest = enumerate(file, start=1)
+        self._ahead: deque[_Line] = deque()
+
+    def peek(self, index: int = 0) -> _Line | None:
+        """The next line, or one further on; None: there is none."""
+        while len(self._ahead) <= index:
+            number, data = next(self._rest, (0, b""))
+            if not number:
+                return None
+            data = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
             if data.strip():
-                yield _json_row(path, line, data.rstrip(b"\r\n"))
+                self._ahead.append(_Line(number, data.rstrip(b"\r\n")))
+        return self._ahead[index]
+
+    def take(self) -> _Line | None:
+        return self._ahead.popleft() if self.peek() is not None else None
+
+
+_CLOSING = {b"[": b"]", b"[{": b"}", b"{": b"}"}
+"""Lines that begin an array or object over several lines, and how its last line begins."""
+
+
+def _last_line(first: _Line, lines: _Lines) -> int:
+    """Takes the lines of an array or object that `first` begins, and gives the number of its last: of `first` where
+    what follows are rows of their own.
+    """
+    opening = first.data.strip()
+    indent = first.data[: -len(first.data.lstrip())]
+    last = first.number
+    while (found := lines.peek()) is not None:
+        text = found.data.strip()
+        deeper = found.data.startswith((indent + b" ", indent + b"\t"))
+        closes = not deeper and text.startswith((_CLOSING[opening], b"]"))
+        after = lines.peek(1)
+        # In an array of objects on lines of their own, all but the last end with a comma.
+        element = text.endswith(b",") or (opening != b"{" and after is not None and after.data.strip() == b"]")
+        if not (deeper or closes or element):
+            break
+        lines.take()
+        last = found.number
+        if closes and not text.endswith((b"{", b",")):
+            break
+    return last
 
 
 def _json_row(path: Path, line: int, data: bytes) -> RawRow:
@@ -140,9 +214,24 @@ def _arrow(path: Path) -> Iterator[RawRow]:
 def _table_rows(path: Path, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[RawRow]:
     line = 0
     for batch in batches:
-        for value in batch.to_pylist():
+        for value in _values(batch):
             line += 1
-            yield RawRow(path, line, value, "")
+            problem = f"cannot be read: {' '.join(str(value).split())}" if isinstance(value, _UNREADABLE) else None
+            yield RawRow(path, line, None if problem else value, "", problem)
+
+
+_UNREADABLE = (ValueError, OverflowError, pyarrow.ArrowException)
+"""What Arrow raises for a text that is not UTF-8, or a date that Python does not have."""
+
+
+def _values(batch: pyarrow.RecordBatch) -> list[Any]:
+    """The rows of a batch; in the place of one that cannot be read, its error."""
+    try:
+        return list(batch.to_pylist())
+    except _UNREADABLE as error:
+        if batch.num_rows == 1:
+            return [error]
+        return [_values(batch.slice(number, 1))[0] for number in range(batch.num_rows)]
 
 
 _READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {

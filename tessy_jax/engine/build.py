@@ -1,5 +1,6 @@
 """Puts an engine together from two models, two predictors and the meaning of a trace."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from tessy_jax.cooperate.decode import Generator
 from tessy_jax.cooperate.handover import HandOver
 from tessy_jax.cooperate.host_callback import HostTokenizer
 from tessy_jax.cooperate.judge import Boundary, PaperBoundary
-from tessy_jax.cooperate.released import HostWindow, ReleasedBoundary
+from tessy_jax.cooperate.released import END_TAGS, HostWindow, ReleasedBoundary
+from tessy_jax.cooperate.requests import OneString, RequestGenerator
 from tessy_jax.cooperate.scorers import WORD_TOKENS, ProbeScorer, TextScorer, WordScorer
 from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.turn import RollbackSchedule, Schedule, Turn
@@ -57,33 +59,15 @@ def build_schedule(
 ) -> Schedule:
     """What an engine runs: the student's and the teacher's turn, in turn. It reads no parameter: shapes will do."""
     of = _Parts(cooperation, sizes, mesh, depth)
-    k = _tokens_per_turn(cooperation)
+    k = tokens_per_turn(cooperation)
 
     def turn(role: Role) -> Turn:
         model, predictor = models[role], predictors[role]
-        generate = Generator(
-            role=role,
-            graph=model.graph,
-            sampling=model.sampling,
-            k=k[role],
-            predictor=predictor if reads_hidden_states(predictor) else None,
-            max_answer_tokens=cooperation.max_answer_tokens,
-        )
-        hand_over = HandOver(
-            role=role,
-            retokenize=model.host_tokenizer.step,
-            close=model.close if role == Role.STUDENT else None,
-            edit_shape=model.host_tokenizer.shape,
-            same_vocab=same_vocab(*(m.chat.tokenizer for m in models)),
-            marker=models[Role.STUDENT].chat.close_text,
-            depth=depth,
-            mesh=mesh,
-        )
         return Turn(
             role=role,
-            hand_over=hand_over,
-            generate=generate,
-            boundary=of.boundary(role, model, predictor, k[role]),
+            hand_over=of.hand_over(role, models),
+            generate=of.generator(role, model, predictor, k[role]),
+            boundary=of.boundary(role, models, predictor, k[role]),
             reject_unfinished=cooperation.on_budget == "reject",
             chunk=sizes.chunk,
         )
@@ -91,7 +75,7 @@ def build_schedule(
     return RollbackSchedule((turn(Role.STUDENT), turn(Role.TEACHER)))
 
 
-def _tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
+def tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
     """The student's k and the teacher's."""
     if isinstance(cooperation, PaperCooperation):
         return cooperation.k, cooperation.k
@@ -113,9 +97,42 @@ class _Parts:
         loop = self.cooperation.loop
         return None if loop is None else Repetition(loop.repeats, loop.min_bytes)
 
-    def boundary(self, role: Role, model: LanguageModel, predictor: Predictor, k: int) -> Boundary:
+    def hand_over(self, role: Role, models: Sequence[LanguageModel]) -> HandOver:
+        model = models[role]
+        hand_over = HandOver(
+            role=role,
+            retokenize=model.host_tokenizer.step,
+            close=model.close if role == Role.STUDENT else None,
+            edit_shape=model.host_tokenizer.shape,
+            same_vocab=same_vocab(*(m.chat.tokenizer for m in models)),
+            marker=models[Role.STUDENT].chat.close_text,
+            depth=self.depth,
+            mesh=self.mesh,
+        )
+        if not isinstance(self.cooperation, ReleasedCodeCooperation):
+            return hand_over
+        string = OneString(model.host_tokenizer.step, model.close)  # its tokens are of this prompt, not of the other's
+        close = string.close if role == Role.STUDENT else None
+        return dataclasses.replace(hand_over, retokenize=string.retokenize, close=close, same_vocab=False)
+
+    def generator(self, role: Role, model: LanguageModel, predictor: Predictor, k: int) -> Generator:
+        generator = Generator(
+            role=role,
+            graph=model.graph,
+            sampling=model.sampling,
+            k=k,
+            predictor=predictor if reads_hidden_states(predictor) else None,
+            max_answer_tokens=self.cooperation.max_answer_tokens,
+        )
+        if not isinstance(self.cooperation, ReleasedCodeCooperation):
+            return generator
+        limit = self.cooperation.max_think_tokens + self.cooperation.max_answer_tokens
+        return RequestGenerator(**vars(generator), max_model_len=limit)
+
+    def boundary(self, role: Role, models: Sequence[LanguageModel], predictor: Predictor, k: int) -> Boundary:
         if isinstance(self.cooperation, ReleasedCodeCooperation):
-            return self._released(self.cooperation, role, model, predictor)
+            return self._released(self.cooperation, role, models, predictor)
+        model = models[role]
         limits = (model.chat.textual_marker, self.repetition, self.cooperation.max_think_tokens)
         tokenizer, scorer = None, self._scorer(role, predictor, k)
         if reads_text(predictor):
@@ -133,13 +150,15 @@ class _Parts:
         return ProbeScorer(role, predictor, k + PENDING)
 
     def _released(
-        self, cooperation: ReleasedCodeCooperation, role: Role, model: LanguageModel, predictor: Predictor
+        self, cooperation: ReleasedCodeCooperation, role: Role, models: Sequence[LanguageModel], predictor: Predictor
     ) -> ReleasedBoundary:
         if not reads_text(predictor):
             raise ConfigError(
                 f"predictors.{role.name.lower()}: a probe predicts what its model writes itself, and preset "
                 "released_code judges the text anew at every turn; use preset paper"
             )
-        retokenizer = Retokenizer(predictor.tokenizer)
-        window = HostWindow(retokenizer, model.chat.textual_marker, self.repetition, cooperation.window)
+        marker = models[role].chat.textual_marker
+        tags = END_TAGS if marker is None or marker in END_TAGS else (*END_TAGS, marker)
+        student = models[Role.STUDENT].retokenizer
+        window = HostWindow(Retokenizer(predictor.tokenizer), student, tags, self.repetition, cooperation.window)
         return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, self.mesh)

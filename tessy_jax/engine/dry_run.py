@@ -9,34 +9,44 @@ from rich.console import Console
 
 from tessy_jax.config.sections import EngineConfig
 from tessy_jax.data.inputs import Reject
+from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem
 from tessy_jax.engine.language_model import prompt_ids
 from tessy_jax.engine.pair import Pair
 from tessy_jax.engine.rows import NAMES
+from tessy_jax.engine.sizes import too_long
 from tessy_jax.engine.solo import Solo
 from tessy_jax.models import DecoderConfig, init_cache, parameter_bytes, read_config
 from tessy_jax.models.mask import Mask
 
 GIB = 2**30
+_SHOWN = 3
+"""Problems whose prompts are shown."""
 
 
-def dry_run(models: Pair | Solo, rows: Sequence[Problem | Reject]) -> None:
-    """Prints the rows that cannot be used, each model's prompt of the first problem, the plan and the memory."""
+def dry_run(models: Pair | Solo, rows: Sequence[Problem | Reject]) -> bool:
+    """Prints the rows that cannot be used, each model's prompts of the first problems, the plan and the memory.
+
+    Returns whether rows would be rejected.
+    """
     config = models.config
-    problems = [row for row in rows if isinstance(row, Problem)]
     out = Console(highlight=False, markup=False, soft_wrap=True)
-    for row in rows:
-        if isinstance(row, Reject):
-            out.print(f"reject: {row.file}:{row.line}: {row.reason}")
-    for name, source in zip(NAMES, models.sources, strict=False):
+    found = [_look(models, row) for row in rows]
+    rejects = [row for row in found if isinstance(row, Reject)]
+    usable = [row for row in found if isinstance(row, _Prompts)]
+    for reject in rejects:
+        out.print(f"reject: {reject.file}:{reject.line}: {reject.reason}")
+    for role, (name, source) in enumerate(zip(NAMES, models.sources, strict=False)):
         out.rule(f"{name}: {source.config.model}")
-        if problems:
-            ids = prompt_ids(source.chat, source.config.prompt.system, problems[0].messages)
+        for prompts in usable[:_SHOWN]:
+            ids = prompts.ids[role]
+            out.print(f"{prompts.id}:")
             out.print(source.chat.reference.decode(ids))
             out.print(f"{len(ids)} ids: {ids}")
         out.print(f"sampling: {source.config.sampling}")
     out.rule("plan")
-    out.print(f"{len(problems)} problems x {config.samples} samples, {config.engine.batch} slots; {models.plan}")
+    problems = sum(isinstance(row, Problem) for row in rows)
+    out.print(f"{problems} problems x {config.samples} samples, {config.engine.batch} slots; {models.plan}")
     out.rule("memory, GiB over all devices")
     total = 0.0
     for part in _parts(models):
@@ -45,6 +55,27 @@ def dry_run(models: Pair | Solo, rows: Sequence[Problem | Reject]) -> None:
         out.print(f"{part.name + ' cache':<28}{memory.cache / GIB:8.2f}")
         total += memory.weights / GIB + memory.cache / GIB
     out.print(f"{'sum, without temporaries':<28}{total:8.2f}")
+    return bool(rejects)
+
+
+class _Prompts(NamedTuple):
+    """The prompts of a row that can be done, in the tokens of each model."""
+
+    id: str
+    ids: list[list[int]]
+
+
+def _look(models: Pair | Solo, row: Problem | Reject) -> _Prompts | Reject:
+    """What an engine makes of a row: its prompts, or why it rejects it."""
+    if isinstance(row, Reject):
+        return row
+    try:
+        ids = [prompt_ids(source.chat, source.config.prompt.system, row.messages) for source in models.sources]
+    except Exception as error:
+        reason: str | None = why(error)
+    else:
+        reason = too_long([len(each) for each in ids], models.rooms)
+    return _Prompts(row.id, ids) if reason is None else Reject(row.id, row.file, row.line, reason, "")
 
 
 class Memory(NamedTuple):

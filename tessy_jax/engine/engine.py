@@ -18,11 +18,21 @@ from tessy_jax.cooperate.host_callback import ROWS
 from tessy_jax.cooperate.loop import Loop
 from tessy_jax.cooperate.state import Phase, Role
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
+from tessy_jax.data.inputs import Reject
+from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem, Record, RowState, Span
 from tessy_jax.devices.processes import anywhere, everywhere
-from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.engine.rows import Job
-from tessy_jax.engine.sizes import ROLLBACK_DEPTH, make_caches, make_params, make_rows, prefill_rows, prompt_room
+from tessy_jax.engine.sizes import (
+    ROLLBACK_DEPTH,
+    make_caches,
+    make_params,
+    make_rows,
+    prefill_rows,
+    prompt_room,
+    too_long,
+)
 from tessy_jax.predictors.base import Predictor
 
 log = logging.getLogger(__name__)
@@ -86,7 +96,7 @@ class Engine:
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, config, seed)
+        self.rows = make_rows(models, predictors, budgets, config, seed)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -115,26 +125,28 @@ class Engine:
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def room(self, job: Job) -> tuple[list[list[int]], str | None]:
-        """The job's prompts, in the tokens of each model, and why it does not fit, if so."""
-        prompts = [model.prompt_ids(job.problem.messages) for model in self.models]
-        for name, prompt, room in zip(("student", "teacher"), prompts, self._rooms, strict=True):
-            if len(prompt) > room:
-                return prompts, (
-                    f"the prompt has {len(prompt)} tokens for the {name}; engine.context {self.config.context} "
-                    f"leaves room for {room} beside the token budgets"
-                )
-        return prompts, None
-
-    def generate(self, problems: Iterable[Problem], samples: int = 1) -> Iterator[Record]:
-        """The traces of `problems`, `samples` of each, in the order in which they are finished.
-
-        A problem that cannot be done (its prompt is too long, or the row is rejected) is left out and named in the log;
-        `run` says which and why.
+    def room(self, job: Job) -> tuple[list[Prompt], str | None]:
+        """The job's prompts, in the tokens of each model, and why it cannot be done, if so: it does not fit, or a
+        template or tokenizer refuses it.
         """
-        for dispatch in self.run(Job(problem, sample) for problem in problems for sample in range(samples)):
+        try:
+            prompts = self.rows.prompts(job.problem.messages)
+        except Exception as error:  # templates are programs: whatever one raises, the other rows go on
+            return [], why(error)
+        for name, prompt in zip(("student", "teacher"), prompts, strict=True):
+            if len(prompt.opening) > self.rows.text_bytes:
+                return prompts, f"the prompt for the {name} has {len(prompt.opening)} bytes without a word's end"
+        return prompts, too_long([prompt.size for prompt in prompts], self._rooms)
+
+    def generate(self, rows: Iterable[Problem | Reject], samples: int = 1) -> Iterator[Record]:
+        """The traces of the problems among `rows`, `samples` of each, in the order in which they are finished.
+
+        A row that cannot be used (it is a reject, a template refuses it, its prompt is too long) is left out and named
+        in the log with the reason; the others go on.
+        """
+        for dispatch in self.run(Job(problem, sample) for problem in _usable(rows) for sample in range(samples)):
             for job, reason in dispatch.rejected:
-                log.warning("%s, sample %d: %s", job.problem.id, job.sample_index, reason)
+                log.warning("%s, sample %d: %s", _place(job.problem), job.sample_index, reason)
             yield from dispatch.finished
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Dispatch]:
@@ -176,7 +188,13 @@ class Engine:
                 if problem:
                     rejected.append((job, problem))
                     continue
-                self.rows.fill(fresh, slot, job, prompts)
+                try:
+                    self.rows.fill(fresh, slot, job, prompts)
+                except Exception as error:  # of a tokenizer, over the text of a row that is taken up again
+                    for array in jax.tree.leaves(fresh):
+                        array[slot] = 0
+                    rejected.append((job, why(error)))
+                    continue
                 self.slots[slot], rows[slot] = _Slot(job, list(job.start.spans)), True
                 longest = max(longest, *(int(stream.n[slot]) for stream in fresh.streams))
         everyone = np.flatnonzero(everywhere(rows))
@@ -237,3 +255,16 @@ class Engine:
             spans=int((spans[:, 1] == Phase.THINK).sum()),
             seconds=seconds,
         )
+
+
+def _usable(rows: Iterable[Problem | Reject]) -> Iterator[Problem]:
+    for row in rows:
+        if isinstance(row, Reject):
+            log.warning("%s:%d: %s", row.file, row.line, row.reason)
+        else:
+            yield row
+
+
+def _place(problem: Problem) -> str:
+    """The problem's id, and where its row stands: "p7 (problems.jsonl:8)"."""
+    return f"{problem.id} ({problem.file}:{problem.line})" if problem.file else problem.id

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +23,7 @@ from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.records import Message
 from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
 from tessy_jax.models.hub import model_folder
-from tessy_jax.models.weights import open_tensors
-from tessy_jax.text.chat import Chat, with_system
+from tessy_jax.text.chat import PROBES, Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -32,6 +31,20 @@ from tessy_jax.text.utf8 import INVALID, STATES, byte_matrix, utf8_table
 from tessy_jax.text_jax.canonical import Canonical
 
 _SPACES = b" \t\r\n\v\f"
+
+
+class Prompt(NamedTuple):
+    """What a model reads before the text.
+
+    Attributes:
+        ids: tokens that stand whatever follows.
+        opening: the bytes behind those; they and the text are tokenised as one string.
+        size: tokens of it all, no text behind it.
+    """
+
+    ids: list[int]
+    opening: bytes
+    size: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,6 +78,17 @@ class LanguageModel:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a problem, up to where the trace begins."""
         return prompt_ids(self.chat, self.system, messages)
+
+    def prompt(self, messages: Sequence[Message], one_string: bool = False) -> Prompt:
+        """The prompt of a problem; `one_string`: whether it is tokenised as one string with the text behind it."""
+        if not one_string:
+            ids = self.prompt_ids(messages)
+            return Prompt(ids, b"", len(ids))
+        ids, end = self.chat.prompt_parts(with_system(self.system, messages))
+        fixed = self.retokenizer.sync_before(end, len(end))
+        tokens = self.retokenizer.encode(end, 0, len(end))[0]
+        behind = self.retokenizer.encode(end, fixed, len(end))[0]
+        return Prompt(ids + tokens[: len(tokens) - len(behind)], end[fixed:], len(ids) + len(tokens))
 
     def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
         """An empty cache for `batch` rows of at most `length` tokens; `slack`: see `models.init_cache`."""
@@ -129,13 +153,14 @@ class LanguageModel:
             state = int(self._allowed[state, token])
         return state % STATES
 
-    def close(self, text: np.ndarray, kept: int) -> TokenEdits:
-        """The edit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace.
+    def close(self, text: np.ndarray, kept: int, begin: int = 0) -> TokenEdits:
+        """The edit that ends the thinking: from the tokens of `text[:kept]` to those of the closed trace, which begins
+        at byte `begin`.
 
         White space at the end of the trace goes, so that the marker always has the student's own newlines around it.
         """
         data = text[:kept].tobytes()
-        trace = data.rstrip(_SPACES)
+        trace = data[:begin] + data[begin:].rstrip(_SPACES)
         start = self.retokenizer.sync_before(data, len(trace))
         covered = len(trace) + len(self.chat.close_text)
         after = self.chat.closed_ids(trace, start=start)
@@ -180,12 +205,15 @@ class ModelSource:
         thinking = thinking_of(folder, **config.thinking.model_dump(exclude_none=True))
         loaded = chat.load(folder, thinking=thinking, **config.prompt.model_dump(exclude={"system"}))
         loaded.check()
+        loaded.prompt_ids(PROBES[0])  # or every row would be refused
         source = cls(config, folder, loaded)
+        shapes = source.shapes
         try:
-            models.describe(source.shapes)
+            models.describe(shapes)
         except models.ModelConfigError as error:
             raise models.ModelConfigError(f"{folder}: {error}") from None
-        open_tensors(folder)
+        loaded.check_fits(shapes.vocab_size)
+        models.check_weights(shapes, folder)
         return source
 
     def identity(self) -> dict[str, Any]:

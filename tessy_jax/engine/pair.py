@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from tessy_jax.config.synthesize import SynthesisConfig
-from tessy_jax.engine.build import build_engine
+from tessy_jax.engine.build import build_engine, tokens_per_turn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.predictors.base import JudgedModel, OwnModel, PredictorSource
 from tessy_jax.predictors.registry import open_predictor
 from tessy_jax.text.chat import Chat
@@ -65,6 +66,12 @@ class Pair:
     def plan(self) -> str:
         """What decides a trace, for the user."""
         return str(self.config.cooperation)
+
+    @property
+    def rooms(self) -> list[PromptRoom]:
+        """The room for each prompt; raises ConfigError where there is none."""
+        cooperation = self.config.cooperation
+        return prompt_room(cooperation, self.config.engine, max(tokens_per_turn(cooperation)))
 
     @property
     def predictor_models(self) -> dict[str, OwnModel]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tessy_jax.cooperate.sampling import row_key
-from tessy_jax.cooperate.state import Finish, Phase, Role, State, Stream
-from tessy_jax.data.records import Author, Problem, Record, RowState, Span, TokenCounts
+from tessy_jax.cooperate.state import Finish, Opening, Phase, Requests, Role, State, Stream
+from tessy_jax.data.records import Author, Message, Problem, Record, RowState, Span, TokenCounts
 from tessy_jax.data.records import FinishReason as Ending
-from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.text.retokenize import Retokenizer
 
 NAMES: tuple[Author, Author] = ("student", "teacher")
@@ -41,6 +41,7 @@ class Rows:
       models: the student and the teacher.
       predictor_vocabs: the vocabularies that the two predictors read, by role; None: it reads no text.
       context: tokens per stream. text_bytes: bytes of text per row. log: spans that fit one dispatch.
+      one_string: whether prompt and text are tokenised as one string (preset `released_code`).
     """
 
     models: tuple[LanguageModel, ...]
@@ -49,6 +50,11 @@ class Rows:
     text_bytes: int
     log: int
     seed: int
+    one_string: bool = False
+
+    def prompts(self, messages: Sequence[Message]) -> list[Prompt]:
+        """A problem's prompts, by role."""
+        return [model.prompt(messages, self.one_string) for model in self.models]
 
     def empty(self, batch: int) -> State:
         """A batch of empty slots."""
@@ -60,6 +66,9 @@ class Rows:
             many, one = (lambda: zeros(self.context)), zeros
             return Stream(many(), many(), one(), one(), one(), one(), one())
 
+        def opening() -> Opening:
+            return Opening(zeros(self.text_bytes, dtype=np.uint8), zeros(), zeros())
+
         return State(
             key=zeros(2, dtype=np.uint32), text=zeros(self.text_bytes, dtype=np.uint8), kept=zeros(), written=zeros(),
             utf8=zeros(), span_start=zeros(), role=zeros(), phase=zeros(), event=zeros(), think_end=zeros(),
@@ -67,9 +76,10 @@ class Rows:
             finish_answer=zeros(), log=zeros(self.log, 5), logged=zeros(), streams=(stream(), stream()),
             predictor_streams=(stream(), stream()),
             style=(zeros(self.context, dtype=np.float32), zeros(self.context, dtype=np.float32)),
+            requests=Requests((opening(), opening()), zeros()) if self.one_string else None,
         )  # fmt: skip
 
-    def fill(self, batch: State, slot: int, job: Job, prompts: Sequence[Sequence[int]]) -> None:
+    def fill(self, batch: State, slot: int, job: Job, prompts: Sequence[Prompt]) -> None:
         """Writes `job` into a slot: all that is not in its `RowState` follows from it."""
         row = job.start
         role = Role(NAMES.index(row.role))
@@ -97,16 +107,25 @@ class Rows:
         batch.text[slot, : len(row.text)] = np.frombuffer(row.text, np.uint8)
         for author, model in enumerate(self.models):
             sampled = (row.span_tokens, row.span_ends) if author == role else ((), ())
+            prompt = prompts[author]
+            begin, string = len(prompt.opening), prompt.opening + row.text
             if thinking:
-                ids, ends = model.retokenizer.encode(row.text, 0, row.span_start)
+                ids, ends = model.retokenizer.encode(string, 0, begin + row.span_start)
+                ends = [max(0, end - begin) for end in ends]
             else:
-                ids = model.chat.closed_ids(row.text[: row.counters["think_end"]]) if author == Role.STUDENT else []
+                closed = string[: begin + row.counters["think_end"]]
+                ids = model.chat.closed_ids(closed) if author == Role.STUDENT else []
                 ends = [row.span_start] * len(ids)
-            _fill_stream(batch.streams[author], slot, prompts[author], (ids, ends), row.span_start, sampled)
+            _fill_stream(batch.streams[author], slot, prompt.ids, (ids, ends), row.span_start, sampled)
         for stream, retokenizer in zip(batch.predictor_streams, self.predictor_vocabs, strict=True):
             covered = row.kept if thinking and retokenizer else 0
             read = retokenizer.encode(row.text, 0, covered) if retokenizer else ((), ())
             _fill_stream(stream, slot, (), read, covered, ((), ()))
+        if batch.requests is not None:
+            batch.requests.attempt[slot] = row.counters.get("attempt", 0)
+            for opening, prompt in zip(batch.requests.openings, prompts, strict=True):
+                opening.text[slot, : len(prompt.opening)] = np.frombuffer(prompt.opening, np.uint8)
+                opening.size[slot], opening.prompt[slot] = len(prompt.opening), prompt.size
         base = int(batch.streams[role].base[slot])
         batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
 
@@ -135,7 +154,8 @@ class Rows:
                 "think_tokens": int(batch.think_tokens[slot]),
                 "span_sampled": sampled,
                 "think_end": int(batch.think_end[slot]),
-            },
+            }
+            | ({} if batch.requests is None else {"attempt": int(batch.requests.attempt[slot])}),
             finish_think=Finish(finish).name.lower() if finish else None,
         )
 
@@ -166,6 +186,8 @@ class Rows:
             return f"the row outgrew its buffers ({self.context} tokens, {self.text_bytes} bytes): raise engine.context"
         if think == Finish.FAILED:
             return "the text could not be tokenised on the host; run.log has the reason"
+        if think == Finish.BLANK:
+            return "a turn was white space only, however often it was asked for (preset released_code)"
         if answer == Finish.NONE:
             return f"thinking ended by '{think.name.lower()}' and on_budget is 'reject'"
         text = batch.text[slot, : int(batch.written[slot])].tobytes()

@@ -65,8 +65,7 @@ def write_traces(
     mesh = make_mesh(config.mesh, config.engine.batch)
     models = open_models(config)
     if options.dry_run:
-        dry_run(models, rows)
-        return DONE
+        return REJECTS if dry_run(models, rows) else DONE
 
     index, count = jax.process_index(), jax.process_count()
     with _open_run(models, options.overwrite) as run, log_to(run.log_path):
@@ -179,7 +178,15 @@ class Work:
             run.append(record.to_row())
         for job, reason in dispatch.rejected:
             problem = job.problem
-            run.reject({"id": problem.id, "sample_index": job.sample_index, "line": problem.line, "reason": reason})
+            run.reject(
+                {
+                    "id": problem.id,
+                    "sample_index": job.sample_index,
+                    "file": problem.file,
+                    "line": problem.line,
+                    "reason": reason,
+                }
+            )
         run.write_journal([*dispatch.active, *self.journal.values()])
 
         progress.done += len(dispatch.finished)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from tessy_jax.config.sections import Budgets, EngineConfig
+from tessy_jax.config.synthesize import ReleasedCodeCooperation
 from tessy_jax.cooperate.params import Params
 from tessy_jax.cooperate.turn import RoleCaches
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
@@ -40,24 +41,63 @@ def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> Prefill
     return PrefillRows(min(many, max(ways, config.batch // 8)), many)
 
 
-def prompt_room(budgets: Budgets, config: EngineConfig, k: int) -> list[int]:
-    """Tokens that the context leaves for the student's and the teacher's prompt; `k`: tokens of a turn, at most.
+class PromptRoom(NamedTuple):
+    """Tokens that there are for a prompt, and what limits them."""
+
+    tokens: int
+    limit: str
+
+
+def prompt_room(budgets: Budgets, config: EngineConfig, k: int) -> list[PromptRoom]:
+    """The room for the student's and the teacher's prompt; `k`: tokens of a turn, at most.
 
     Raises:
-        ConfigError: there are none for the student's.
+        ConfigError: there is none for the student's.
     """
     margin = MARGIN + k
+    if isinstance(budgets, ReleasedCodeCooperation):
+        return [_released_room(budgets, config, margin)] * 2
     needed = (budgets.max_think_tokens + budgets.max_answer_tokens + margin, budgets.max_think_tokens + margin)
     if config.context <= needed[0]:
         raise ConfigError(
             f"engine.context {config.context} holds no prompt: the token budgets need {needed[0]} tokens; "
             "raise engine.context or lower max_think_tokens or max_answer_tokens"
         )
-    return [config.context - tokens for tokens in needed]
+    rooms = [config.context - tokens for tokens in needed]
+    return [
+        PromptRoom(room, f"engine.context {config.context} leaves room for {room} beside the token budgets")
+        for room in rooms
+    ]
+
+
+def _released_room(budgets: Budgets, config: EngineConfig, margin: int) -> PromptRoom:
+    """The budgets are for the prompt as well; with it and one token they may not be spent yet."""
+    total = budgets.max_think_tokens + budgets.max_answer_tokens
+    if config.context < total + margin:
+        raise ConfigError(
+            f"engine.context {config.context} is too small: the token budgets and a turn need {total + margin} tokens; "
+            "raise engine.context or lower max_think_tokens or max_answer_tokens"
+        )
+    room = total - 2
+    return PromptRoom(
+        room, f"max_think_tokens and max_answer_tokens, which count the prompt in this preset, leave room for {room}"
+    )
+
+
+def too_long(sizes: Sequence[int], rooms: Sequence[PromptRoom]) -> str | None:
+    """Why prompts of these sizes, the student's and the teacher's, do not fit into their rooms; None where they do."""
+    for name, size, room in zip(("student", "teacher"), sizes, rooms, strict=False):
+        if size > room.tokens:
+            return f"the prompt has {size} tokens for the {name}; {room.limit}"
+    return None
 
 
 def make_rows(
-    models: Sequence[LanguageModel], predictors: Sequence[Predictor], config: EngineConfig, seed: int
+    models: Sequence[LanguageModel],
+    predictors: Sequence[Predictor],
+    budgets: Budgets,
+    config: EngineConfig,
+    seed: int,
 ) -> Rows:
     """The rows of an engine; everything by role."""
     return Rows(
@@ -67,6 +107,7 @@ def make_rows(
         text_bytes=8 * config.context,
         log=2 * config.turns_per_dispatch + 2,
         seed=seed,
+        one_string=isinstance(budgets, ReleasedCodeCooperation),
     )
 
 

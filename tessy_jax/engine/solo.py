@@ -18,6 +18,7 @@ from tessy_jax.engine.build import build_engine
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
 from tessy_jax.engine.rows import Job
+from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.models.cache import Cache, init_cache
 from tessy_jax.models.mask import Blocks
 from tessy_jax.predictors.base import OwnModel
@@ -41,6 +42,12 @@ class Solo:
     def plan(self) -> str:
         """What decides a text, for the user."""
         return str(self.config.budgets)
+
+    @property
+    def rooms(self) -> list[PromptRoom]:
+        """The room for a prompt, twice; raises ConfigError where there is none."""
+        budgets = self.config.budgets
+        return prompt_room(budgets, self.config.engine, budgets.k)
 
     @property
     def predictor_models(self) -> dict[str, OwnModel]:

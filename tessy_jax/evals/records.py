@@ -54,6 +54,8 @@ class Response:
     Attributes:
         response: the whole text of the assistant, thinking included.
         n_tokens: of the whole text; None where the source does not say.
+        answer_start: the character of `response` at which the answer begins; None: where the markers of the thinking
+            say.
     """
 
     problem_id: str
@@ -62,6 +64,12 @@ class Response:
     finish: Finish = "stop"
     n_tokens: int | None = None
     seed: int | None = None
+    answer_start: int | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it apart within a benchmark."""
+        return self.problem_id, self.sample_index
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,11 @@ class Judgement:
     wall_seconds: float = 0.0
     memory_mib: float = 0.0
     judge: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it apart within a benchmark."""
+        return self.problem_id, self.sample_index
 
     @property
     def passed(self) -> bool:

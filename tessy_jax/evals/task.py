@@ -17,12 +17,22 @@ class Task(Protocol):
         label: of the column in tables: "LCB-V5".
         runs: responses per problem that reproduce the paper's column.
         groups: tags by which tables are divided: ("difficulty", "platform").
+        mean_over: a tag: the headline is the plain mean of its values' scores; None: the mean over problems.
+        shows_prompts: whether its problems may stand in reports.
     """
 
-    name: str
-    label: str
-    runs: int
-    groups: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def runs(self) -> int: ...
+    @property
+    def groups(self) -> tuple[str, ...]: ...
+    @property
+    def mean_over(self) -> str | None: ...
+    @property
+    def shows_prompts(self) -> bool: ...
 
     def problems(self) -> Iterator[Problem]:
         """The problems, in the order of the file, without their tests: these may be gigabytes.

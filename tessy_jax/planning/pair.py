@@ -70,7 +70,7 @@ class Shapes:
 
     def carry(self, sizes: EngineConfig) -> Carry:
         """What an engine of these sizes writes to."""
-        rows = make_rows(self.models, self.predictors, sizes, self.config.seed)
+        rows = make_rows(self.models, self.predictors, self.config.cooperation, sizes, self.config.seed)
         caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, mesh), self.mesh)
         return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
 

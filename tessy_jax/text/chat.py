@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tessy_jax.text.reference import open_reference, read_settings, refuse_unknown_tokens, template_of
+from tessy_jax.text.stand_ins import ControlStrings, StandIns, characters
 from tessy_jax.text.thinking import Thinking, thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 from tessy_jax.text.words import next_cut
@@ -36,6 +37,10 @@ PROBES: tuple[Messages, ...] = (
     ),
 )
 """Conversations for which `Chat.check` compares prompts with the checkpoint's own tokenizer."""
+
+
+_DATA = ("tools", "documents")
+"""Variables of a template that hold texts of others: control strings in them are text."""
 
 
 def with_system(system: str | None, messages: Messages) -> Messages:
@@ -64,9 +69,8 @@ class Chat:
         self.template = template
         self.thinking = thinking
         self.options = options
-        # As in the reference, the longest of several that match wins.
-        names = sorted(tokenizer.control, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, names)) or "(?!)")
+        self._strings = ControlStrings(tokenizer.control)
+        self._control = self._strings.pattern
 
     @classmethod
     def load(
@@ -89,18 +93,12 @@ class Chat:
 
         Raises `TextError` when a file or the template is missing, or a textual marker could be cut in two.
         """
-        from transformers import AutoTokenizer
-
         thinking = thinking or thinking_of(folder)
         tokenizer = ContentTokenizer.load(folder, structural=(thinking.marker,))
-        reference = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        refuse_unknown_tokens(Path(folder), tokenizer.ids)
+        reference = open_reference(folder)
         if template is None:
-            if not reference.chat_template:
-                raise TextError(
-                    f"{folder} has no chat template: give a Jinja template as prompt.template in the config"
-                    " (base models have none)."
-                )
-            template = reference.get_chat_template()
+            template = template_of(reference, folder)
         if date is not None:  # a macro takes the place of the function that templates of transformers call
             template = f"{{%- macro strftime_now(form) -%}}{{{{ {json.dumps(date)} }}}}{{%- endmacro -%}}{template}"
         chat = cls(Path(folder), tokenizer, reference, template, thinking, options or {})
@@ -114,11 +112,21 @@ class Chat:
         """The prompt up to where the trace begins: the template with its generation prompt, then `thinking.open` if
         it is not there yet.
 
-        Control strings inside contents are text. In an assistant message the two thinking strings keep their meaning:
-        templates look for them. Raises `TextError` when the template refuses the messages.
+        Control strings in messages are text, in whatever field the template writes. In an assistant's content the two
+        thinking strings keep their meaning: templates look for them. Raises `TextError` when the template refuses the
+        messages, or has closed the thinking already.
         """
         rendered, hidden = self._render(messages)
         return self._encode(self._opened(rendered), hidden)
+
+    def prompt_parts(self, messages: Messages) -> tuple[list[int], bytes]:
+        """The same as `prompt_ids` in two parts: the tokens up to the last control token, and the text behind it, which
+        may be tokenised as one string with what follows.
+        """
+        rendered, hidden = self._render(messages)
+        prompt = self._opened(rendered)
+        at = max((found.end() for found in self._control.finditer(prompt)), default=0)
+        return self._encode(prompt[:at], hidden), prompt[at:].translate(str.maketrans(dict(hidden))).encode()
 
     def bare_prompt_ids(self, messages: Messages) -> list[int]:
         """The prompt up to an assistant's message that does not think: without `thinking.open`, even where the
@@ -132,41 +140,31 @@ class Chat:
         return self._encode(bare, hidden)
 
     def _render(self, messages: Messages) -> tuple[str, dict[str, str]]:
-        """The rendered prompt, in which private-use characters stand for control strings of contents, and what those
-        stand for.
+        """The rendered prompt, in which rare characters stand for control strings of the messages, and what
+        those stand for.
         """
-        used = set(self.template).union(*(str(message.get("content")) for message in messages))
-        free = (c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in used)
-        stand_in: dict[str, str] = {}
+        for message in messages:
+            if not isinstance(message.get("content"), str):
+                what = type(message.get("content")).__name__
+                raise TextError(f"the content of a {message.get('role')} message is {what}, not text.")
+        hidden = StandIns(self._strings, characters([self.template, self.options, list(messages)]))
         meant = {self.thinking.open.strip(), self.thinking.marker}
+        data = {name: hidden.replace_all(self.options[name]) for name in _DATA if name in self.options}
+        rendered = self._apply([hidden.hide_message(message, meant) for message in messages], **data)
+        return rendered, hidden.meaning
 
-        def hide(message: Mapping[str, Any]) -> dict[str, Any]:
-            def replace(found: re.Match[str]) -> str:
-                name = found.group()
-                if message["role"] == "assistant" and name in meant:
-                    return name
-                if name not in stand_in:
-                    stand_in[name] = next(free)
-                return stand_in[name]
-
-            content = message.get("content")
-            if not isinstance(content, str):
-                raise TextError(
-                    f"the content of a {message.get('role')} message is {type(content).__name__}, not text."
-                )
-            return {**message, "content": self._control.sub(replace, content)}
-
-        return self._apply([hide(message) for message in messages]), {c: name for name, c in stand_in.items()}
-
-    def _apply(self, messages: Iterable[Mapping[str, Any]], answer_next: bool = True) -> str:
+    def _apply(self, messages: Iterable[Mapping[str, Any]], answer_next: bool = True, **data: Any) -> str:
         from jinja2 import TemplateError
 
         try:
             return self.reference.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=answer_next, **self._variables
+                list(messages), tokenize=False, add_generation_prompt=answer_next, **self._variables | data
             )
         except TemplateError as error:
             raise TextError(f"the chat template of {self.folder} refuses the messages: {error}") from error
+        except Exception as error:  # templates are programs: they can fail in any way
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise TextError(f"the chat template of {self.folder} fails on the messages: {what}") from error
 
     @property
     def _variables(self) -> dict[str, Any]:
@@ -175,9 +173,22 @@ class Chat:
 
     def _opened(self, rendered: str) -> str:
         """`rendered` with `thinking.open` at its end; a template may already have written it, without its last white
-        space.
+        space. Raises `TextError` where it has also closed it.
         """
+        if self._is_closed(rendered):
+            raise TextError(
+                f"the chat template of {self.folder} has closed the thinking where it should begin"
+                f" ({rendered.rstrip()[-40:]!r}): let it think by prompt.options, for many models"
+                " {enable_thinking: true} or {thinking: true}, or give another prompt.template."
+            )
         return self._bare(rendered) + self.thinking.open
+
+    def _is_closed(self, rendered: str) -> bool:
+        """Whether the template ends the prompt with an empty thinking, or with its end alone (DeepSeek V3.1)."""
+        opening, marker, prompt = self.thinking.open.strip(), self.thinking.marker, rendered.rstrip()
+        if not opening or not prompt.endswith(marker):
+            return False
+        return bool(self.end_ids) or prompt.removesuffix(marker).rstrip().endswith(opening)
 
     def _bare(self, rendered: str) -> str:
         opening = self.thinking.open
@@ -227,9 +238,12 @@ class Chat:
         """
         found = {self.reference.eos_token_id, self._after_answer()}
         for name in ("generation_config.json", "config.json"):
-            path = self.folder / name
-            value = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+            value = read_settings(self.folder, name).get("eos_token_id")
             found.update(value if isinstance(value, list) else [value])
+        if wrong := [i for i in found if i is not None and not isinstance(i, int)]:
+            raise TextError(
+                f"{self.folder}: eos_token_id of generation_config.json or config.json: is {wrong[0]!r:.60}."
+            )
         return frozenset(i for i in found if i is not None)
 
     @cached_property
@@ -303,6 +317,12 @@ class Chat:
 
     # Conformance
 
+    def check_fits(self, rows: int) -> None:
+        """Raises `TextError` where the model's embedding, which has so many rows, is too small for what is written."""
+        thinking, end = self.thinking, self.reference.eos_token or ""
+        markers = (thinking.open, thinking.before, thinking.marker, thinking.after, end)
+        self.tokenizer.check_fits(rows, "\n".join((self.template, *markers)))
+
     @cached_property
     def template_hash(self) -> str:
         """SHA-256 of the template, its variables and how thinking is written, for manifests."""
@@ -322,6 +342,8 @@ class Chat:
                 if number == 0:
                     raise
                 continue
+            if self.tokenizer.control.keys() & set(hidden.values()):
+                continue  # of `options`: text here, and control tokens in the reference
             theirs = self.reference.apply_chat_template(
                 list(messages),
                 tokenize=True,
@@ -330,6 +352,8 @@ class Chat:
                 **self._variables,
             )
             self._compare("chat template", self._encode(rendered, hidden), theirs)
+            if self._is_closed(rendered):  # no prompt for thinking: `prompt_ids` refuses it
+                continue
             opened = self.reference(self._opened(rendered), add_special_tokens=False)["input_ids"]
             ids = self.prompt_ids(messages)
             self._compare("chat template with the opening of the thinking", ids, opened)

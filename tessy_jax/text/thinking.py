@@ -1,8 +1,10 @@
 """How models write their thinking: the strings around it."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from tessy_jax.text.files import read_json
+from tessy_jax.text.tokenizer import TextError
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ def thinking_of(folder: str | Path, **given: str) -> Thinking:
     with the `given` strings in place of those.
     """
     path = Path(folder) / "tokenizer.json"
-    added = json.loads(path.read_text(encoding="utf-8")).get("added_tokens", []) if path.is_file() else []
-    form = HARMONY if _HARMONY_TOKENS.issubset(token["content"] for token in added) else Thinking()
+    added = read_json(path, TextError).get("added_tokens") if path.is_file() else None
+    named = [token.get("content") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    names = {name for name in named if isinstance(name, str)}
+    form = HARMONY if names >= _HARMONY_TOKENS else Thinking()
     return replace(form, **given)

@@ -17,6 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tessy_jax.errors import UserError
+from tessy_jax.text.files import read_json
 
 
 class TextError(UserError, ValueError):
@@ -84,6 +85,7 @@ class ContentTokenizer:
         self._ids = {**model["vocab"], **{t["content"]: t["id"] for t in added}}
         self.vocab_size = max(self._ids.values()) + 1
         """1 + the highest id. A model's embedding may have more rows (padding)."""
+        self._special = {t["content"] for t in added if t["special"]}
 
     @classmethod
     def load(cls, folder: str | Path, structural: tuple[str, ...] = ()) -> ContentTokenizer:
@@ -91,12 +93,43 @@ class ContentTokenizer:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise TextError(f"{path} is missing: give a checkpoint folder with a fast tokenizer (tokenizer.json).")
-        return cls(json.loads(path.read_text(encoding="utf-8")), structural, str(path))
+        spec = read_json(path, TextError)
+        try:
+            return cls(spec, structural, str(path))
+        except UserError:
+            raise
+        except Exception as error:  # a key that is missing, or what `tokenizers` raises, which is no more than this
+            raise TextError(
+                f"{path}: is no tokenizer that can be read ({type(error).__name__}: {error!s:.200}). Download it again."
+            ) from None
+
+    def check_fits(self, rows: int, written: str = "") -> None:
+        """Raises `TextError` where a model's embedding, which has so many rows, has none for a token that may be read.
+
+        A special token beyond them is none of these where nothing writes it (`<image_soft_token>` of Gemma 3 for text).
+
+        Args:
+            rows: config.json's vocab_size.
+            written: what prompts are written with besides content: the chat template and markers.
+        """
+        beyond = sorted((i, token) for token, i in self._ids.items() if i >= rows)
+        read = [(i, token) for i, token in beyond if token not in self._special or token in written]
+        if read:
+            raise TextError(
+                f"{self.source}: has {self.vocab_size} tokens, but config.json beside it has vocab_size {rows}: the"
+                f" model has no embedding for {read[0][1]!r} (id {read[0][0]}). Resize the embeddings"
+                " (model.resize_token_embeddings) and save the model again, or take its own tokenizer.json."
+            )
 
     @property
     def spec(self) -> Mapping[str, Any]:
         """The tokenizer.json that is in force, without what `__init__` removed."""
         return self._spec
+
+    @property
+    def ids(self) -> dict[str, int]:
+        """The id of every token, control tokens included."""
+        return self._ids
 
     @property
     def backend(self) -> Tokenizer:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tessy_jax import annotate
+from tessy_jax.annotation import thoughts
 from tessy_jax.annotation.lexicon import Lexicon
 from tessy_jax.data.segments import Annotated
 from tests.annotation.test_endpoint import said, serving
@@ -89,9 +90,28 @@ def test_another_drawing_is_another_run(config, capsys):
     assert call(config, "segments.seed=1", "--overwrite") == 0
 
 
+def test_whatever_a_row_raises_it_is_rejected(config, monkeypatch, capsys):
+    read = thoughts.read_record
+    monkeypatch.setattr(thoughts, "read_record", lambda row: read(row) if row["id"] not in ("r0", "r3") else row["no"])
+    assert call(config) == 3
+    found = [(row["id"], row["file"], row["line"], row["reason"]) for row in rejects(config.parent / "run")]
+    assert found == [("r0", "rows.jsonl", 1, "KeyError: 'no'"), ("r3", "rows.jsonl", 4, "KeyError: 'no'")]
+    assert {key[0] for key in segments(config.parent / "run")} == {"r1", "r2", "r4"}
+
+
+def test_conversations_as_json_in_strings(config):
+    whole = call(config), segments(config.parent / "run")
+    rows = [json.loads(line) for line in (config.parent / "rows.jsonl").read_text().splitlines()]
+    strings = [row | {"messages": json.dumps(row["messages"])} for row in rows]
+    (config.parent / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in strings))
+    assert (call(config, "--overwrite"), segments(config.parent / "run")) == whole
+
+
 def test_rows_that_give_no_text_are_rejected(config, capsys):
     file = config.parent / "rows.jsonl"
     file.write_text(file.read_text() + '{"id": "x", "prompt": "?"}\n{"id"\n')
+    assert call(config, "--dry-run") == 3
+    assert "reject: rows.jsonl:6: no thinking: expected" in capsys.readouterr().out
     for _ in range(2):
         assert call(config) == 3
         assert "36 segments done, 0 rejected (0.0%), 0 left" in (messages := capsys.readouterr().err)

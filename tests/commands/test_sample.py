@@ -157,7 +157,7 @@ def test_k_is_no_part_of_a_run_and_the_seed_is(tmp_path, capsys):
 def test_dry_run_and_bad_rows(tmp_path, capsys):
     file = tmp_path / "bad.jsonl"
     file.write_text('{"id": "p0", "question": "What is 2 + 3?", "level": 0}\n{"id": "b"}\n')
-    assert call("--dry-run", "--input", file, "--output", tmp_path / "run") == 0
+    assert call("--dry-run", "--input", file, "--output", tmp_path / "run") == 3
     shown = capsys.readouterr().out
     assert "reject: bad.jsonl:2: no prompt" in shown
     assert "<|im_start|>user\nWhat is 2 + 3?<|im_end|>\n<|im_start|>assistant\n<think>\n" in shown

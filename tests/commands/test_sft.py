@@ -112,7 +112,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     bad.write_text('{"messages": 3}\n')
     run = tmp_path / "run"
     source = student().parent / "traces"
-    assert call("--dry-run", "--output", run, f"data.train=[{source}, {bad}]") == 0
+    assert call("--dry-run", "--output", run, f"data.train=[{source}, {bad}]") == 3
     shown = capsys.readouterr().out
     assert "plan: 39 examples to train on and 1 held out; 14 steps of 8 rows of 96 tokens" in shown
     assert "reject: bad.jsonl:1: field 'messages'" in shown

@@ -95,6 +95,19 @@ def test_states_are_those_before_each_token(tmp_path: Path) -> None:
     assert all((s.classes != CONTEXT).all() for r in found for s in r.segments)
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_a_response_whose_prompt_is_refused_is_named(tmp_path: Path, bad: int) -> None:
+    responses, annotated = write_annotated(tmp_path, prompts=3)
+    refusing = "{% if 'What is BAD ' in messages[0].content %}{{ 1 // 0 }}{% endif %}{{ messages[0].content }}"
+    chat = Chat.load(write_model(tmp_path / "model"), template=refusing.replace("BAD", str(bad)))
+    found, rejects = read_responses([annotated], [responses], chat, None, 120)
+    assert {response.id for response in found} == {f"p{i}" for i in range(3) if i != bad}
+    assert [reject.partition(": the chat template of ")[0] for reject in rejects] == [
+        f"part-00000-of-00001.jsonl:{line}" for line in (2 * bad + 1, 2 * bad + 2)
+    ]
+    assert all(reject.endswith("ZeroDivisionError: integer division or modulo by zero") for reject in rejects)
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("probe")

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -11,6 +12,7 @@ from tessy_jax.config.boundary_predictors import UnigramPredictor
 from tessy_jax.config.schema import describe, to_yaml
 from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation, SynthesisConfig, load_config
 from tessy_jax.errors import ConfigError
+from tests.kit import ROOT
 
 MINIMAL = """
 student: {model: org/student}
@@ -234,3 +236,42 @@ def test_description_covers_every_key():
     assert any(line.startswith("student.sampling.top_k") for line in lines)
     assert any(line.startswith("cooperation.k_teacher (preset: released_code)") and "  10 " in line for line in lines)
     assert all(len(line.split("  ")[-1].split()) >= 2 for line in lines), "a key without a description"
+
+
+LATEX = r"Put it in ${\boxed{}}$, not in ${oc.env:HOME} or $x$."
+
+
+def test_dollars_and_braces_are_text(tmp_path):
+    file = tmp_path / "demo.yaml"
+    values = yaml.safe_load((ROOT / "configs/demo.yaml").read_text())
+    values["student"]["prompt"] = {"system": LATEX, "options": {LATEX: [LATEX]}}
+    file.write_text(yaml.safe_dump(values))
+    config = load_config(file, [f"teacher.prompt={{system: '{LATEX}'}}", f"teacher.prompt.template={LATEX}"])
+    assert (config.student.prompt.system, config.student.prompt.options) == (LATEX, {LATEX: [LATEX]})
+    assert (config.teacher.prompt.system, config.teacher.prompt.template) == (LATEX, LATEX)
+    file.write_text(to_yaml(config))
+    assert load_config(file) == config
+    with pytest.raises(ConfigError, match=r"override 'seed=\$\{' should be a valid integer, got '\$\{'"):
+        load_config(file, ["seed=${"])
+
+
+YAML = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.lists(
+        st.sampled_from(
+            ["a", "seed", "engine", ":", ": ", "\n", "\n  ", "- ", "{", "}", "[", "]", "'", '"', "&a ", "*a", "!!int ",
+             "!!timestamp ", "!!binary ", "!!set ", "? ", "|", "1", "2020-01-01", "${", "null", "<<", "# ", "\t", ", "]
+        ),
+        max_size=14,
+    ).map("".join),
+)  # fmt: skip
+
+
+@settings(max_examples=200, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=YAML, override=YAML)
+def test_any_file_and_override_are_a_configuration_or_an_error_that_names_them(tmp_path, text, override):
+    file = tmp_path / "any.yaml"
+    file.write_text(text, newline="")
+    for overrides in ([], [override]):
+        with pytest.raises(ConfigError, match=r"any\.yaml|override"):  # keys are missing in any of them
+            load_config(file, overrides)

@@ -11,15 +11,17 @@ from jax.sharding import Mesh
 from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation
 from tessy_jax.cooperate.sampling import Sampling
-from tessy_jax.data.records import Record, RowState
+from tessy_jax.data.records import Problem, Record, RowState
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.rows import Job
+from tessy_jax.text.chat import Chat
 from tests.kit import pairs
+from tests.kit.oracle_released import GenerationError
 from tests.kit.pairs import PROBLEMS, Pair, one_text, problem, run, same
 
 RELEASED = ReleasedCodeCooperation(
-    preset="released_code", max_think_tokens=60, max_answer_tokens=10, window=24, k_student=5, k_teacher=10
+    preset="released_code", max_think_tokens=90, max_answer_tokens=10, window=24, k_student=5, k_teacher=10
 )
 GREEDY = (Sampling(0.0), Sampling(0.0))
 
@@ -77,14 +79,39 @@ def test_released_greedy_rows_are_the_oracles_on_a_mesh(tmp_path: Path) -> None:
 
 
 def released(pair: Pair, mesh: Mesh | None) -> None:
-    oracle = pair.released_oracle(RELEASED)
-    switches = 0
-    for (id_, sample), record in run(pair.engine(batch=8, cooperation=RELEASED, mesh=mesh), PROBLEMS[:4]).items():
-        trace = oracle.trace(problem(id_).messages, id_, sample)
-        assert record.content == pair.chats[0].thinking.open + trace.text.decode(errors="ignore")
-        assert (record.finish.think, record.finish.answer) == trace.finish
-        switches += record.switches
-    assert switches > 4
+    """Prompts end within a word, which the text goes on with; one ends just before the budget, one just behind it."""
+    pair = dataclasses.replace(pair, chats=tuple(open_ended(chat) for chat in pair.chats))
+    room = RELEASED.max_think_tokens + RELEASED.max_answer_tokens
+    long = [asked_at_length(pair, "before", RELEASED.max_think_tokens - 8), asked_at_length(pair, "behind", room - 3)]
+    jobs = [Job(p, 0) for p in (*PROBLEMS[:5], *long, asked_at_length(pair, "too long", room + 3))]
+    oracle, records, rejected = pair.released_oracle(RELEASED), {}, {}
+    for dispatch in pair.engine(batch=8, cooperation=RELEASED, mesh=mesh).run(iter(jobs)):
+        records |= {record.problem.id: record for record in dispatch.finished}
+        rejected |= {job.problem.id: reason for job, reason in dispatch.rejected}
+    assert "which count the prompt in this preset, leave room for 98" in rejected.pop("too long")
+    for job in jobs[:-1]:
+        try:
+            trace = oracle.trace(job.problem.messages, job.problem.id, 0)
+        except GenerationError:
+            assert "white space only" in rejected.pop(job.problem.id)
+        else:
+            same(records.pop(job.problem.id), trace, pair)
+    assert not records
+    assert not rejected
+    assert oracle.merged > 8, "prompt and text should often share a token, or this proves little"
+
+
+def open_ended(chat: Chat) -> Chat:
+    thinking = dataclasses.replace(chat.thinking, open=chat.thinking.open + "So the pro")
+    return Chat(chat.folder, chat.tokenizer, chat.reference, chat.template, thinking, chat.options)
+
+
+def asked_at_length(pair: Pair, id_: str, size: int) -> Problem:
+    """A problem whose prompt has about so many tokens for the student."""
+    question = "Hi"
+    while len(pair.chats[0].prompt_ids([{"role": "user", "content": question}])) < size:
+        question += " 1"
+    return Problem(id=id_, messages=[{"role": "user", "content": question}])
 
 
 def test_a_row_depends_on_no_neighbour(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:

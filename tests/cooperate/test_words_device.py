@@ -172,7 +172,7 @@ def state_of(cases: list[Case]) -> State:
     start = np.array([case.start for case in cases])
     stream = Stream(tokens, ends, n, base, start, n, n)
     others = dict.fromkeys(State.__dataclass_fields__) | columns
-    return State(**others | {"text": text, "span_start": start, "streams": (stream, stream)})
+    return State(**others | {"text": text, "span_start": start, "streams": (stream, stream), "style": ()})
 
 
 @jax.jit

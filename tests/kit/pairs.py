@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jax.sharding import Mesh
+from transformers import AutoTokenizer
 
 from tessy_jax import models
 from tessy_jax.config.sections import Budgets, EngineConfig, RepetitionConfig
@@ -27,7 +28,7 @@ from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tests.kit import vocab
 from tests.kit.oracle import Author, Oracle
-from tests.kit.oracle_released import ReleasedOracle
+from tests.kit.oracle_released import Classifier, ReleasedOracle
 from tests.kit.tiny import deepseek_v3, gemma3, gpt_oss, llama, qwen3, qwen3_classifier, qwen3_moe
 
 PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
@@ -140,16 +141,18 @@ class Pair:
         )
 
     def released_oracle(self, cooperation: ReleasedCodeCooperation) -> ReleasedOracle:
-        base = dataclasses.replace(
-            self.oracle(),
-            max_think_tokens=cooperation.max_think_tokens,
-            max_answer_tokens=cooperation.max_answer_tokens,
+        classifiers = tuple(
+            Classifier(AutoTokenizer.from_pretrained(folder), lambda ids, m=m: torch_style(m, ids, 0, 10**6), threshold)
+            for folder, m, threshold in zip(self.judges, self.torch_judges, self.thresholds, strict=True)
         )
         return ReleasedOracle(
-            base,
-            head=tuple(lambda ids, m=m: torch_style(m, ids, 0, 10**6) for m in self.torch_judges),
-            tokens_per_turn=(cooperation.k_student, cooperation.k_teacher),
-            window=cooperation.window,
+            self.oracle(),
+            classifiers,
+            step_size=(cooperation.k_student, cooperation.k_teacher),
+            classifier_len=cooperation.window,
+            max_new_tokens=cooperation.max_think_tokens,
+            llm_max_model_len=cooperation.max_think_tokens + cooperation.max_answer_tokens,
+            close=cooperation.on_budget == "close",
         )
 
 

@@ -71,7 +71,10 @@ def _arrays(hint: Any, replace: Callable[[Any], Any]) -> Any:
 
 
 def _keep(array: Any) -> Any:
-    return array
+    """The hint; NumPy's arrays may stand where JAX's are declared, as they may in every function of JAX."""
+    if issubclass(array, AbstractArray) and array.array_type is jax.Array:
+        return array.dtype[jax.Array | np.ndarray, array.dim_str]
+    return (jax.Array | np.ndarray) if array is jax.Array else array
 
 
 def _in_a_struct(array: Any) -> Any:

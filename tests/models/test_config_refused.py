@@ -26,21 +26,30 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "llama",
         {"rope_parameters": None, "rope_scaling": {"type": "longrope", "factor": 4.0}},
-        "rope_parameters.rope_type: is 'longrope', which is not implemented; "
-        "implemented: default, linear, llama3, yarn.",
+        "rope_scaling.rope_type: is 'longrope', which is not implemented; implemented: default, linear, llama3, yarn.",
     ),
     (
         "llama",
-        {"rope_parameters": None, "rope_scaling": {"type": "yarn", "factor": 4.0}},
-        "rope_parameters.original_max_position_embeddings: is None; this rope_type needs a number.",
+        {"rope_parameters": None, "rope_scaling": {"type": "yarn"}},
+        "rope_scaling.factor: is None; this rope_type needs a number.",
     ),
     (
         "llama",
         {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
-        "rope_parameters.original_max_position_embeddings: is None; this rope_type needs a number.",
+        "rope_parameters.low_freq_factor: is None; this rope_type needs a number.",
     ),
     (
         "qwen3",
+        {"rope_parameters": {"rope_type": "llama3", "low_freq_factor": 4.0, "high_freq_factor": 4.0}},
+        "rope_parameters.high_freq_factor: is 4; it must be above low_freq_factor, 4.",
+    ),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: is not 1, which is not implemented."),
+    ("llama", {"rms_norm_eps": "1e-5"}, "rms_norm_eps: is '1e-5'; it must be a number."),
+    ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings: is 'yes'; it must be true or false."),
+    ("llama", {"num_hidden_layers": 10**6}, "num_hidden_layers: is 1000000; it is 10000 at most."),
+    ("gemma3", {"layer_types": "full_attention"}, "layer_types: is 'full_attention'; it must be a list of names."),
+    (
+        "llama",
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
         "rope_parameters.partial_rotary_factor: is not 1, which is not implemented.",
     ),
@@ -118,6 +127,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("deepseek_v3", {"topk_group": 4}, "topk_group: is 4, but there are 3 groups."),
     ("deepseek_v3", {"num_experts_per_tok": 5}, "num_experts_per_tok: is 5, but 2 groups have 4."),
+    (
+        "gemma3",
+        {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        "rope_scaling.rope_type: is missing; every model of this family needs it.",
+    ),
     (
         "gemma3",
         {"final_logit_softcapping": 30.0},

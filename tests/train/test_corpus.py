@@ -169,3 +169,13 @@ def test_only_an_empty_folder_becomes_a_corpus(tmp_path, chat):
     with pytest.raises(RunDirError, match="Directory not empty"):
         Corpus.open(tmp_path / "mine", [source], chat, Options(1000))
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_fields_that_nothing_reads_are_counted(tmp_path, chat):
+    rows_ = [row(0) | {"persona": "a poet", "level": 3}, row(1) | {"persona": "a nurse", "mood": "glad"}, row(2)]
+    source = write(tmp_path / "in.jsonl", rows_)
+    for _ in range(2):  # built, and read again
+        assert Corpus.open(tmp_path / "corpus", [source], chat, Options(1000)).report.unread == {
+            "persona": 2,
+            "mood": 1,
+        }

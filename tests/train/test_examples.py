@@ -335,3 +335,106 @@ def test_the_token_that_ends_a_turn(small, tmp_path):
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "eos_token"}))
     with pytest.raises(TextError, match=r"says which token ends an answer: name one as eos_token\."):
         _ = Chat.load(tmp_path / "base", template="{{ messages[0].content }}\n").end_of_turn
+
+
+def test_whatever_a_template_or_tokenizer_raises_makes_a_reject(small, monkeypatch):
+    row = {"messages": [ASK, {"role": "assistant", "content": "y"}]}
+    failing = Chat.load(small.folder, template="{{ 1 // 0 }}")
+    assert reason(row, failing).endswith("fails on the messages: ZeroDivisionError: integer division or modulo by zero")
+    broken = Chat.load(small.folder)
+    monkeypatch.setattr(broken.tokenizer, "encode", lambda data: [][len(data)])
+    assert reason(row, broken) == "messages[1]: IndexError: list index out of range"
+    with monkeypatch.context() as patch:
+        patch.setattr("tessy_jax.train.data.examples.read_record", lambda value: value.no)
+        assert reason(row, small) == "AttributeError: 'dict' object has no attribute 'no'"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "assistant", "content": "hello"}],
+        [{"role": "system", "content": "Be brief."}, {"role": "assistant", "content": "hello"}],
+        [{"role": "assistant", "content": "hello"}, ASK],
+    ],
+)
+def test_an_answer_to_nobody(small, messages):
+    at = next(index for index, message in enumerate(messages) if message["role"] == "assistant")
+    nobody = f"messages[{at}]: it answers nobody: no user message stands before it"
+    assert reason({"messages": messages}, small) == nobody
+
+
+def test_a_greeting_does_not_spoil_what_follows(small):
+    greeting, answer = ({"role": "assistant", "content": text} for text in ("Hello!", ANSWER))
+    found = list(examples(raw({"id": "a", "messages": [greeting, ASK, answer]}), small, turns="all"))
+    assert [getattr(one, "reason", one.id) for one in found] == [
+        "messages[0]: it answers nobody: no user message stands before it",
+        "a@2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning": "Two and two."},
+        {"reasoning_content": "Two and two.", "id": "b"},
+        {"thinking": ["Two and two."]},
+        {"tools": [{"name": "add"}]},
+        {"weight": 0.5},
+        {"train": False},
+        {"loss_mask": [0, 1]},
+        {"context": "A passage."},
+    ],
+)
+def test_fields_that_would_be_lost_are_refused(small, fields):
+    for row in ({"prompt": "2+2?", "response": "4"}, {"messages": [ASK, {"role": "assistant", "content": "4"}]}):
+        assert reason(row | fields, small).startswith(f"field '{next(iter(fields))}' ")
+
+
+def test_fields_whose_text_is_learned_anyway(small):
+    thought = "<think>\nTwo and two.\n</think>\n\n4"
+    row = {"prompt": "Add: 2+2?", "response": thought, "reasoning": " Two and two.", "instruction": "Add: 2+2?"}
+    bare = one({"prompt": "Add: 2+2?", "response": thought}, small)
+    neutral = {"weight": 1, "train": True, "tools": "[]", "loss": "x"}
+    assert one(row | neutral, small).tokens.tolist() == bare.tokens.tolist()
+
+
+def test_rows_in_other_shapes(small):
+    answer = {"role": "assistant", "content": ANSWER}
+    plain = one({"messages": [{"role": "system", "content": "Be brief."}, ASK, answer]}, small).tokens.tolist()
+    parts = [{"type": "text", "text": ANSWER[:3]}, {"type": "text", "text": ANSWER[3:]}]
+    for row in (
+        {"system": "Be brief.", "conversations": json.dumps([{"from": "human", "value": ASK["content"]}, answer])},
+        {"system_prompt": "Be brief.", "prompt": ASK["content"], "completion": json.dumps([answer])},
+        {"system": "Be brief.", "messages": [ASK, answer | {"content": parts}]},
+        {"system": "Be brief.", "question": ASK["content"], "answer": ANSWER, "messages": None},
+    ):
+        assert one(row, small, system="Be long.").tokens.tolist() == plain
+    assert reason({"messages": [], "prompt": "a", "response": "b"}, small) == (
+        "field 'messages' is empty, and 'prompt' is not read beside it: remove the empty field"
+    )
+
+
+@pytest.mark.parametrize("flags", [{"train": False}, {"weight": 0}, {"train_on_turn": False}, {"loss_scale": 0.0}])
+def test_messages_that_are_not_to_be_learned(small, flags):
+    first, second = ({"role": "assistant", "content": text} for text in ("One.", "Two."))
+    row = {"id": "c", "messages": [ASK, first | flags, ASK, second]}
+    assert [found.id for found in examples(raw(row), small, turns="all")] == ["c@3"]
+    name, value = next(iter(flags.items()))
+    said = "false" if value is False else "0"
+    nothing = f"nothing to learn: '{name}' is {said} in its assistant messages"
+    assert reason({"messages": [ASK, second | flags]}, small) == nothing
+
+
+@pytest.mark.parametrize(
+    ("index", "flags", "why"),
+    [
+        (1, {"weight": 0.5}, "messages[1].weight is 0.5: only 1 (learned) and 0 (not) are known; remove it"),
+        (1, {"train": "yes"}, "messages[1].train must be true or false, not a string"),
+        (0, {"train": True}, "messages[0].train is true in a user message: only the assistant's are learned"),
+        (1, {"train_detail": [{"begin_offset": 0}]}, "messages[1]: field 'train_detail' is not read: a message is"),
+    ],
+)
+def test_flags_that_cannot_be_followed(small, index, flags, why):
+    messages = [ASK, {"role": "assistant", "content": "4"}]
+    messages[index] = messages[index] | flags
+    assert reason({"messages": messages}, small).startswith(why)

@@ -166,6 +166,25 @@ def test_rows_of_both_formats_and_bad_ones(tmp_path: Path, tokenizer):
         Segments.read([folder], tokenizer, 8, 1)
 
 
+def test_a_segment_that_a_tokenizer_refuses_is_rejected_with_its_place(tmp_path, tokenizer, monkeypatch):
+    texts = ("A b", "C d", "E f")
+    lines = [annotated(text, spans_of(text), name=f"p{i}").to_row("test") for i, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    encode = tokenizer.encode
+    for bad, refused in enumerate(texts):
+
+        def refuse(data, refused=refused):
+            return encode(data) if data != refused.encode() else 1 // 0
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tokenizer, "encode", refuse)
+            segments = Segments.read([tmp_path / "in.jsonl"], tokenizer, 8, 0)
+        (reject,) = segments.rejects
+        assert (reject.id, reject.file, reject.line) == (f"p{bad}", "in.jsonl", bad + 1)
+        assert reject.reason == "ZeroDivisionError: integer division or modulo by zero"
+        assert [item.source.segment.id for item in segments.items] == [f"p{i}" for i in range(3) if i != bad]
+
+
 def test_groups_share_rows_within_a_step():
     rng = np.random.default_rng(0)
     lengths = rng.integers(3, 30, 103).astype(np.int32)

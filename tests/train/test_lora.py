@@ -86,6 +86,52 @@ def test_gradients_of_adapters_are_torchs(tmp_path: Path) -> None:
     assert distance(state.optimizer[name_b], 4.0 * grad @ a.T) < 1e-4
 
 
+EXPERTS = {"qwen3_moe": ("experts.gate_proj", "experts.down_proj"), "gpt_oss": ("experts.gate_up_proj",)}
+
+
+@pytest.mark.parametrize("family", list(EXPERTS))
+def test_adapters_of_experts(tmp_path: Path, family: str) -> None:
+    """Each expert has its own: the merged matrices are the frozen ones and alpha / rank * B A of that expert."""
+    getattr(tiny, family)(tmp_path, num_hidden_layers=1, mlp_only_layers=[], layer_types=["full_attention"])
+    config = models.read_config(tmp_path)
+    tuning = LoRA(rank=2, alpha=6.0, targets=("q_proj", *EXPERTS[family]))
+    trained, frozen = tuning.split(models.named_parameters(models.load(tmp_path)), jax.random.key(0))
+    shapes = {name: tuple(d.size for d in dims) for name, dims in tuning.dims(config).items()}
+    assert {name: value.shape for name, value in trained.items()} == shapes
+    random = np.random.default_rng(0)
+    trained = {name: random.normal(size=value.shape).astype(np.float32) for name, value in trained.items()}
+    merged = tuning.merge(trained, frozen)
+    for name, before in frozen.items():
+        layer = name.removesuffix(".weight")
+        if f"{layer}.lora_A.weight" not in trained:
+            assert merged[name] is before
+            continue
+        a, b = (trained[f"{layer}.lora_{x}.weight"].astype(np.float64) for x in "AB")
+        for expert in range(len(before)) if before.ndim == 3 else ():
+            expected = before[expert] + 3.0 * (b[expert] @ a[expert]).T
+            np.testing.assert_allclose(merged[name][expert], expected, rtol=0, atol=1e-5)
+    assert sum(value.ndim == 3 for value in trained.values()) == 2 * len(EXPERTS[family])
+
+
+def test_a_sparse_student_says_what_gets_adapters(tmp_path: Path) -> None:
+    tiny.qwen3_moe(tmp_path, num_hidden_layers=3)  # the second layer is dense
+    mixed, attention = models.read_config(tmp_path), ("q_proj", "k_proj", "v_proj", "o_proj")
+    said = LoRA(rank=2, alpha=4).coverage(mixed)
+    assert all(f"3 {target}" in said.partition("; none on ")[0] for target in attention)
+    assert "1 gate_proj" in said.partition("; none on ")[0]
+    assert "2 experts.gate_proj" in said.partition("; none on ")[2]
+    tiny.qwen3_moe(tmp_path, num_hidden_layers=2, mlp_only_layers=[])
+    sparse = models.read_config(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"'gate_proj' is in this model a matrix of experts: name it 'experts\.gate_proj'"
+    ):
+        LoRA(rank=2, alpha=4).dims(sparse)
+    assert "none on" in LoRA(rank=2, alpha=4, targets=attention).coverage(sparse)
+    tiny.gpt_oss(tmp_path, num_hidden_layers=1, layer_types=["full_attention"])
+    with pytest.raises(ValueError, match=r"'down_proj' is in this model a matrix of experts.*\(q_proj would remain\)"):
+        LoRA(rank=2, alpha=4, targets=("q_proj", "down_proj")).dims(models.read_config(tmp_path))
+
+
 def test_an_unknown_target_names_the_nearest(tmp_path: Path) -> None:
     tiny.qwen3(tmp_path, num_hidden_layers=2)
     config = models.read_config(tmp_path)

@@ -8,6 +8,8 @@ import pytest
 import torch
 import transformers
 
+from tessy_jax.config.training import OptimizerConfig
+from tessy_jax.train.learner import adamw
 from tessy_jax.train.optimizer import AdamW
 
 STEPS = 20
@@ -32,6 +34,15 @@ def test_learning_rates_are_those_of_transformers(schedule: str, warmup: int) ->
     ours = jax.vmap(optimizer.learning_rate)(jnp.arange(STEPS))
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-8)
     assert (ours[0] == 0) == (warmup > 0)
+
+
+def test_a_run_of_one_step_trains() -> None:
+    """A warm-up begins with the rate 0, as in transformers: one step would train nothing."""
+    for warmup in (0.0, 0.03, 0.9):
+        config = OptimizerConfig(lr=0.5, warmup=warmup)
+        assert float(adamw(config, 1).learning_rate(jnp.asarray(0))) == 0.5
+        assert float(adamw(config, 2).learning_rate(jnp.asarray(1))) > 0
+    assert adamw(OptimizerConfig(warmup=0.1), 15).warmup == 2
 
 
 def test_twenty_steps_are_torchs() -> None:

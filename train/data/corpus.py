@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int8, Int32, Int64
 
+from tessy_jax.data.fields import FieldCounts
 from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.data.inputs import InputError, Reject
 from tessy_jax.data.jsonl import sync_folder
@@ -31,7 +32,7 @@ from tessy_jax.data.split import hash_number, held_out_numbers
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.examples import CONTEXT, PARTS, Example, Turns, examples
 
-_FORMAT = 1  # counts up when the same sources would give other files
+_FORMAT = 1  # of the files; a corpus that is there stays as it was built
 _ARRAYS = {
     "tokens.i32": np.int32,
     "parts.i8": np.int8,
@@ -84,6 +85,7 @@ class CorpusReport:
         dropped: examples left out because they are too long.
         cut: examples left out because nothing to learn was left of them within the length.
         tokens: tokens of the examples, by part.
+        unread: fields that are neither read nor known to be metadata, and in how many rows each was seen.
     """
 
     rows: int = 0
@@ -93,6 +95,7 @@ class CorpusReport:
     dropped: int = 0
     cut: int = 0
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
+    unread: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,11 +219,13 @@ def _build(folder: Path, sources: Sequence[Path], chat: Chat, options: Options, 
     shutil.rmtree(beside, ignore_errors=True)  # of a builder that was killed
     beside.mkdir()
     try:
+        counts = FieldCounts()
         with _CorpusWriter(beside, options) as writer:
             for row in chain.from_iterable(rows(source) for source in sources):
                 writer.report.rows += 1
-                for found in examples(row, chat, options.system, options.turns):
+                for found in examples(row, chat, options.system, options.turns, counts):
                     writer.add(found)
+        writer.report.unread = dict(counts.rows)
         if not writer.report.examples:
             raise InputError(f"no example to train on in {', '.join(map(str, sources))}: {writer.why()}")
         (beside / "corpus.json").write_text(

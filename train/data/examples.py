@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int8, Int32
 
-from tessy_jax.data.fields import CONVERSATION_FIELDS, PROMPT_FIELDS, RESPONSE_FIELDS
-from tessy_jax.data.inputs import BadRow, Reject, kind, present, read_message, read_record, row_object
+from tessy_jax.data.fields import CONVERSATION_FIELDS, PROMPT_FIELDS, RESPONSE_FIELDS, TRAIN_FLAGS, FieldCounts
+from tessy_jax.data.inputs import Reject, is_record, read_record, row_object
+from tessy_jax.data.messages import kind, present, read_turns, why, with_system_field
 from tessy_jax.data.records import Message, Record
-from tessy_jax.data.sources import RawRow
+from tessy_jax.data.sources import BadRow, RawRow
 from tessy_jax.text.chat import Chat, Messages, Thinking, with_system
-from tessy_jax.text.tokenizer import TextError
 
 PARTS = ("context", "style", "capability", "answer", "assistant")
 """What a token is; its code is its index.
@@ -55,17 +55,24 @@ class Example:
     parts: Int8[np.ndarray, " T"]
 
 
-def examples(row: RawRow, chat: Chat, system: str | None = None, turns: Turns = "last") -> Iterator[Example | Reject]:
+def examples(
+    row: RawRow,
+    chat: Chat,
+    system: str | None = None,
+    turns: Turns = "last",
+    counts: FieldCounts | None = None,
+) -> Iterator[Example | Reject]:
     """The examples of one row: a record of ours, or `messages`, `dialogs`, `conversations`, or a prompt and a response.
 
-    A message with `"loss": false` (XTuner's ftdp) gives none. An answer that was cut off by its budget has no end of
-    turn: the student never ended it.
+    A message with `"loss": false` (or another of `fields.TRAIN_FLAGS`) gives none. An answer that was cut off by its
+    budget has no end of turn: the student never ended it.
 
     Args:
         row: as `data.sources.rows` reads it; one that cannot be used becomes a `Reject`.
         chat: of the student.
         system: a system message put before rows that bring none, as in synthesis.
         turns: which assistant messages.
+        counts: where fields that nothing reads are counted.
     """
     identity = None
     try:
@@ -73,19 +80,23 @@ def examples(row: RawRow, chat: Chat, system: str | None = None, turns: Turns = 
         identity = _identity(value, row)
         record = read_record(value)
         messages = _conversation(value)
+        if record is None:
+            (counts or FieldCounts()).check(value, messages, "training")
         targets = _targets(messages, turns)
         problem = next((m["content"] for m in messages if m["role"] == "user"), "")
-    except BadRow as error:
-        yield Reject.of(row, identity, str(error))
+    except Exception as error:
+        yield Reject.of(row, identity, why(error))
         return
     for index in targets:
         content = messages[index]["content"]
         try:
+            if not any(message["role"] == "user" for message in messages[:index]):
+                raise BadRow("it answers nobody: no user message stands before it")
             ours = record if index == len(messages) - 1 else None
             text = _written_by_us(ours, chat.thinking) if ours else _foreign(content, chat.thinking)
             tokens, parts = _tokenise(chat, with_system(system, messages[:index]), content, text)
-        except (BadRow, TextError) as error:
-            yield Reject.of(row, identity, f"messages[{index}]: {error}")
+        except Exception as error:  # whatever a template or a tokenizer raises: the other rows go on
+            yield Reject.of(row, identity, f"messages[{index}]: {why(error)}")
         else:
             yield Example(identity if turns == "last" else f"{identity}@{index}", problem, tokens, parts)
 
@@ -105,23 +116,19 @@ def _conversation(value: dict[str, Any]) -> list[Message]:
     field = next((name for name in PROMPT_FIELDS if value.get(name) is not None), None)
     if field is None:
         raise BadRow(f"no conversation: expected a field {', '.join(PROMPT_FIELDS)}; {present(value)}")
-    messages = _turns(value[field], field, "user")
+    messages = read_turns(value[field], field, "user")
+    other = next((name for name in PROMPT_FIELDS if name != field and value.get(name)), None)
+    if not messages and other is not None:
+        raise BadRow(f"field '{field}' is empty, and '{other}' is not read beside it: remove the empty field")
+    messages = messages if is_record(value) else with_system_field(value, messages, field)
     if field in CONVERSATION_FIELDS:
         return messages
     response = next((name for name in RESPONSE_FIELDS if value.get(name) is not None), None)
     if response is not None:
-        return messages + _turns(value[response], response, "assistant")
+        return messages + read_turns(value[response], response, "assistant", f"{response}.content")
     if messages and messages[-1]["role"] == "assistant":
         return messages
     raise BadRow(f"no answer to '{field}': expected a field {', '.join(RESPONSE_FIELDS)}; {present(value)}")
-
-
-def _turns(found: Any, field: str, role: str) -> list[Message]:
-    if isinstance(found, str):
-        return [read_message({"role": role, "content": found}, field)]
-    if isinstance(found, list):
-        return [read_message(turn, f"{field}[{index}]") for index, turn in enumerate(found)]
-    raise BadRow(f"field '{field}' must be a string or a list of messages, not {kind(found)}")
 
 
 def _targets(messages: Sequence[Message], turns: Turns) -> list[int]:
@@ -129,21 +136,35 @@ def _targets(messages: Sequence[Message], turns: Turns) -> list[int]:
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise BadRow("no assistant message to learn")
-    targets = []
-    for index in answers if turns == "all" else answers[-1:]:
-        message = messages[index]
-        if not isinstance(message.get("loss", True), bool):
-            raise BadRow(f"messages[{index}].loss must be true or false, not {kind(message['loss'])}")
-        if message.get("loss", True):
-            targets.append(index)
+    unlearned = {index: _unlearned(message, f"messages[{index}]") for index, message in enumerate(messages)}
+    targets = [index for index in (answers if turns == "all" else answers[-1:]) if unlearned[index] is None]
     if not targets:
-        raise BadRow("nothing to learn: 'loss' is false in its assistant messages")
+        raise BadRow(f"nothing to learn: {unlearned[answers[-1]]} in its assistant messages")
     for index in targets:
         if elsewhere := [name for name in _ELSEWHERE if messages[index].get(name)]:
             raise BadRow(f"messages[{index}].{elsewhere[0]} would be lost: write all that is to be learned as content")
         if not messages[index]["content"].strip():
             raise BadRow(f"messages[{index}] is empty")
     return targets
+
+
+def _unlearned(message: Message, place: str) -> str | None:
+    """Which of its flags says that a message is not learned: "'loss' is false"; None where it is.
+
+    Raises:
+        BadRow: a flag is neither yes nor no, or says that a message of another role is learned.
+    """
+    flags = {name: message[name] for name in TRAIN_FLAGS if message.get(name) is not None}
+    for name, flag in flags.items():
+        number = name in ("weight", "loss_scale")
+        if number and flag not in (0, 1):
+            raise BadRow(f"{place}.{name} is {flag!r}: only 1 (learned) and 0 (not) are known; remove it")
+        if not number and not isinstance(flag, bool):
+            raise BadRow(f"{place}.{name} must be true or false, not {kind(flag)}")
+        if flag is True and message["role"] != "assistant":
+            raise BadRow(f"{place}.{name} is true in a {message['role']} message: only the assistant's are learned")
+    off = next((name for name, flag in flags.items() if not flag), None)
+    return None if off is None else f"'{off}' is {'false' if isinstance(flags[off], bool) else 0}"
 
 
 # -- tokens --------------------------------------------------------------------------------------------------------

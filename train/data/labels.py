@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Int8, Int32
 
-from tessy_jax.data.annotated import read_annotated
+from tessy_jax.data.annotated import convert_annotated
 from tessy_jax.data.inputs import InputError, Reject
 from tessy_jax.data.segments import Annotated, StyleSpan
 from tessy_jax.data.split import held_out
@@ -145,12 +145,11 @@ class Segments:
             InputError: a source cannot be read, or has nothing to learn in it.
         """
         items, rejects, cut = [], [], 0
-        for found in read_annotated(paths):
-            if isinstance(found, Reject):
-                rejects.append(found)
+        for item in convert_annotated(paths, lambda found: Labelled.of(found, tokenizer, length)):
+            if isinstance(item, Reject):
+                rejects.append(item)
                 continue
-            item = Labelled.of(found, tokenizer, length)
-            cut += len(item.ends) == length and int(item.ends[-1]) < len(found.segment.text)
+            cut += len(item.ends) == length and int(item.ends[-1]) < len(item.source.segment.text)
             items.append(item)
         segments = cls(items, shift, rejects, cut)
         if not segments.counts.any():

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Int
 
 from tessy_jax.config.train_probe import ProbeDataConfig
 from tessy_jax.data.annotated import read_annotated
-from tessy_jax.data.inputs import BadRow, InputError, Reject, row_object
+from tessy_jax.data.inputs import BadRow, InputError, Reject, row_object, why
 from tessy_jax.data.records import Record
 from tessy_jax.data.segments import Annotated
-from tessy_jax.data.sources import data_path, rows
+from tessy_jax.data.sources import RawRow, data_path, rows
 from tessy_jax.data.split import held_out
 from tessy_jax.text.chat import Chat, with_system
 from tessy_jax.train.data.examples import CONTEXT, STYLE
@@ -71,10 +71,14 @@ def read_responses(
         else:
             segments.setdefault((found.segment.id, found.segment.sample_index), []).append(found)
     responses = []
-    for record in _records(sources, rejects):
+    for row, record in _records(sources, rejects):
         mine = segments.pop((record.problem.id, record.sample_index), [])
-        if mine:
+        if not mine:
+            continue
+        try:
             responses.append(_response(record, mine, chat, system, length, rejects))
+        except Exception as error:  # whatever a template or a tokenizer raises: the other rows go on
+            rejects.append(_words(Reject.of(row, record.problem.id, why(error))))
     rejects += [f"{name}#{sample}: its response is not in {', '.join(map(str, sources))}" for name, sample in segments]
     responses = [response for response in responses if response.labels]
     if not responses:
@@ -83,13 +87,17 @@ def read_responses(
     return responses, rejects
 
 
-def _records(sources: Sequence[Path], rejects: list[str]) -> Iterator[Record]:
+def _records(sources: Sequence[Path], rejects: list[str]) -> Iterator[tuple[RawRow, Record]]:
     for source in sources:
         for row in rows(data_path(source)):
             try:
-                yield Record.from_row(row_object(row))
+                record = Record.from_row(row_object(row))
             except (BadRow, ValueError) as error:
                 rejects.append(_words(Reject.of(row, None, f"not a record of sample or synthesize: {error}")))
+            except Exception as error:
+                rejects.append(_words(Reject.of(row, None, f"not a record of sample or synthesize: {why(error)}")))
+            else:
+                yield row, record
 
 
 def _words(reject: Reject) -> str:

@@ -1,6 +1,7 @@
 """The examples that a student is trained on, and those held out."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 
 from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.sft import SftConfig
+from tessy_jax.data.fields import FieldCounts
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.batches import Batches, Weights
@@ -91,6 +93,8 @@ class SftData:
             parts = ", ".join(f"{part} {count:,}" for part, count in report.tokens.items() if count)
             counts = "".join(f", {count} {what}" for what, count in left_out.items() if count)
             lines.append(f"{name}: {report.rows} rows, {report.examples} examples{counts}; tokens: {parts}")
+            if report.unread:
+                lines.append(f"{name}: fields that nothing here reads: {FieldCounts(Counter(report.unread))}")
         plan, corpus = self.train.plan, self.train.corpus
         held_out = 0 if self.held_out is None else len(self.held_out.corpus)
         used = corpus.lengths.sum() / (plan.rows * plan.length * self.steps_per_epoch)

@@ -35,6 +35,8 @@ class BaseTask(Generic[ConfigT]):
     groups: ClassVar[tuple[str, ...]] = ()
     shows_prompts: ClassVar[bool] = True
     """Whether its problems may stand in reports."""
+    mean_over: ClassVar[str | None] = None
+    """A tag: the headline is the plain mean of its values' scores; None: the mean over problems."""
 
     def __init__(self, config: ConfigT, entries: Iterator[Entry], *, label: str, runs: int):
         """Raises TaskError where a row is wrong, an id stands twice, or there is no problem at all."""

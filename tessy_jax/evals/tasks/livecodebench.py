@@ -107,6 +107,10 @@ class LiveCodeBenchTask(BaseTask[LiveCodeBench]):
             "python3", tuple(tests), LIMITS, Checker(names[0] if strict else names[1]), material.entry_point, PRELUDE
         )
 
+    def rows(self) -> Iterator[Row]:
+        """The rows of the problems, one at a time: with their tests they may be large."""
+        return (_row_at(self.entry(problem).material) for problem in self.problems())
+
     def identity(self) -> dict[str, str | int]:
         return super().identity() | {"files": hash_files(self.files)}
 

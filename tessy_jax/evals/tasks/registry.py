@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tessy_jax.config.benchmarks import BenchmarkConfig
+from tessy_jax.evals.task import Task
 from tessy_jax.evals.tasks.aime import AimeTask
-from tessy_jax.evals.tasks.base import BaseTask
 from tessy_jax.evals.tasks.gpqa import GpqaTask
 from tessy_jax.evals.tasks.humaneval import HumanEvalTask
 from tessy_jax.evals.tasks.lcb_pro import LcbProTask
@@ -14,7 +14,7 @@ from tessy_jax.evals.tasks.ojbench import OjBenchTask
 from tessy_jax.evals.tasks.olympiadbench import OlympiadBenchTask
 from tessy_jax.evals.tasks.own_problems import OwnTask
 
-TASKS: dict[str, Callable[[Any], BaseTask[Any]]] = {
+TASKS: dict[str, Callable[[Any], Task]] = {
     task.name: task
     for task in (
         LiveCodeBenchTask,
@@ -29,7 +29,7 @@ TASKS: dict[str, Callable[[Any], BaseTask[Any]]] = {
 }
 
 
-def open_task(config: BenchmarkConfig) -> BaseTask[Any]:
+def open_task(config: BenchmarkConfig) -> Task:
     """The benchmark of a section of the configuration, its problems read and checked.
 
     Raises:

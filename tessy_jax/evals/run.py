@@ -1,0 +1,124 @@
+"""What `evaluate` runs: three stages, generate, judge and score, each of which resumes and may run alone."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from tessy_jax.config.evaluate import CheckpointConfig, EvaluateConfig, ServerConfig
+from tessy_jax.config.schema import to_yaml
+from tessy_jax.console.messages import log_to, say, tell
+from tessy_jax.data.jsonl import replace_file
+from tessy_jax.errors import DONE, ERROR, INTERRUPTED
+from tessy_jax.evals.benchmark import Benchmark, open_benchmarks
+from tessy_jax.evals.folders import open_responses
+from tessy_jax.evals.generate.base import ResponseSource
+from tessy_jax.evals.generation import Ending, Wanted, generate
+
+STAGES = ("generate", "judge", "score")
+
+
+def evaluate(config: EvaluateConfig, options: argparse.Namespace, console: Console) -> int:
+    """Runs the stages, and returns the exit code.
+
+    Args:
+        config: of the command.
+        options: of the command: stage, dry_run, overwrite.
+        console: for messages.
+
+    Raises:
+        UserError: one of many kinds; the text says what was wrong and what to do.
+    """
+    stages = STAGES if options.stage is None else (options.stage,)
+    benchmarks = open_benchmarks(config)
+    source = open_source(config)
+    if options.dry_run:
+        _dry_run(benchmarks, source)
+        return DONE
+
+    config.output.mkdir(parents=True, exist_ok=True)
+    replace_file(config.output / "config.yaml", to_yaml(config))
+    with log_to(config.output / "run.log"):
+        code = DONE
+        if "generate" in stages:
+            code = _generate(config, benchmarks, source, options.overwrite, console)
+        if code == DONE and "judge" in stages:
+            from tessy_jax.evals.judging import judge
+
+            code = judge(config, benchmarks, options.overwrite, console)
+        if code == DONE and "score" in stages:
+            from tessy_jax.evals.scoring import score
+
+            code = score(config, benchmarks, source.name, console)
+        return code
+
+
+def open_source(config: EvaluateConfig) -> ResponseSource:
+    """Where the configuration says that responses come from; large things are loaded when it begins.
+
+    Raises:
+        ConfigError, TextError, WeightsError, TaskError: what it needs is not there or damaged.
+    """
+    if isinstance(config.model, CheckpointConfig):
+        from tessy_jax.evals.generate.checkpoint import Checkpoint  # imports JAX, which the others do not need
+
+        return Checkpoint.open(config.model, config.seed)
+    if isinstance(config.model, ServerConfig):
+        from tessy_jax.evals.generate.server import Server
+
+        return Server(config.model, config.seed)
+    from tessy_jax.evals.generate.file import File
+
+    return File(config.model)
+
+
+def _generate(
+    config: EvaluateConfig, benchmarks: Sequence[Benchmark], source: ResponseSource, overwrite: bool, console: Console
+) -> int:
+    """The first stage; returns the exit code."""
+    with ExitStack() as stack:
+        wanted = []
+        for each in benchmarks:
+            identity = {"source": source.identity(), "seed": config.seed, "benchmark": each.question_identity}
+            run = stack.enter_context(open_responses(config, each.folder, identity, overwrite))
+            wanted.append(Wanted(each.folder, run, each.problems, each.runs))
+        ending = generate(wanted, source, console)
+        refused = sum(len(each.run.failed & each.keys) for each in wanted)
+        left = sum(len(each.keys - each.run.done) for each in wanted)
+    if refused:
+        tell(console, f"{refused} responses could not be written: see rejects.jsonl in {config.output}/*/responses")
+    return _exit_code(ending, left, console)
+
+
+def _exit_code(ending: Ending, left: int, console: Console) -> int:
+    if ending.error is not None:
+        tell(console, f"error: {ending.error}")
+        tell(console, "what is done is kept; repair this, and the same command goes on from here")
+        return ERROR
+    if ending.interrupted and left:
+        say(console, "stopped; the same command goes on from here")
+        return INTERRUPTED
+    return DONE
+
+
+def _dry_run(benchmarks: Sequence[Benchmark], source: ResponseSource) -> None:
+    """Prints what would be asked, and how often."""
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    for each in benchmarks:
+        out.rule(f"{each.label}: {len(each.problems)} problems, {each.runs} responses each")
+        for problem in each.problems[:1]:
+            out.print(f"problem {problem.id}")
+            out.print(source.preview(problem))
+    total = sum(len(each.problems) * each.runs for each in benchmarks)
+    out.rule("plan")
+    out.print(f"{total} responses by {source.name}")
+
+
+def compare_runs(a: Path, b: Path) -> int:
+    """Prints how far two evaluations differ on the problems of both, and returns the exit code."""
+    from tessy_jax.evals.scoring import compare
+
+    Console().print(compare(a, b))
+    return DONE
