@@ -95,8 +95,9 @@ class Report:
 
 def write_report(folder: Path, report: Report) -> None:
     """Writes report.json and report.md."""
-    replace_file(folder / "report.json", json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
-    replace_file(folder / "report.md", to_markdown(report))
+    numbers = json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n"
+    for name, text in (("report.json", numbers), ("report.md", to_markdown(report))):
+        replace_file(folder / name, text.encode("utf-8", "backslashreplace"))  # \ud800: no text, but JSON can say it
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -115,16 +115,16 @@ def test_problems_that_must_not_be_published_are_left_out(tmp_path):
 
 def test_ten_thousand_responses_in_bounded_memory(tmp_path):
     def many():
-        for number in range(2_500):
-            response = Response(f"p{number}", 0, "word " * 10_000)
-            yield JudgedProblem(Problem(f"p{number}", []), [Judged(response, None)] * 4)
+        for number in range(1_000):
+            response = Response(f"p{number}", 0, f"{number} words " * 150)
+            yield JudgedProblem(Problem(f"p{number}", []), [Judged(response, None)] * 10)
 
     tracemalloc.start()
     write_html(tmp_path, Report("t", []), [ToShow(result(), many(), 10_000)])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 << 20
-    assert (tmp_path / "report.html").stat().st_size < 20 << 20
+    assert peak < 2 << 20
+    assert (tmp_path / "report.html").stat().st_size > 8 << 20
 
 
 def test_responses_and_judgements_from_files(tmp_path):

@@ -61,7 +61,7 @@ def test_gpqa_has_its_options_in_opencompass_order(tmp_path):
 
 def test_gpqa_files_that_are_wrong(tmp_path):
     for rows, words in (
-        ([("q", ("a", "b"))], "x.csv:2: field 'Incorrect Answer 3' must hold some text"),
+        ([("q", ("a", "b"))], "x.csv:2: field 'Record ID' must hold some text"),
         ([], "no problem is left"),
     ):
         with pytest.raises(TaskError, match=words):

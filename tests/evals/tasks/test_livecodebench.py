@@ -112,7 +112,7 @@ def test_private_tests_that_are_no_text_are_not_loaded(tmp_path, case, monkeypat
         ({"contest_date": "yesterday"}, "field 'contest_date' must be a date"),
         ({"question_content": 3}, "field 'question_content' must hold some text, not 3"),
         ({"metadata": "{"}, "field 'metadata' must hold JSON"),
-        ({"metadata": '{"func_name": "os.system"}'}, "must name a function"),
+        ({"metadata": '{"func_name": "os.system"}'}, "field 'metadata' must name a function"),
         ({"question_id": STDIN[0].name}, "the id 'double' has stood at .*x.jsonl:1"),
         (None, "there is no field 'platform'; the row has a"),
     ],
