@@ -147,17 +147,17 @@ NASTY = (
 )
 
 
-def test_ten_megabytes_take_linear_time():
+def test_long_texts_take_linear_time():
     everything = [
         *(lambda text, rule=rule: rule(text, "cpp") for rule in extract.CODE.values()),
         *extract.TEXT.values(),
     ]
     for part in (*NASTY, " ", "int main( {"):
-        text = "```cpp\n" + part * (1_000_000 // len(part))
+        text = "```cpp\n" + part * (400_000 // len(part))
         begun = time.process_time()
         for rule in everything:
             rule(text)
-        assert time.process_time() - begun < 20, part  # a rule that is not linear would take hours
+        assert time.process_time() - begun < 10, part  # a rule that is not linear would take hours
 
 
 @given(st.lists(st.sampled_from((*NASTY, "x", " ", "C")), max_size=12).map("".join))

@@ -45,6 +45,19 @@ def test_scores_by_hand():
     assert found.verdicts == {"AC": 3, "WA": 3}
 
 
+def test_majorities_of_answers():
+    rows = [
+        Judgement("a", run, Verdict.ACCEPTED if answer == "7" else Verdict.WRONG_ANSWER, answer, judge={"name": "math"})
+        for run, answer in enumerate(("7", "$7$", "8"))
+    ]
+    rows[1] = replace(rows[1], verdict=Verdict.ACCEPTED)
+    found = score(PROBLEMS[:1], rows, runs=3, ks=(1, 2, 3))
+    assert found.majority_at == pytest.approx({1: 200 / 3, 2: 100 * (1 + 0.5 + 0.5) / 3, 3: 100})
+    assert (
+        score(PROBLEMS, judgements("11", "10", "00"), runs=2, ks=(2,)).majority_at == {}
+    )  # of programs there are none
+
+
 def test_the_order_of_judgements_does_not_matter():
     rows = judgements("110", "101", "000")
     assert score(PROBLEMS, rows, runs=3) == score(PROBLEMS, reversed(rows), runs=3)
