@@ -27,6 +27,8 @@ def test_aime_of_all_four_files(tmp_path):
     assert problem.messages[0]["content"].endswith("June?\nRemember to put your final answer within \\boxed{}.")
     assert target == MathTarget(("30",), integer=True)
     assert task.extract(problem, r"so \boxed{30}") == "30"
+    changed = write_jsonl(tmp_path / "x.jsonl", [{"question": text, "answer": "7"} for text, _ in MATHS])
+    assert open_task(Aime(name="aime", path=str(changed), year=2025)).identity() != task.identity()
 
 
 @pytest.mark.parametrize("answer", ["1000", "-1", "1/2", "", None, [1]])
