@@ -14,6 +14,11 @@ from tessy_jax.evals.judged import JudgedProblem
 from tessy_jax.evals.records import Response
 from tessy_jax.evals.tasks.rows import Row, read_rows
 
+_LCB_FIELDS = (
+    *("question_title", "question_content", "platform", "question_id", "contest_id", "contest_date"),
+    *("starter_code", "difficulty"),
+)
+
 
 def read_ojbench(path: Path) -> Iterator[Response]:
     """Responses from OJBench's rows: a row of full.jsonl with the response in `content`, once for each run."""
@@ -55,18 +60,16 @@ def write_lcb_eval_all(path: Path, problems: Iterable[JudgedProblem], rows: Iter
     """Writes what LiveCodeBench's runner writes after judging.
 
     Args:
-        rows: of the benchmark's files, which the output repeats without the tests.
+        rows: of these problems, which the output repeats without the tests.
     """
-    fields = ("question_title", "question_content", "platform", "question_id", "contest_id", "contest_date")
-    by_id = {row.id("question_id"): row for row in rows}
+    kept: dict[str, dict[str, Any]] = {}  # without the tests, which are large
+    for row in rows:
+        kept[row.id("question_id")] = {name: row.values.get(name, "") for name in _LCB_FIELDS}
     found: list[dict[str, Any]] = []
     for one in problems:
-        if one.problem.id not in by_id:
-            raise KeyError(one.problem.id)
-        row = by_id[one.problem.id]
         graded = [bool(judged.judgement and judged.judgement.passed) for judged in one.responses]
         found.append(
-            {name: row.values.get(name, "") for name in (*fields, "starter_code", "difficulty")}
+            kept[one.problem.id]
             | {
                 "output_list": [judged.response.response for judged in one.responses],
                 "code_list": _codes(one),

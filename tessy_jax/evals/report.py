@@ -95,8 +95,9 @@ class Report:
 
 def write_report(folder: Path, report: Report) -> None:
     """Writes report.json and report.md."""
-    replace_file(folder / "report.json", json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n")
-    replace_file(folder / "report.md", to_markdown(report))
+    numbers = json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n"
+    for name, text in (("report.json", numbers), ("report.md", to_markdown(report))):
+        replace_file(folder / name, text.encode("utf-8", "backslashreplace"))  # \ud800: no text, but JSON can say it
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -168,13 +169,16 @@ def _conditions(result: Result) -> str:
 def _details(results: Sequence[Result]) -> str:
     ks = list(dict.fromkeys(k for one in results for k in one.scores.pass_at))
     verdicts = list(dict.fromkeys(name for one in results for name in one.scores.verdicts))
-    head = ["model", "pass@1", "std of runs", *(f"pass@{k}" for k in ks), "mean tokens", "cut off", *verdicts]
+    majorities = list(dict.fromkeys(k for one in results for k in one.scores.majority_at))
+    at_k = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in majorities)]
+    head = ["model", "pass@1", "std of runs", *at_k, "mean tokens", "cut off", *verdicts]
     rows = [
         [
             one.model,
             shown(one.scores.score),
             f"{one.scores.std:.2f}" if len(one.scores.runs) > 1 else "",
             *(f"{one.scores.pass_at[k]:.2f}" if k in one.scores.pass_at else "" for k in ks),
+            *(f"{one.scores.majority_at[k]:.2f}" if k in one.scores.majority_at else "" for k in majorities),
             "" if one.lengths.mean is None else f"{one.lengths.mean:,.0f}",
             f"{100 * one.lengths.truncated / max(1, one.lengths.responses):.1f} %",
             *(str(one.scores.verdicts.get(name, 0)) for name in verdicts),

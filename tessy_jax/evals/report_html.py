@@ -142,7 +142,10 @@ def _benchmark(label: str, results: Sequence[Result]) -> str:
     for one in results:
         scores = one.scores
         runs = ", ".join(f"{run:.2f}" for run in scores.runs)
-        parts.append(f"<p><b>{html.escape(one.model)}</b> {html.escape(shown(scores.score))}; runs: {runs}</p>")
+        at_k = [f"pass@{k} {value:.2f}" for k, value in scores.pass_at.items()]
+        at_k += [f"maj@{k} {value:.2f}" for k, value in scores.majority_at.items()]
+        numbers = "; ".join([shown(scores.score), *at_k, f"runs: {runs}"])
+        parts.append(f"<p><b>{html.escape(one.model)}</b> {html.escape(numbers)}</p>")
         if scores.judge_errors:
             parts.append(f"<p><b>The judge failed on {scores.judge_errors} responses, which are left out.</b></p>")
         if one.difference:

@@ -5,7 +5,7 @@
   independent. With scores x of N problems it is sqrt(sum (x - mean)^2 / (N - 1) / N) (Miller 2024, arXiv 2411.00640,
   which calls it clustered).
 - pass@k is 1 - C(n-c, k) / C(n, k), averaged over problems (Chen et al. 2021, arXiv 2107.03374, eq. 1).
-- maj@k (`estimators.majority_at_k`) is the chance that the most frequent answer of k responses is right.
+- maj@k is the chance that the most frequent answer of k responses is right; equally frequent ones share it.
 - Two models are compared on the same problems, by the differences of each: the interval is a bootstrap over problems.
 
 Judgements that failed are no answers: scoring is refused while there are any, or they are left out and counted.
@@ -22,7 +22,8 @@ import numpy as np
 
 from tessy_jax.data.hashing import hash_text
 from tessy_jax.errors import UserError
-from tessy_jax.evals.estimators import pass_at_k
+from tessy_jax.evals.estimators import majority_at_k, pass_at_k
+from tessy_jax.evals.judges.math import tidy
 from tessy_jax.evals.records import Judgement, Problem, Verdict
 
 IE = Verdict.JUDGE_ERROR
@@ -54,6 +55,7 @@ class Scores:
         runs: pass@1 of each run, in percent.
         std: standard deviation of the runs; 0 for one run.
         pass_at: by k, in percent.
+        majority_at: by k, in percent; of answers that are not programs.
         groups: pass@1 by tag and its value: groups["difficulty"]["easy"].
         verdicts: how many of each.
         judge_errors: responses that were left out because their judge failed.
@@ -66,6 +68,7 @@ class Scores:
     pass_at: dict[int, float]
     groups: dict[str, dict[str, Score]]
     verdicts: dict[str, int]
+    majority_at: dict[int, float] = field(default_factory=dict)
     judge_errors: int = 0
     judge: dict[str, Any] = field(default_factory=dict)
 
@@ -104,7 +107,7 @@ def score(
         problems: all of the benchmark, judged or not.
         runs: responses that each problem should have.
         groups: tags by which scores are divided.
-        ks: for pass@k; those above the number of runs are refused.
+        ks: for pass@k and maj@k; those above the number of runs are refused.
         mean_over: a tag: the headline is the plain mean of its values' scores.
         allow_judge_errors: leaves out responses whose judge failed, instead of an error.
         identity: the benchmark's, to be kept with the scores.
@@ -151,6 +154,7 @@ def score(
         pass_at={k: 100 * float(np.mean([pass_at_k(n, c, k) for n, c in counts if n >= k])) for k in ks},
         groups=divided,
         verdicts=dict(verdicts.most_common()),
+        majority_at={k: 100 * _majority(judged, k) for k in ks} if _are_texts(judged) else {},
         judge_errors=len(failed),
         judge={"judges": judges(one for found in judged.values() for one in found), **(identity or {}), "runs": runs},
     )
@@ -205,6 +209,23 @@ def judges(judgements: Iterable[Judgement]) -> list[dict[str, Any]]:
     kinds = {json.dumps(own, sort_keys=True, default=str): own for own in limits.values()}
     several = {"limits_of_problems": hash_text(json.dumps(limits, sort_keys=True, default=str))[:16]}
     return [*(found[kind] for kind in sorted(found)), *kinds.values()] if len(kinds) < 4 else [*found.values(), several]
+
+
+def _are_texts(judged: Mapping[str, Sequence[Judgement]]) -> bool:
+    """Whether answers are formulas or letters, of which equal ones can be counted."""
+    names = {one.judge.get("name") for found in judged.values() for one in found if one.judge}
+    return bool(names) and names <= {"math", "choice"}
+
+
+def _majority(judged: Mapping[str, Sequence[Judgement]], k: int) -> float:
+    """maj@k, over the problems that have k responses."""
+    chances = []
+    for found in judged.values():
+        answers = [None if one.extracted is None else tidy(one.extracted) for one in found]
+        right = {answer for answer, one in zip(answers, found, strict=True) if one.passed and answer is not None}
+        if len(answers) >= k:
+            chances.append(majority_at_k(answers, right.__contains__, k))
+    return float(np.mean(chances))
 
 
 def check_comparable(scores: Mapping[str, Scores]) -> None:

@@ -206,8 +206,8 @@ _REPLACED = {r"\dfrac": r"\frac", r"\tfrac": r"\frac", "{,}": ",", "−": "-", "
 _UNITS = re.compile(r"\\(?:mathrm|text|textbf|mathbf)\{~?([^{}]*)\}")
 _UPRIGHT_INDEX = re.compile(r"_\{\s*\\(?:mathrm|text|rm)\{\s*([A-Za-z0-9]+)\s*\}\s*\}")
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}=]*\}|\w)|\^\{?\\prime\}?|\([\w\\, ]*\)|'|\s)*")
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
-_WHOLE = re.compile(r"([+-]?)0*(\d{1,40})(?:\.0{1,20})?")
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
+_WHOLE = re.compile(r"([+-]?)0*([0-9]{1,40})(?:\.0{1,20})?")
 
 
 def tidy(text: str) -> str:

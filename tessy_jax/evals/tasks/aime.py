@@ -36,6 +36,9 @@ class AimeTask(BaseTask[Aime]):
     def target(self, problem: Problem) -> MathTarget:
         return MathTarget((str(self.entry(problem).material),), integer=True)
 
+    def identity(self) -> dict[str, str | int]:
+        return super().identity() | {"extract": "boxed", "answers": self.hash_materials()}
+
 
 def _read(config: Aime) -> Iterator[Entry]:
     for number, row in enumerate(read_rows(Path(config.path)), start=1):

@@ -55,6 +55,10 @@ class BaseTask(Generic[ConfigT]):
     def entry(self, problem: Problem) -> Entry:
         return self._entries[problem.id]
 
+    def hash_materials(self) -> str:
+        """Of what the targets are made of: answers, tests."""
+        return hash_text(repr([entry.material for entry in self._entries.values()]))[:16]
+
     def identity(self) -> dict[str, str | int]:
         """What the scores depend on: all options but the runs, the number of problems, and a hash of what was read."""
         options = self.config.model_dump(mode="json", exclude={"path", "tests", "testlib", "verifier", "label", "runs"})

@@ -45,6 +45,9 @@ class GpqaTask(BaseTask[Gpqa]):
     def target(self, problem: Problem) -> ChoiceTarget:
         return ChoiceTarget(self.entry(problem).material, LETTERS)
 
+    def identity(self) -> dict[str, str | int]:
+        return super().identity() | {"answers": self.hash_materials()}
+
 
 def _read(config: Gpqa) -> Iterator[Entry]:
     opening = PROMPT + (STEPS if config.prompt == "step_by_step" else "")

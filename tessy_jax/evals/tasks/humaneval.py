@@ -89,7 +89,10 @@ class HumanEvalTask(BaseTask[HumanEval]):
 
     def identity(self) -> dict[str, str | int]:
         about = self.conversion
-        return super().identity() | {"asserts": f"{about.converted} of {about.asserts}"}
+        return super().identity() | {
+            "asserts": f"{about.converted} of {about.asserts}",
+            "tests": self.hash_materials(),
+        }
 
 
 def package_file() -> Path:

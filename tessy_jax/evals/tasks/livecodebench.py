@@ -204,7 +204,7 @@ def _tests(row: Row, name: str) -> Iterator[TestCase]:
     text = row.text(name)
     try:
         tests = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         tests = _unpacked(row, name, text)
     if not isinstance(tests, list):
         row.fail(f"field '{name}' must hold a list of tests")

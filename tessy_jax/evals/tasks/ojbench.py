@@ -23,6 +23,7 @@ from tessy_jax.evals.records import Problem
 from tessy_jax.evals.targets import Checker, CodeTarget, Language, Limits, TestCase
 from tessy_jax.evals.tasks.archives import Archives
 from tessy_jax.evals.tasks.base import BaseTask, Entry, user
+from tessy_jax.evals.tasks.checkers import named_checker
 from tessy_jax.evals.tasks.folders import inside, safe_name
 from tessy_jax.evals.tasks.rows import Row, read_rows, read_yaml
 
@@ -31,7 +32,6 @@ LIMITS = Limits(cpu_seconds=10, wall_seconds=30, memory_mib=1024, output_mib=24)
 """DMOJ's wall time is three times the CPU time."""
 SKIPPED = frozenset({"nwerc2023_H", "swerc2023_L", "loj-3897"})
 """Folders that the official judge never judges: their problems count as not passed."""
-CHECKERS = frozenset({"standard", "easy", "identical", "linecount", "sorted", "floats"})
 
 
 class OjBenchTask(BaseTask[OjBench]):
@@ -95,9 +95,7 @@ class OjBenchTask(BaseTask[OjBench]):
                 settings.fail(f"the checker is of type {args['type']!r}; only testlib's are run here")
             path = inside(settings, folder if (folder / str(source)).is_file() else files, source)
             return Checker("testlib", source=self._archives.with_testlib(path, self.config.testlib))
-        if name not in CHECKERS:
-            settings.fail(f"the checker {name!r} is not known here; known are bridged, {', '.join(sorted(CHECKERS))}")
-        return Checker(name, args)
+        return named_checker(settings, name, args)
 
     def identity(self) -> dict[str, str | int]:
         """Of the tests, the settings count and how long each file is: they are too many to be read."""
@@ -114,14 +112,14 @@ def _named(settings: Row, value: Any) -> tuple[str, dict[str, Any]]:
     return row.text("name"), dict(row.inner("'args'", args).values)
 
 
-def _cases(settings: Row, value: Any, checker: Any) -> Iterator[Row]:
-    """The tests, those of batches one after the other."""
+def _cases(settings: Row, value: Any, checker: Any, batch: bool = False) -> Iterator[Row]:
+    """The tests, those of batches one after the other. A batch holds none itself: YAML could let it hold itself."""
     if not isinstance(value, list) or not value:
         settings.fail("'test_cases' must hold a list of tests")
     for number, one in enumerate(value, start=1):
         case = settings.inner(f"test {number}", one)
-        if "batched" in case.values:
-            yield from _cases(case, case.values["batched"], checker)
+        if "batched" in case.values and not batch:
+            yield from _cases(case, case.values["batched"], checker, batch=True)
         elif case.values.get("checker", checker) != checker:
             case.fail("a checker of its own is not judged here")
         else:

@@ -17,8 +17,9 @@ from typing import Any, get_args
 from tessy_jax.config.benchmarks import OwnProblems
 from tessy_jax.evals.extract import CODE, TEXT
 from tessy_jax.evals.records import Problem
-from tessy_jax.evals.targets import Checker, ChoiceTarget, CodeTarget, Language, Limits, MathTarget, Target, TestCase
+from tessy_jax.evals.targets import ChoiceTarget, CodeTarget, Language, Limits, MathTarget, Target, TestCase
 from tessy_jax.evals.tasks.base import BaseTask, Entry, hash_files, user
+from tessy_jax.evals.tasks.checkers import named_checker
 from tessy_jax.evals.tasks.rows import Row, read_rows
 
 FIELDS = (
@@ -101,5 +102,7 @@ def _code(config: OwnProblems, row: Row) -> CodeTarget:
     language: Any = row.one_of("language", known) if "language" in row.values else "python3"
     checker = row.text("checker") if "checker" in row.values else "json" if name else "numbers"
     args = row.inner("'checker_args'", row.values.get("checker_args", {})).values
+    if language == "cpp17" and name is not None:
+        row.fail("field 'entry_point' is for Python: a C++ program reads standard input")
     limits = Limits(config.cpu_seconds, 2 * config.cpu_seconds, config.memory_mib)
-    return CodeTarget(language, cases, limits, Checker(checker, args), name)
+    return CodeTarget(language, cases, limits, named_checker(row, checker, args), name)

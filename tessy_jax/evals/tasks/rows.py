@@ -53,8 +53,9 @@ class Row:
 
     def json(self, name: str) -> Any:
         """The value of a field that holds JSON in a text."""
+        text = self.text(name)
         try:
-            return json.loads(self.text(name))
+            return json.loads(text)
         except (ValueError, RecursionError) as error:
             self.fail(f"field '{name}' must hold JSON: {error}")
 
