@@ -53,7 +53,7 @@ def test_gradients_are_torchs(tmp_path: Path, family: str, router: str) -> None:
     real = torch.arange(12)[None] < torch.tensor([[12], [9]])
     out = reference(ids, attention_mask=real.long(), labels=torch.where(real, ids, -100))
     out.loss.backward()
-    assert float(metrics.loss) + COEFFICIENT * float(out.aux_loss) == pytest.approx(float(out.loss), rel=1e-5)
+    assert float(metrics.loss) + COEFFICIENT * out.aux_loss.item() == pytest.approx(out.loss.item(), rel=1e-5)
     for name in (f"model.layers.0.{router}", "model.embed_tokens.weight"):
         theirs = reference.get_parameter(name).grad.numpy()
         assert distance(state.optimizer[name], theirs) < 1e-4, name
