@@ -345,7 +345,7 @@ class Fields:
                 raise self.error(f"{field}.high_freq_factor", f"is {high:g}; it must be above low_freq_factor, {low:g}")
             scaling = Llama3(number("factor"), low, high, original())
         elif kind == "yarn":
-            given = {name: number(name) for name in ("beta_fast", "beta_slow") if parameters.get(name)}
+            given: dict[str, Any] = {name: number(name) for name in ("beta_fast", "beta_slow") if parameters.get(name)}
             optional = ("attention_factor", "mscale", "mscale_all_dim")
             given |= {name: number(name, -math.inf) for name in optional if parameters.get(name) is not None}
             if (truncate := parameters.get("truncate")) not in (None, True, False):

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -184,11 +184,11 @@ def read_header(file: Path) -> dict[str, Tensor]:
 def _byte_range(file: Path, name: str, entry: Any) -> tuple[int, int]:
     """Where a tensor's bytes begin and end after the header; checks its whole entry."""
 
-    def sizes(value: Any) -> bool:
+    def sizes(value: Any) -> TypeGuard[list[int]]:
         return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
 
-    fields = entry if isinstance(entry, dict) else {}
-    code, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    code, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (isinstance(code, str) and sizes(shape) and sizes(offsets) and len(offsets) == 2):
         raise WeightsError(
             f"{file}: {name}: the header has {entry!r:.80}, where dtype, shape and data_offsets belong. "

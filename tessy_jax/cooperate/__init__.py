@@ -22,6 +22,7 @@ All rows of a batch go through this at once in one jitted program. In reading or
     decode         one token for every row that writes
     sampling       how a token is chosen
     judge          which words are kept: the boundary of preset `paper`; `released`: that of the released code
+    requests       a turn as a request to a server, which reads prompt and text as one string: the released code
     words_host     complete words of a span, with the tokenizer's help; `words_device`: those that need no tokenizer
     scorers        whether a word is of the role's kind, by a predictor of either sort
     host_callback  calls to the host from inside the loop

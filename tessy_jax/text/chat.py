@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tessy_jax.text.reference import open_reference, read_settings, refuse_unknown_tokens, template_of
-from tessy_jax.text.stand_ins import ControlStrings, StandIns, characters
-from tessy_jax.text.thinking import Thinking, thinking_of
+from tessy_jax.text.stand_ins import ControlStrings, StandIns, characters, shown
+from tessy_jax.text.thinking import Thinking, refuse_cut_point, thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
-from tessy_jax.text.words import next_cut
 
 Messages = Sequence[Mapping[str, Any]]
 """Chat messages: `{"role": ..., "content": text}`."""
@@ -103,7 +102,7 @@ class Chat:
             template = f"{{%- macro strftime_now(form) -%}}{{{{ {json.dumps(date)} }}}}{{%- endmacro -%}}{template}"
         chat = cls(Path(folder), tokenizer, reference, template, thinking, options or {})
         if chat.textual_marker is not None:
-            _refuse_cut_point(chat.textual_marker)
+            refuse_cut_point(chat.textual_marker)
         return chat
 
     # Prompts
@@ -126,7 +125,7 @@ class Chat:
         rendered, hidden = self._render(messages)
         prompt = self._opened(rendered)
         at = max((found.end() for found in self._control.finditer(prompt)), default=0)
-        return self._encode(prompt[:at], hidden), prompt[at:].translate(str.maketrans(dict(hidden))).encode()
+        return self._encode(prompt[:at], hidden), shown(prompt[at:], hidden).encode()
 
     def bare_prompt_ids(self, messages: Messages) -> list[int]:
         """The prompt up to an assistant's message that does not think: without `thinking.open`, even where the
@@ -199,14 +198,13 @@ class Chat:
 
     def _encode(self, text: str, hidden: Mapping[str, str]) -> list[int]:
         """Ids of text in which control strings are control tokens, and `hidden` characters stand for text."""
-        restore = str.maketrans(dict(hidden))
         ids: list[int] = []
         at = 0
         for found in self._control.finditer(text):
-            ids += self._content(text[at : found.start()].translate(restore))
+            ids += self._content(shown(text[at : found.start()], hidden))
             ids.append(self.tokenizer.control[found.group()])
             at = found.end()
-        return ids + self._content(text[at:].translate(restore))
+        return ids + self._content(shown(text[at:], hidden))
 
     def _content(self, text: str) -> list[int]:
         return self.tokenizer.encode(text.encode())[0] if text else []
@@ -386,15 +384,3 @@ class Chat:
                 f"{self.folder}: the tokenizer begins texts with {self.reference.bos_token}, and the template does not"
                 " write it: put {{ bos_token }} at its start."
             )
-
-
-def _refuse_cut_point(marker: bytes) -> None:
-    """A textual marker must lie inside one word, or it would be cut before it is complete."""
-    if not marker:
-        raise TextError("thinking.marker is empty: give the text that ends the thinking, such as '</think>'.")
-    cut = next_cut(marker, 0, (), len(marker))
-    if cut is not None:
-        raise TextError(
-            f"thinking.marker {marker.decode()!r} is not a token of the vocabulary, and words are cut at its byte"
-            f" {cut}: use one without a space or newline inside, such as '</think>'."
-        )

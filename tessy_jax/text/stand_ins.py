@@ -113,6 +113,12 @@ def characters(value: Any) -> set[str]:
     return found
 
 
+def shown(text: str, hidden: Mapping[str, str]) -> str:
+    """`text` with what its `hidden` characters stand for."""
+    restore = str.maketrans(dict(hidden))
+    return text.translate(restore)
+
+
 def _map_texts(value: Any, change: Callable[[str], str], change_name: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)

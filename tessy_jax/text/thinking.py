@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tessy_jax.text.files import read_json
 from tessy_jax.text.tokenizer import TextError
+from tessy_jax.text.words import next_cut
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,15 @@ def thinking_of(folder: str | Path, **given: str) -> Thinking:
     names = {name for name in named if isinstance(name, str)}
     form = HARMONY if names >= _HARMONY_TOKENS else Thinking()
     return replace(form, **given)
+
+
+def refuse_cut_point(marker: bytes) -> None:
+    """A textual marker must lie inside one word, or it would be cut before it is complete."""
+    if not marker:
+        raise TextError("thinking.marker is empty: give the text that ends the thinking, such as '</think>'.")
+    cut = next_cut(marker, 0, (), len(marker))
+    if cut is not None:
+        raise TextError(
+            f"thinking.marker {marker.decode()!r} is not a token of the vocabulary, and words are cut at its byte"
+            f" {cut}: use one without a space or newline inside, such as '</think>'."
+        )

@@ -79,7 +79,7 @@ def test_released_greedy_rows_are_the_oracles_on_a_mesh(tmp_path: Path) -> None:
 
 
 def released(pair: Pair, mesh: Mesh | None) -> None:
-    """Prompts end within a word, which the text goes on with; one ends just before the budget, one just behind it."""
+    """Prompts end with a space, which becomes part of the next word; one ends just before the budget, one behind it."""
     pair = dataclasses.replace(pair, chats=tuple(open_ended(chat) for chat in pair.chats))
     room = RELEASED.max_think_tokens + RELEASED.max_answer_tokens
     long = [asked_at_length(pair, "before", RELEASED.max_think_tokens - 8), asked_at_length(pair, "behind", room - 3)]
@@ -102,7 +102,7 @@ def released(pair: Pair, mesh: Mesh | None) -> None:
 
 
 def open_ended(chat: Chat) -> Chat:
-    thinking = dataclasses.replace(chat.thinking, open=chat.thinking.open + "So the pro")
+    thinking = dataclasses.replace(chat.thinking, open=chat.thinking.open + "So ")
     return Chat(chat.folder, chat.tokenizer, chat.reference, chat.template, thinking, chat.options)
 
 

@@ -171,7 +171,7 @@ def test_cuts_are_those_of_the_released_rule(tmp_path: Path) -> None:
     folder = vocab.small_plain(tmp_path)
     content = ContentTokenizer.load(folder)
     reference = qwen3_classifier(folder, vocab_size=content.vocab_size, num_hidden_layers=1, seed=2)
-    cases = turns(1000)
+    cases = turns(1500)
     seen: collections.Counter[str] = collections.Counter()
     for role in (Role.STUDENT, Role.TEACHER):
         mine = cases[role::2]
@@ -196,8 +196,8 @@ def test_a_tie_is_capability(tmp_path: Path) -> None:
         reference.score.bias.zero_()
     reference.save_pretrained(folder)
     cases = [Case("so", " the sum of 16 primes", False, 0, 0, 0), Case("", "wait, so", False, 0, 0, 0)]
-    for role, kept in ((Role.STUDENT, ["so the", "wait,"]), (Role.TEACHER, ["so the sum of 16 primes", "wait, so"])):
+    for role, kept in ((Role.STUDENT, "so the sum"), (Role.TEACHER, "so the sum of 16 primes")):
         found = outcomes(folder, cases, role)
         assert found == expected(folder, reference, cases, role)
-        assert [one.kept for one in found] == kept
+        assert found[0].kept == kept
         assert all(one.switch == (role == Role.STUDENT) for one in found)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tessy_jax.evals.sandbox.box import Box
 from tessy_jax.evals.sandbox.job import Job, Outcome
 from tessy_jax.evals.sandbox.self_check import check
-from tessy_jax.evals.sandbox.slot import Slot
+from tessy_jax.evals.sandbox.slot import GRACE, Slot
 
 FIRST_UID = 60706
 """Root's programs run as users from here on, one per slot: a range that systemd leaves unused."""
@@ -81,8 +81,12 @@ class Sandbox:
                 self._change.notify_all()
 
     def close(self) -> None:
-        """Ends all that runs."""
+        """Ends all that runs; the threads that wait for it get failures."""
         self._closed = True
+        for slot in self._slots:
+            slot.interrupt()
+        with self._change:
+            self._change.wait_for(lambda: len(self._free) == self.workers, GRACE)
         for slot in self._slots:
             slot.close()
 

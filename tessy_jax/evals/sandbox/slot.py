@@ -47,14 +47,19 @@ class Slot:
             self.close()
             raise
 
-    def close(self) -> None:
-        """Ends the keeper, and with it what runs in its box; a thread that waits for this gets a failure."""
-        channel, keeper = self._channel, self._keeper
-        self._channel = self._keeper = None
+    def interrupt(self) -> None:
+        """Ends what another thread runs here: this gets a failure."""
+        channel = self._channel
         if channel:
             with contextlib.suppress(OSError):
                 channel.shutdown(socket.SHUT_RDWR)  # the keeper kills its box, and goes
-            channel.close()
+
+    def close(self) -> None:
+        """Ends the keeper, and with it what runs in its box."""
+        channel, keeper = self._channel, self._keeper
+        self._channel = self._keeper = None
+        if channel:
+            channel.close()  # the keeper kills its box, and goes
         if keeper:
             try:
                 keeper.wait(GRACE)

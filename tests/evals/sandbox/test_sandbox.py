@@ -35,7 +35,10 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> set[int]:
-    below = set(children(pid))
+    try:
+        below = set(children(pid))
+    except FileNotFoundError:  # it has just ended
+        return set()
     return below.union(*(descendants(child) for child in below))
 
 
@@ -135,16 +138,17 @@ with Sandbox.open(1) as sandbox:
     sandbox.run(job("import time; time.sleep(99)", limits=replace(LIMITS, wall_seconds=99)))
 """
     judge = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert judge.stdout
-    assert judge.stdout.readline() == b"open\n"
-    keeper = children(judge.pid)[0]
-    wait_until(lambda: len(children(keeper)) > 0)
-    box = children(keeper)[0]
-    inside = children(box)[0]
-    judge.send_signal(number)
-    judge.wait(20)
-    judge.stdout.close()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (keeper, box, inside)))
+    with judge:
+        try:
+            assert judge.stdout
+            assert judge.stdout.readline() == b"open\n"
+            wait_until(lambda: len(descendants(judge.pid)) >= 4)  # a keeper, bubblewrap twice, the program
+            running = descendants(judge.pid)
+            judge.send_signal(number)
+            judge.wait(20)
+            wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+        finally:
+            judge.kill()
 
 
 def test_closing_ends_what_runs():
@@ -156,6 +160,6 @@ def test_closing_ends_what_runs():
         assert keeper
         wait_until(lambda: len(children(keeper.pid)) > 0)
     thread.join(5)
-    assert outcomes[0].failure.startswith("the sandbox failed")
+    assert outcomes[0].failure == "the sandbox failed: the process that starts programs was lost"
     assert sandbox.run(job("print(1)")).failure == "the sandbox is closed"
     assert not Path(f"/proc/{keeper.pid}").exists()
