@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tessy_jax.evals.records import Judgement, Problem, Response, Verdict
+from tessy_jax.evals.records import Judgement, Problem, Response
 from tessy_jax.evals.tasks.rows import TaskError
 
 
@@ -47,21 +47,6 @@ def read_judged(
                 file.seek(place)
                 found.append(Judged(_response(responses, line, file.readline()), judged.get((problem.id, run))))
             yield JudgedProblem(problem, found)
-
-
-def read_judgements(path: Path) -> Iterator[Judgement]:
-    """The judgements of a file.
-
-    Raises:
-        TaskError: a line is no judgement.
-    """
-    with path.open("rb") as file:
-        for line, data in enumerate(file, start=1):
-            try:
-                row = json.loads(data)
-                yield Judgement(**{**row, "verdict": Verdict(row["verdict"])})
-            except (ValueError, TypeError, KeyError) as error:
-                raise TaskError(f"{path}:{line}: no judgement: {error}") from None
 
 
 def _response(path: Path, line: int, data: bytes) -> Response:

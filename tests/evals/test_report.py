@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from tessy_jax.evals.interchange import read_lcb_outputs, read_ojbench, write_lcb_eval_all, write_lcb_outputs
-from tessy_jax.evals.judged import Judged, JudgedProblem, read_judged, read_judgements
+from tessy_jax.evals.judged import Judged, JudgedProblem, read_judged
 from tessy_jax.evals.published import COLUMNS, TABLE_1
 from tessy_jax.evals.records import Judgement, Problem, Response, Verdict
 from tessy_jax.evals.report import Report, Result, lengths, to_markdown, write_report
@@ -127,15 +127,15 @@ def test_ten_thousand_responses_in_bounded_memory(tmp_path):
     assert (tmp_path / "report.html").stat().st_size > 8 << 20
 
 
-def test_responses_and_judgements_from_files(tmp_path):
+def test_responses_of_a_file_and_their_judgements(tmp_path):
     rows = [
         {"problem_id": name, "sample_index": run, "response": f"{name}{run}", "n_tokens": 3}
         for run in (1, 0)
         for name in ("b", "a")
     ]
     path = write_jsonl(tmp_path / "responses.jsonl", rows)
-    verdicts = write_jsonl(tmp_path / "judgements.jsonl", [{"problem_id": "a", "sample_index": 1, "verdict": "AC"}])
-    found = list(read_judged([Problem("a", []), Problem("b", []), Problem("c", [])], path, read_judgements(verdicts)))
+    verdicts = [Judgement("a", 1, Verdict.ACCEPTED)]
+    found = list(read_judged([Problem("a", []), Problem("b", []), Problem("c", [])], path, verdicts))
     assert [[one.response.response for one in problem.responses] for problem in found] == [
         ["a0", "a1"],
         ["b0", "b1"],
@@ -145,9 +145,6 @@ def test_responses_and_judgements_from_files(tmp_path):
     write_jsonl(path, [*rows, {"problem_id": "a"}])
     with pytest.raises(TaskError, match=r"responses.jsonl:5: no response"):
         list(read_judged([], path, []))
-    write_jsonl(verdicts, [{"problem_id": "a", "sample_index": 1, "verdict": "OK"}])
-    with pytest.raises(TaskError, match=r"judgements.jsonl:1: no judgement"):
-        list(read_judgements(verdicts))
 
 
 def test_files_of_livecodebench(tmp_path):

@@ -114,7 +114,7 @@ def test_private_tests_that_are_no_text_are_not_loaded(tmp_path, case, monkeypat
         ({"metadata": "{"}, "field 'metadata' must hold JSON"),
         ({"metadata": '{"func_name": "os.system"}'}, "field 'metadata' must name a function"),
         ({"question_id": STDIN[0].name}, "the id 'double' has stood at .*x.jsonl:1"),
-        (None, "there is no field 'platform'; the row has a"),
+        (None, "there is no field 'metadata'; the row has a"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path, change, words):
