@@ -23,12 +23,13 @@ from tessy_jax.evals.benchmark import Benchmark
 from tessy_jax.evals.folders import open_judgements, read_refusals, read_responses, to_row
 from tessy_jax.evals.judges.choice import IDENTITY as CHOICE
 from tessy_jax.evals.judges.choice import judge_choice
-from tessy_jax.evals.judges.code import CodeJudge
+from tessy_jax.evals.judges.code import CodeJudge, TargetError
 from tessy_jax.evals.judges.light_cp_verifier import LightCPVerifier
 from tessy_jax.evals.judges.math import MathJudge
 from tessy_jax.evals.records import Judgement, Problem, Response, Verdict
 from tessy_jax.evals.targets import ChoiceTarget, CodeTarget, MathTarget
 from tessy_jax.evals.tasks.lcb_pro import LcbProTask
+from tessy_jax.evals.tasks.rows import TaskError
 from tessy_jax.text.thinking import Thinking
 
 MAX_EXTRACTED = 20_000
@@ -95,9 +96,12 @@ class Judges:
             client = LightCPVerifier(task.config.verifier)
             verdict = client.judge(problem.id, task.language(problem), extracted)
             return asdict(verdict) | {"judge": client.identity()}
-        target = task.target(problem)
-        if isinstance(target, CodeTarget):
-            return asdict(self.code.judge(target, extracted)) | {"judge": self.code.identity(target)}
+        try:
+            target = task.target(problem)
+            if isinstance(target, CodeTarget):
+                return asdict(self.code.judge(target, extracted)) | {"judge": self.code.identity(target)}
+        except (TaskError, TargetError) as error:  # of one problem: the others go on
+            return {"verdict": Verdict.JUDGE_ERROR, "detail": str(error)}
         if isinstance(target, MathTarget):
             return asdict(self.math.judge(target, extracted)) | {"judge": self.math.identity()}
         if isinstance(target, ChoiceTarget):
