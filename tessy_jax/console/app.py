@@ -26,6 +26,7 @@ from rich.console import Console
 
 from tessy_jax.config.schema import Config, describe, load_as
 from tessy_jax.console.messages import complain, say
+from tessy_jax.devices import jax_settings
 from tessy_jax.errors import ERROR, INTERRUPTED, UserError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -182,6 +183,8 @@ class Command:
         options.command = shlex.join(["python", "-m", f"tessy_jax.{self.name}", *arguments])
         console = Console(stderr=True)
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+        for note in jax_settings.settle():
+            say(console, note)
         try:
             return self.run(options, console)
         except UserError as error:
@@ -191,6 +194,10 @@ class Command:
         except KeyboardInterrupt:
             say(console, self.interrupted)
             return INTERRUPTED
+        except Exception as error:
+            if (refusal := jax_settings.explain_no_devices(error)) is None:
+                raise
+            return complain(console, refusal, refusal.exit_code)
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(
