@@ -220,7 +220,7 @@ class Command:
         if isinstance(error, OSError):  # a file of the user's, which nobody expected to fail
             output.blame(error)  # or what is printed cannot be written
             return complain(console, error, ERROR)
-        if isinstance(error, Exception) and (refusal := jax_settings.explain_no_devices(error)):
+        if isinstance(error, Exception) and (refusal := jax_settings.explain(error)):
             return complain(console, refusal, refusal.exit_code)
         raise error
 

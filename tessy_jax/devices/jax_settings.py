@@ -107,11 +107,17 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> list[str]:
     return notes
 
 
-def explain_no_devices(error: Exception) -> UserError | None:
-    """What to say where JAX has found none of the devices that it was told to use; None: the error is another one."""
+def explain(error: Exception) -> UserError | None:
+    """What to say where JAX refuses another variable, or has none of the devices that it is told to use.
+
+    None: the error is a different one.
+    """
+    raised_by = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, ValueError) and raised_by.filename.endswith("jax/_src/config.py") and "jax" not in sys.modules:
+        return UserError(f"JAX does not start: {error}; mend or unset this variable of the environment")
     if isinstance(error, RuntimeError) and str(error).startswith("Unable to initialize backend"):
-        reason = str(error).partition(" (set JAX_PLATFORMS")[0].partition("\n")[0]
-    elif isinstance(error, AssertionError) and traceback.extract_tb(error.__traceback__)[-1].name == "backends":
+        reason = str(error).partition(" (set JAX_PLATFORMS")[0].partition("\n")[0].rstrip(".")
+    elif isinstance(error, AssertionError) and raised_by.name == "backends":
         reason = "this machine has no such device"  # JAX's own message: an assertion without words
     else:
         return None

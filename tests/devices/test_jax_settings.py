@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 
 import jax
 import pytest
@@ -37,6 +38,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
+@cache  # some tests compare with the same
 def run_command(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command, in a process of its own, that executes `body`."""
     code = "import sys\nfrom tessy_jax.console.app import Command\n"
@@ -52,6 +54,13 @@ def test_the_table_names_settings_of_jax_and_their_defaults():
     plain, without_us = run_command(PRINT_SETTINGS), run_python(PRINT_SETTINGS)
     assert (plain.returncode, plain.stderr) == (0, "")
     assert plain.stdout == without_us.stdout
+
+
+def test_the_table_stands_in_the_documentation():
+    text = (ROOT / "docs" / "environment.md").read_text("utf-8")
+    for variable, value, why in SETTINGS:
+        ours = "unset" if value is None else value if isinstance(value, str) else int(value)
+        assert f"\n| `{variable}` | {ours} | {why} |\n" in text
 
 
 def test_no_setting_of_the_environment_changes_what_is_computed():
@@ -100,7 +109,6 @@ def test_a_program_that_configured_jax_itself():
 @pytest.mark.parametrize(
     ("platforms", "reason"),
     [
-        ("nonsense", "'nonsense' is not in the list of known backends"),
         ("cpu,nonsense", "'nonsense' is not in the list of known backends"),
         ("cuda", "this machine has no such device"),
     ],
@@ -114,6 +122,21 @@ def test_platforms_that_are_not_there(platforms, reason):
     assert line.startswith(f"error: JAX_PLATFORMS={platforms}: ")
     assert reason in line
     assert "cpu" in line.partition("; there is ")[2]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("JAX_LOG_COMPILES", "maybe", "invalid truth value 'maybe' for environment 'JAX_LOG_COMPILES'"),
+        ("JAX_LOGGING_LEVEL", "loud", 'Invalid value "loud" for JAX flag jax_logging_level'),
+        ("JAX_NUM_CPU_DEVICES", "two", 'Invalid value "two" for JAX flag jax_num_cpu_devices'),
+    ],
+)
+def test_values_that_jax_refuses(variable, value, reason):
+    process = run_command("import jax", **{variable: value})
+    assert process.returncode == 1
+    advice = "mend or unset this variable of the environment"
+    assert process.stderr == f"error: JAX does not start: {reason}; {advice}\n"
 
 
 def test_libtpu_is_quiet_where_there_is_no_tpu(monkeypatch):
