@@ -48,9 +48,14 @@ _HOMES = {
 }
 """Where each name is defined."""
 
-if sys.argv[:1] == ["-m"] and any("tessy_jax" in argument for argument in sys.orig_argv):
-    # `python -m tessy_jax.<command>` is about to import the command: from here on Ctrl-C ends it without a traceback.
-    import_module("tessy_jax.console.stopping").leave_at_once()
+
+def _begin_command() -> None:
+    """Where `python -m tessy_jax.<command>` is about to import it: from here on Ctrl-C ends it without a traceback."""
+    if sys.argv[:1] == ["-m"] and any("tessy_jax" in argument for argument in sys.orig_argv):
+        import_module("tessy_jax.console.stopping").leave_at_once()
+
+
+_begin_command()
 
 
 def __getattr__(name: str) -> Any:

@@ -187,6 +187,9 @@ class Command:
                     code = self._run(sys.argv[1:] if argv is None else argv, stop)
                 finally:
                     output.flush()
+            except KeyboardInterrupt:
+                say(Console(stderr=True), self.interrupted)
+                code = INTERRUPTED
             except output.ReaderLeft as left:
                 code = left.exit_code
             except output.OutputError as error:
@@ -208,9 +211,8 @@ class Command:
                 say(console, note)
             return self.run(options, console)
         except BaseException as error:
-            if stop.asked or isinstance(error, KeyboardInterrupt):
-                say(console, self.interrupted)
-                return INTERRUPTED
+            if stop.asked:  # whatever it is, it came of that
+                raise KeyboardInterrupt from None
             return self._explain(error, console)
 
     @staticmethod

@@ -48,22 +48,25 @@ class Stoppable:
 
     def __init__(self) -> None:
         self.asked = False
+        self._running = False
 
     def __enter__(self) -> "Stoppable":
         self._process = os.getpid()
         self._before = {}
-        if threading.current_thread() is not threading.main_thread():
-            return self  # a program runs the command in a thread, and signals are its own affair
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        if not heard or threading.current_thread() is not threading.main_thread():
+            return self  # in a thread, signals are the affair of the program that runs the command
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._stop) for number in heard}
         self._fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         threading.Thread(target=self._listen, daemon=True).start()
+        self._running = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._running = False
         if not self._before:
             return
         sys.unraisablehook = self._hook
@@ -83,18 +86,20 @@ class Stoppable:
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self.asked or os.getpid() != self._process:  # a second one; or a child, which has nothing to say
             os._exit(INTERRUPTED)
+        if not self._running:
+            _leave()
         self.asked = True
         raise KeyboardInterrupt
 
     def _listen(self) -> None:
         """Ends the process where the main thread does not notice a signal, because it is inside a long computation."""
+        first = True
         while number := os.read(self._read, 1):
-            if number[0] not in self._before:
-                continue
-            already = self.asked
-            time.sleep(_PATIENCE)
-            if already or not self.asked:
-                _leave()
+            if number[0] in self._before:
+                time.sleep(_PATIENCE)
+                if not (first and self.asked):
+                    _leave()
+                first = False
         os.close(self._read)
 
     def _unraisable(self, event: "sys.UnraisableHookArgs") -> None:

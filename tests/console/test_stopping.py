@@ -92,6 +92,11 @@ def test_while_the_main_thread_computes_without_python():
     assert (process.returncode, process.stderr) == (130, "interrupted\n")
 
 
+def test_a_long_farewell_is_not_cut_short():
+    process = run_as_command(f"import time\ntry:\n  exec({SIGNAL!r})\nfinally:\n  time.sleep(2.5)\n  print('removed')")
+    assert (process.returncode, process.stdout, process.stderr) == (130, "removed\n", INTERRUPTED)
+
+
 def test_a_second_signal_leaves_at_once():
     process = run_as_command(f"try:\n  exec({SIGNAL!r})\nfinally:\n  exec({SIGNAL!r})\n  print('not reached')")
     assert (process.returncode, process.stdout) == (130, "")
