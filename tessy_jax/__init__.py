@@ -10,6 +10,7 @@
 Each name is imported when it is first used: `import tessy_jax` itself imports neither JAX nor anything large.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,15 @@ _HOMES = {
     "save_model": "tessy_jax.models:save_hf",
 }
 """Where each name is defined."""
+
+
+def _begin_command() -> None:
+    """Where `python -m tessy_jax.<command>` is about to import it: from here on Ctrl-C ends it without a traceback."""
+    if sys.argv[:1] == ["-m"] and any("tessy_jax" in argument for argument in sys.orig_argv):
+        import_module("tessy_jax.console.stopping").leave_at_once()
+
+
+_begin_command()
 
 
 def __getattr__(name: str) -> Any:

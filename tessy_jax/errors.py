@@ -1,8 +1,8 @@
 """The errors that are meant for the user: one family, each with the exit code of the command that it ends."""
 
-DONE, ERROR, USAGE, REJECTS, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, ERROR, USAGE, REJECTS, INTERRUPTED, READER_LEFT = 0, 1, 2, 3, 130, 141
 """Exit codes of all commands: done; an error; wrong usage (options or configuration); done, but rows were rejected;
-interrupted by Ctrl-C or SIGTERM.
+interrupted by Ctrl-C or SIGTERM; nobody reads the output any more (`… | head -1`).
 """
 
 

@@ -25,8 +25,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from rich.console import Console
 
 from tessy_jax.config.schema import Config, describe, load_as
+from tessy_jax.console import output
 from tessy_jax.console.messages import complain, say
-from tessy_jax.errors import ERROR, INTERRUPTED, UserError
+from tessy_jax.console.stopping import Stoppable
+from tessy_jax.devices import jax_settings
+from tessy_jax.errors import ERROR, INTERRUPTED, READER_LEFT, UserError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -177,20 +180,51 @@ class Command:
         An error that the user can mend is printed as a message; any other ends in a traceback. The options get one
         more, `command`: the whole command as the user could type it.
         """
-        arguments = sys.argv[1:] if argv is None else argv
-        options = self._parser().parse_intermixed_args(arguments)
-        options.command = shlex.join(["python", "-m", f"tessy_jax.{self.name}", *arguments])
+        output.accept_any_character()
+        with Stoppable() as stop:
+            try:
+                try:
+                    code = self._run(sys.argv[1:] if argv is None else argv, stop)
+                finally:
+                    output.flush()
+            except KeyboardInterrupt:
+                say(Console(stderr=True), self.interrupted)
+                code = INTERRUPTED
+            except output.ReaderLeft as left:
+                code = left.exit_code
+            except output.OutputError as error:
+                code = complain(Console(stderr=True), error, error.exit_code)
+            except SystemExit as end:  # of help and wrong usage, or of Rich
+                if not output.rich_lost_reader(end):
+                    raise
+                code = READER_LEFT
+            stop.end_process(code)
+        return code
+
+    def _run(self, arguments: list[str], stop: Stoppable) -> int:
         console = Console(stderr=True)
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
         try:
+            options = self._parser().parse_intermixed_args(arguments)
+            options.command = shlex.join(["python", "-m", f"tessy_jax.{self.name}", *arguments])
+            logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+            for note in jax_settings.settle():
+                say(console, note)
             return self.run(options, console)
-        except UserError as error:
+        except BaseException as error:
+            if stop.asked:  # whatever it is, it came of that
+                raise KeyboardInterrupt from None
+            return self._explain(error, console)
+
+    @staticmethod
+    def _explain(error: BaseException, console: Console) -> int:
+        if isinstance(error, UserError):
             return complain(console, error, error.exit_code)
-        except OSError as error:  # a file of the user's, which nobody expected to fail
+        if isinstance(error, OSError):  # a file of the user's, which nobody expected to fail
+            output.blame(error)  # or what is printed cannot be written
             return complain(console, error, ERROR)
-        except KeyboardInterrupt:
-            say(console, self.interrupted)
-            return INTERRUPTED
+        if isinstance(error, Exception) and (refusal := jax_settings.explain(error)):
+            return complain(console, refusal, refusal.exit_code)
+        raise error
 
     def _parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(

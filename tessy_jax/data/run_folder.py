@@ -178,6 +178,9 @@ def _remove(path: Path, patterns: Sequence[str]) -> None:
 def make_manifest(identity: Mapping[str, Any], devices: Sequence[str]) -> dict[str, Any]:
     """The manifest of a run that begins now.
 
+    Settings of JAX that results depend on have no key here: every command sets them to one value
+    (devices/jax_settings.py), so that two runs cannot differ in them.
+
     Args:
         identity: whatever the results depend on (hashes of models, templates and inputs, settings); a run is resumed
             only where all of it is the same.

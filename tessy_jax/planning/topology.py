@@ -11,16 +11,9 @@ import jax
 from jax.sharding import Mesh
 
 from tessy_jax.config.sections import MeshConfig
+from tessy_jax.devices.jax_settings import WITHOUT_A_TPU
 from tessy_jax.devices.mesh import AXES, asked, lay_out, shape_of
 from tessy_jax.errors import ConfigError, UserError
-
-_WITHOUT_A_TPU = {
-    "TPU_SKIP_MDS_QUERY": "1",  # or it asks the network what machine this is
-    "TPU_ACCELERATOR_TYPE": "v6e-8",  # or it complains that nobody told; slices of other chips compile all the same
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # or its lock refuses a second plan at the same time
-}
-"""What libtpu reads of the environment when it starts, so that it compiles without a TPU."""
 
 
 class PlanError(UserError, RuntimeError):
@@ -115,7 +108,7 @@ class Topology:
                 f"compiling for {self.name} needs libtpu, which is not installed: pip install 'tessy_jax[tpu]' "
                 "(no TPU is needed)"
             )
-        for name, value in _WITHOUT_A_TPU.items():
+        for name, value in WITHOUT_A_TPU.items():
             os.environ.setdefault(name, value)
         from jax.experimental import topologies
 
