@@ -35,7 +35,7 @@ def evaluate(config: EvaluateConfig, options: argparse.Namespace, console: Conso
     benchmarks = open_benchmarks(config)
     source = open_source(config)
     if options.dry_run:
-        _dry_run(benchmarks, source)
+        _dry_run(config, benchmarks, source)
         return DONE
 
     config.output.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,8 @@ def _exit_code(ending: Ending, left: int, console: Console) -> int:
     return DONE
 
 
-def _dry_run(benchmarks: Sequence[Benchmark], source: ResponseSource) -> None:
-    """Prints what would be asked, and how often."""
+def _dry_run(config: EvaluateConfig, benchmarks: Sequence[Benchmark], source: ResponseSource) -> None:
+    """Prints what would be asked, how often, and by what it would be judged; tries the sandbox."""
     out = Console(highlight=False, markup=False, soft_wrap=True)
     for each in benchmarks:
         out.rule(f"{each.label}: {len(each.problems)} problems, {each.runs} responses each")
@@ -114,6 +114,13 @@ def _dry_run(benchmarks: Sequence[Benchmark], source: ResponseSource) -> None:
     total = sum(len(each.problems) * each.runs for each in benchmarks)
     out.rule("plan")
     out.print(f"{total} responses by {source.name}")
+    if any(each.languages for each in benchmarks):
+        from tessy_jax.evals.judging import Judges
+
+        out.rule("programs run in a sandbox, which holds here")
+        with Judges(config, benchmarks) as judges:
+            for language, tool in judges.code.tools.items():
+                out.print(f"{language}: {tool.version}")
 
 
 def compare_runs(a: Path, b: Path) -> int:

@@ -287,6 +287,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "mine: 4 problems, 1 responses each" in said
     assert "What is 2 + 3?" in said
+    assert "python3: Python 3." in said
     assert sorted(os.listdir(tmp_path)) == ["evaluate.yaml", "mine.jsonl"]
 
 
