@@ -1,6 +1,8 @@
 """Progress of a run: a live panel on a terminal, plain lines elsewhere."""
 
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -10,6 +12,48 @@ from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
+
+
+class Remaining:
+    """Estimates the time that is left from the recent past.
+
+    The unit is a row: those that are left, less the share that the rows in flight have done already, over the rows per
+    second of the last `window` seconds. The first state that is seen only starts the clock: what came before it is
+    compilation. Nothing is said before `enough` rows have ended since.
+    """
+
+    def __init__(self, window: float = 300.0, enough: int = 2):
+        self._window, self._enough = window, enough
+        self._states: deque[tuple[float, float]] = deque()
+        self._ended = 0
+        self._ends = 0
+
+    def see(self, now: float, ended: int, active: int = 0, in_flight: int = 0, per_row: float = 0.0) -> None:
+        """Takes a state.
+
+        Args:
+            now: seconds.
+            ended: rows that have ended, however.
+            active: rows in flight.
+            in_flight: tokens that they have by now.
+            per_row: tokens of a row that has ended, on average; 0: unknown.
+        """
+        begun = min(in_flight / per_row, 0.9 * active) if per_row else 0.0
+        if not self._states:
+            self._ended = ended
+        self._ends = ended - self._ended
+        self._states.append((now, ended + begun))
+        while len(self._states) > 2 and self._states[1][0] <= now - self._window:
+            self._states.popleft()
+
+    def seconds(self, total: int, now: float) -> float | None:
+        """Until all `total` rows have ended; None where too little is known."""
+        if self._ends < self._enough:
+            return None
+        (first, before), (last, after) = self._states[0], self._states[-1]
+        if last <= first or after <= before:
+            return None
+        return max(0.0, (total - after) * (last - first) / (after - before) - (now - last))
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """A checkpoint's own tokenizer in `transformers`, and its chat template, with errors in words."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ _JSON = (
 
 def open_reference(folder: str | Path) -> Any:
     """The folder's tokenizer as `transformers` reads it; no network. Raises `TextError` for a damaged file."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch was not found: it is not needed
     from transformers import AutoTokenizer
 
     check_files(Path(folder))
