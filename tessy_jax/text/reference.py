@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.text.files import read_json, read_text
+from tessy_jax.text.files import read_json, read_text, without_collection
 from tessy_jax.text.tokenizer import TextError
 
 _JSON = (
@@ -20,7 +20,8 @@ def open_reference(folder: str | Path) -> Any:
 
     check_files(Path(folder))
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with without_collection():
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # it is said nowhere what may come
         reason = " ".join(str(error).split())
         raise TextError(
