@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import tessy_jax as tessy
+from tessy_jax import __main__ as front
 from tests.kit import ROOT
 
 
@@ -57,4 +58,45 @@ def test_the_package_itself_imports_nothing_large():
     large = "{'jax', 'flax', 'numpy', 'pydantic', 'transformers'}"
     code = f"import sys, tessy_jax; sys.exit(', '.join({large} & sys.modules.keys()) or None)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_every_command_is_listed(capsys):
+    files = {file.stem for file in (ROOT / "tessy_jax").glob("*.py")} - {"__init__", "__main__", "errors"}
+    assert set(front.COMMANDS) == files
+    for arguments in ([], ["--help"]):
+        assert front.main(arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[2:]] == list(front.COMMANDS)
+        assert all(line.endswith(".") for line in lines[2:])
+
+
+def test_a_command_is_run_by_its_name(capsys):
+    assert front.main(["synthesize", "no.yaml"]) == 2
+    assert "no.yaml" in capsys.readouterr().err
+
+
+def test_an_unknown_command_gets_the_near_one(capsys):
+    assert front.main(["synthesise"]) == 2
+    assert capsys.readouterr().err == "error: there is no command 'synthesise'; did you mean 'synthesize'?\n"
+    assert front.main(["xyz"]) == 2
+    assert "the commands: synthesize, sample" in capsys.readouterr().err
+
+
+def test_nobody_is_told_that_there_is_no_pytorch(tmp_path):
+    code = """
+import importlib.util as util
+find = util.find_spec
+util.find_spec = lambda name, *more: None if name == "torch" else find(name, *more)
+from tessy_jax.text.reference import open_reference
+from tessy_jax.text.tokenizer import TextError
+import sys
+try:
+    open_reference(sys.argv[1])
+except TextError:
+    from transformers import is_torch_available
+    sys.exit(int(is_torch_available()))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (process.returncode, process.stderr) == (0, "")

@@ -28,7 +28,7 @@ LEVELS = (
 """A package imports itself and lower levels; in the last two, others of its level too, where no cycle arises."""
 LEVEL = {room: number for number, level in enumerate(LEVELS) for room in level}
 FREE = len(LEVELS) - 2
-COMMANDS = sorted(file for file in PACKAGE.glob("*.py") if file.stem not in ("__init__", "errors"))
+COMMANDS = sorted(file for file in PACKAGE.glob("*.py") if file.stem not in ("__init__", "__main__", "errors"))
 FILES = sorted(file for room in PACKAGE.iterdir() if room.is_dir() for file in room.resolve().rglob("*.py"))
 
 

@@ -1,5 +1,8 @@
 """Checkpoints of a training run: the newest few and the best, whole or not at all, for any mesh."""
 
+import errno
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,6 +115,8 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def __enter__(self) -> Self:
+        self._hook = sys.excepthook
+        sys.excepthook = self._without_closed_loops
         return self
 
     def __exit__(
@@ -121,6 +126,16 @@ class Checkpoints:
             self.wait()
         finally:
             self._manager.close()
+            sys.excepthook = self._hook
+
+    def _without_closed_loops(
+        self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        """Where one write of a checkpoint fails, Orbax leaves the loop that waits for all of them; tensorstore then
+        prints a traceback for each of the others that it cannot tell the loop of. The failure itself is raised.
+        """
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            self._hook(kind, error, traceback)
 
 
 def _loss(metrics: Mapping[str, float]) -> float:
@@ -142,5 +157,13 @@ def _explained(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(f"{what}: {reason}; {advice}") from error
+        raise CheckpointError(f"{what}: {_reason(error)}; {advice}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong; of a chain in which each library names its files, the end says it: the disk is full."""
+    text = " ".join(str(error).split())
+    full = os.strerror(errno.ENOSPC)
+    if full in text or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        return f"{full} (free some)"
+    return text[:300] or type(error).__name__

@@ -21,7 +21,7 @@ from tessy_jax.config.sft import ComputeConfig, SftConfig
 from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
-from tessy_jax.console.progress import View
+from tessy_jax.console.progress import View, compiling
 from tessy_jax.data.run_folder import run_directory
 from tessy_jax.devices import processes
 from tessy_jax.devices.mesh import make_mesh
@@ -133,7 +133,7 @@ def _run(
         overwrite: start anew where an earlier run wrote.
         export_only: instead, export this checkpoint: "newest", "best" or a step.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns about what is meant here
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of what is meant here; its errors are raised too
     output, identity, yaml = learner.config.output, learner.identity(), to_yaml(learner.config)
     with (
         _out_of_memory_explained(learner),
@@ -217,9 +217,12 @@ class _TrainingRun:
         """
         reporter = self._reporter(int(state.step), patience)
         trainer = self._trainer()
-        devices = 1 if self.mesh is None else self.mesh.size
-        tell(self.console, f"compiling for {devices} x {jax.devices()[0].device_kind}")
-        with Interrupt(self.console, "this step") as stop, View("training", reporter.cells, self.console) as view:
+        phase = compiling(1 if self.mesh is None else self.mesh.size, jax.devices()[0])
+        tell(self.console, phase)
+        with (
+            Interrupt(self.console, "this step") as stop,
+            View("training", reporter.cells, self.console, waiting=phase) as view,
+        ):
             state = trainer.run(state, batches, checkpoints, reporter, StopOrPatience(stop, patience), view.update)
         reporter.close()
         checkpoints.wait()

@@ -18,7 +18,7 @@ from tessy_jax.config.schema import to_yaml
 from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, say
-from tessy_jax.console.progress import ProgressView, SynthesisProgress
+from tessy_jax.console.progress import ProgressView, SynthesisProgress, compiling
 from tessy_jax.console.show_trace import show
 from tessy_jax.data.hashing import hash_file
 from tessy_jax.data.inputs import Reject
@@ -99,8 +99,9 @@ def _write(work: "Work", models: Pair | Solo, mesh: Mesh | None, console: Consol
     """Does what is left of the work; returns whether the user stopped it."""
     say(console, "loading " + " and ".join(source.config.model for source in models.sources))
     engine = models.load(mesh)
-    say(console, f"compiling for {1 if mesh is None else mesh.size} x {jax.devices()[0].device_kind}")
-    with Interrupt(console, "this dispatch") as stop, ProgressView(work.progress, console) as view:
+    state = compiling(1 if mesh is None else mesh.size, jax.devices()[0])
+    say(console, state)
+    with Interrupt(console, "this dispatch") as stop, ProgressView(work.progress, console, waiting=state) as view:
         for dispatch in engine.run(work.jobs()):
             work.store(dispatch)
             view.update()
@@ -192,12 +193,17 @@ class Work:
         progress.done += len(dispatch.finished)
         progress.rejected += len(dispatch.rejected)
         progress.active = len(dispatch.active)
+        progress.see((len(record.content.encode()) for record in dispatch.finished), map(_size, dispatch.active))
         for role, name in enumerate(NAMES):
             progress.kept[name] += dispatch.kept[role]
         progress.rolled_back += sum(dispatch.dropped)
         progress.switches += dispatch.spans
         counts = {name: getattr(dispatch.work, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}
         run.metrics(progress.metrics() | counts | {"phase_seconds": dispatch.seconds})
+
+
+def _size(row: RowState) -> int:
+    return len(row.text)
 
 
 def _show_records(run: RunDir) -> None:

@@ -1,12 +1,27 @@
 """The small files of a checkpoint folder, read so that a damaged one is an error in words."""
 
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.errors import UserError
 
 _LFS = b"version https://git-lfs"
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Reads faster where a tokenizer's small objects are made: all stay, and each collection visits them all."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def read_text(path: Path, error: type[UserError]) -> str:

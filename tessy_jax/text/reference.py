@@ -1,9 +1,10 @@
 """A checkpoint's own tokenizer in `transformers`, and its chat template, with errors in words."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.text.files import read_json, read_text
+from tessy_jax.text.files import read_json, read_text, without_collection
 from tessy_jax.text.tokenizer import TextError
 
 _JSON = (
@@ -14,11 +15,13 @@ _JSON = (
 
 def open_reference(folder: str | Path) -> Any:
     """The folder's tokenizer as `transformers` reads it; no network. Raises `TextError` for a damaged file."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch was not found: it is not needed
     from transformers import AutoTokenizer
 
     check_files(Path(folder))
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with without_collection():
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # it is said nowhere what may come
         reason = " ".join(str(error).split())
         raise TextError(

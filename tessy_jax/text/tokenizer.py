@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from tessy_jax.errors import UserError
-from tessy_jax.text.files import read_json
+from tessy_jax.text.files import read_json, without_collection
 
 
 class TextError(UserError, ValueError):
@@ -93,9 +93,9 @@ class ContentTokenizer:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise TextError(f"{path} is missing: give a checkpoint folder with a fast tokenizer (tokenizer.json).")
-        spec = read_json(path, TextError)
         try:
-            return cls(spec, structural, str(path))
+            with without_collection():
+                return cls(read_json(path, TextError), structural, str(path))
         except UserError:
             raise
         except Exception as error:  # a key that is missing, or what `tokenizers` raises, which is no more than this

@@ -2,11 +2,12 @@
 
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
 
-from tessy_jax.console.progress import ProgressView, SynthesisProgress, panel, plain_line
+from tessy_jax.console.progress import ProgressView, Remaining, SynthesisProgress, View, panel, plain_line
 from tessy_jax.console.show_trace import show
 from tessy_jax.data.records import FinishReason, Problem, Record, Span, TokenCounts
 
@@ -71,6 +72,47 @@ def test_a_terminal_gets_a_panel():
     text = recorder.export_text()
     for part in ("4/10", "student 30.0, teacher 70.0", "500 rolled back (20% waste)", "15.0", "0:00:25"):
         assert part in text
+
+
+def test_the_time_left_is_that_of_the_recent_past():
+    past = Remaining(window=100, enough=2)
+    past.see(900.0, 4)  # the first dispatch, which compiled for 900 seconds: the clock starts here
+    past.see(910.0, 5)
+    assert past.seconds(24, 910.0) is None  # one row since
+    past.see(940.0, 8)
+    assert past.seconds(24, 940.0) == 160.0  # 4 rows in 40 seconds, 16 to go
+    assert past.seconds(24, 945.0) == 155.0  # a clock that runs down between two states
+    past.see(1000.0, 20)
+    past.see(1040.0, 22)
+    assert past.seconds(24, 1040.0) == pytest.approx(2 * 100 / 14)  # since second 940 alone: 14 rows in 100 seconds
+
+
+def test_rows_in_flight_count_for_what_they_have():
+    state = SynthesisProgress(total=6, done=0, started=0.0)
+    state.see([], [0, 0, 0, 0], now=60.0)
+    assert state.metrics(60.0)["eta_seconds"] is None
+    state.done = 2
+    state.see([1000, 1000], [500, 500, 0, 0], now=90.0)  # 2 rows, and half of two more, in 30 seconds
+    assert state.metrics(90.0)["eta_seconds"] == 30.0  # 3 of 6 are left
+    state.see([], [5000, 5000, 0, 0], now=102.0)  # 4 rows in flight count for 3.6 at most
+    assert state.metrics(102.0)["eta_seconds"] == 3.0  # 5.6 rows in 42 seconds, 0.4 left
+
+
+def test_a_view_lives_while_it_waits():
+    for terminal in (True, False):
+        out = io.StringIO()
+        console = Console(file=out, width=100, force_terminal=terminal)
+        with View(
+            "training", lambda _: {"step": "0/3"}, console, interval=0.02, waiting="compiling", tick=0.01
+        ) as view:
+            begun = out.getvalue()
+            assert ("training: compiling" in begun) == terminal
+            time.sleep(0.2)
+            assert out.getvalue().count("compiling") > 2
+            view.update()
+            count = out.getvalue().count("compiling")
+            time.sleep(0.05)
+        assert out.getvalue().count("compiling") == count
 
 
 THINK, ANSWER = "Hm [bold]x[/bold] so 4.", "It is 4."
