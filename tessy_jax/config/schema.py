@@ -8,6 +8,7 @@ creates (`output`, `engine.compilation_cache`) are relative to the current direc
 
 import difflib
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
@@ -76,16 +77,22 @@ def load_as(schema: type[ConfigT], path: str | Path, overrides: Sequence[str] = 
         raise ConfigError("\n".join(_explain(schema, error.errors(), values, str(path), sources))) from None
 
 
+_LIKE_A_NUMBER = re.compile(r"[-+]?[0-9._]+(?:[eE:][-+0-9._:]*)?")
+
+
 def to_yaml(config: Config) -> str:
     """The configuration with all defaults filled in, as YAML that `load_as` reads back to the same value."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes line ends and invisible characters as escapes."""
+    """Writes line ends and invisible characters as escapes, and in quotes what OmegaConf would take for a number: 0E0,
+    for it, is one, and for PyYAML a text.
+    """
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+        plain = data.isprintable() and not _LIKE_A_NUMBER.fullmatch(data)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if plain else '"')
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)

@@ -214,6 +214,8 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(la
 
 
 @settings(max_examples=50, deadline=None)
+@example(system="1e3", opening="0E0", temperature=0.0, seed=0)  # numbers for OmegaConf, and not for PyYAML
+@example(system=".5E+1", opening="1:30.5", temperature=1.0, seed=1)
 @given(system=st.none() | texts, opening=texts, temperature=st.floats(0, 1e6), seed=st.integers(0, 2**32 - 1))
 def test_resolved_copy_reads_back_the_same(tmp_path_factory, system, opening, temperature, seed):
     folder = tmp_path_factory.mktemp("config")

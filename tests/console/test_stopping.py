@@ -10,6 +10,15 @@ import pytest
 
 from tests.kit import ROOT
 
+
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C is heard in the processes that tests start, even where a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 AT_IMPORT = """
 import os, sys
 
