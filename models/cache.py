@@ -22,7 +22,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int, Real
 
 from tessy_jax.models.attention import attention
 from tessy_jax.models.config import DecoderConfig, ModelConfigError
@@ -45,8 +45,8 @@ class LayerCache:
         mask: what a token of this layer sees (static).
     """
 
-    k: Float[Array, "B K S H"]
-    v: Float[Array, "B K S H"] | None
+    k: Real[Array, "B K S H"]
+    v: Real[Array, "B K S H"] | None
     k_scale: Float32[Array, "B K S 1"] | None
     v_scale: Float32[Array, "B K S 1"] | None
     mask: Mask = field(metadata={"static": True})
@@ -126,11 +126,11 @@ class Cache:
 
     def _put(
         self,
-        ring: Float[Array, "B K S H"],
+        ring: Real[Array, "B K S H"],
         scales: Float32[Array, "B K S 1"] | None,
         new: Float[Array, "B C K H"],
         where: Int[Array, "B C"],
-    ) -> tuple[Float[Array, "B K S H"], Float32[Array, "B K S 1"] | None]:
+    ) -> tuple[Real[Array, "B K S H"], Float32[Array, "B K S 1"] | None]:
         """The ring and the scales with the new vectors in them, each with a scale of its own where the ring is int8."""
         if scales is None:
             return self._write(ring, new, where), None
@@ -140,8 +140,8 @@ class Cache:
         return self._write(ring, jnp.round(new / scale), where), self._write(scales, scale, where)
 
     def _write(
-        self, ring: Float[Array, "B K S H"], new: Float[Array, "B C K H"], where: Int[Array, "B C"]
-    ) -> Float[Array, "B K S H"]:
+        self, ring: Real[Array, "B K S H"], new: Real[Array, "B C K H"], where: Int[Array, "B C"]
+    ) -> Real[Array, "B K S H"]:
         new = new.astype(ring.dtype)
         if self.sharding is None:
             return _scatter(ring, new, where)
@@ -153,8 +153,8 @@ class Cache:
 
 
 def _scatter(
-    ring: Float[Array, "B K S H"], new: Float[Array, "B C K H"], where: Int[Array, "B C"]
-) -> Float[Array, "B K S H"]:
+    ring: Real[Array, "B K S H"], new: Real[Array, "B C K H"], where: Int[Array, "B C"]
+) -> Real[Array, "B K S H"]:
     rows = jnp.arange(new.shape[0])[:, None, None]
     heads = jnp.arange(new.shape[2])  # spelled out: with a slice here the CPU compiler transposes the whole ring
     return ring.at[rows, heads, where[:, :, None]].set(new, mode="drop")
