@@ -34,7 +34,6 @@ predictors: $(VENV)/demo.stamp  ## Train the demo's boundary predictors anew, in
 
 test: $(VENV)/test.stamp $(VENV)/sandbox.stamp  ## Run the tests (they use the demo's models).
 	$(BIN)/python -m tessy_jax.demo $(TESSY_DEMO_WEIGHTS)
-	TESSY_CHECK_SHAPES=1 $(BIN)/python -m pytest tests/test_shapes.py
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 lint: $(VENV)/test.stamp  ## Check style, formatting and types.

@@ -1,4 +1,6 @@
-"""For every test: eight virtual devices, set before JAX starts; one thread for torch; the demo's weights; Ctrl-C."""
+"""For every test: eight virtual devices, set before JAX starts; one thread for torch; shapes and dtypes checked; the
+demo's weights; Ctrl-C.
+"""
 
 import os
 import signal
@@ -15,13 +17,10 @@ import pytest
 
 from tests.kit import ROOT, shapes
 
-if os.environ.get("TESSY_CHECK_SHAPES"):
-    shapes.install()  # before the package is imported
-else:
-    collect_ignore = ["test_shapes.py"]
+shapes.install()  # before the package is imported
 
-from tessy_jax.console import interrupt as interrupts
-from tessy_jax.models.gguf.packages import prepare
+from tessy_jax.console import interrupt as interrupts  # noqa: E402
+from tessy_jax.models.gguf.packages import prepare  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ CHAIN = (
 
 
 def state(step: int) -> TrainState:
-    return TrainState(jnp.int32(step), {"a": jnp.full(3, step)}, {"m": jnp.zeros(3)}, {})
+    return TrainState(jnp.int32(step), {"a": jnp.full(3, step, jnp.float32)}, {"m": jnp.zeros(3)}, {})
 
 
 @pytest.mark.parametrize("error", [ValueError(CHAIN), OSError(errno.ENOSPC, "anything")])
