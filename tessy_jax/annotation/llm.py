@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tessy_jax.annotation.annotator import Outcome, Outcomes, Refused, judge_reply
 from tessy_jax.annotation.prompt import TASK_HASH, task
 from tessy_jax.config.annotate import LlmConfig
-from tessy_jax.config.sections import Budgets, RoleConfig, ThinkingConfig
+from tessy_jax.config.sections import NO_THINKING, Budgets, RoleConfig
 from tessy_jax.data.records import Problem, Record
 from tessy_jax.data.segments import Segment
 from tessy_jax.devices.mesh import make_mesh
@@ -21,7 +21,6 @@ from tessy_jax.text.chat import Chat
 
 _K = 20
 """Tokens generated per turn; no reply depends on it."""
-_NO_THINKING = ThinkingConfig(open="", before="", after="")
 
 
 class Llm:
@@ -42,7 +41,7 @@ class Llm:
         role = RoleConfig(
             model=config.model,
             prompt=config.prompt,
-            thinking=config.thinking or _NO_THINKING,
+            thinking=config.thinking or NO_THINKING,
             sampling=config.sampling,
         )
         return cls(config, ModelSource.open(role, "annotator.model", Chat if config.thinking else DirectChat))

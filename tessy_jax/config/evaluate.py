@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 from tessy_jax.config.benchmarks import Benchmark
 from tessy_jax.config.schema import Config, Located, OutputPath
 from tessy_jax.config.sections import (
+    NO_THINKING,
     ChatApiConfig,
     EngineConfig,
     MeshConfig,
@@ -17,9 +18,6 @@ from tessy_jax.config.sections import (
     ThinkingConfig,
     ThoughtsConfig,
 )
-
-NO_THINKING = ThinkingConfig(open="", before="", after="")
-"""Of a model that answers at once."""
 
 
 class EvaluationSampling(SamplingConfig):

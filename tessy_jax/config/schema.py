@@ -122,12 +122,20 @@ def _entries(schema: type[BaseModel], prefix: str = "", variant: str = "") -> It
     for name, field in schema.model_fields.items():
         key = prefix + name
         sections = list(_sections(field.annotation))
+        chosen_by = field.discriminator or _discriminator(field.annotation)
         for section in sections:
-            tag = f" ({field.discriminator}: {_tag(section, field.discriminator)})" if field.discriminator else variant
+            tag = f" ({chosen_by}: {_tag(section, chosen_by)})" if chosen_by else variant
             yield from _entries(section, key + ".", tag)
         if not sections:
             default = _show(field.default) if field.default_factory is None else "derived"
             yield _Entry(key, variant, default, field.description or "")
+
+
+def _discriminator(annotation: Any) -> Any:
+    """The key that chooses between the variants in a list of sections; None where there are none."""
+    named = (getattr(part, "discriminator", None) for part in getattr(annotation, "__metadata__", ()))
+    inner = (_discriminator(part) for part in get_args(annotation))
+    return next((found for found in (*named, *inner) if found), None)
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -35,6 +35,10 @@ class ThinkingConfig(Config):
     after: str | None = Field(default=None, description="Text between the marker and the answer; null: same.")
 
 
+NO_THINKING = ThinkingConfig(open="", before="", after="")
+"""Of a model that answers at once."""
+
+
 class SamplingConfig(Config):
     """How a token is drawn from the model's distribution."""
 

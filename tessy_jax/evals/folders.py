@@ -9,7 +9,7 @@ Each folder has a manifest of its own, so a benchmark may be added to an evaluat
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,6 @@ def read_judgements(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
 def responses_file(output: Path, folder: str) -> Path:
     """The file of a benchmark's responses."""
     return output / folder / "responses" / "data" / "part-00000-of-00001.jsonl"
-
-
-def to_row(record: Response | Judgement) -> dict[str, Any]:
-    """The line on the disk."""
-    return asdict(record)
 
 
 def _open(

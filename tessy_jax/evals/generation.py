@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 from rich.console import Console
@@ -14,33 +14,16 @@ from tessy_jax.console.messages import tell
 from tessy_jax.console.progress import View, duration
 from tessy_jax.data.records import RowState
 from tessy_jax.data.run_rows import RunDir
-from tessy_jax.evals.folders import to_row
+from tessy_jax.evals.benchmark import Benchmark
 from tessy_jax.evals.generate.base import Group, Request, ResponseSource, SourceError
-from tessy_jax.evals.records import Problem
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The responses that a benchmark needs: `runs` of each problem.
+    """The responses that a benchmark needs, and where they are."""
 
-    Attributes:
-        label: of the benchmark, without a slash.
-        run: where its responses are.
-    """
-
-    label: str
+    benchmark: Benchmark
     run: RunDir
-    problems: Sequence[Problem]
-    runs: int
-
-    @property
-    def total(self) -> int:
-        return len(self.problems) * self.runs
-
-    @property
-    def keys(self) -> set[tuple[str, int]]:
-        """Problem and sample of every response."""
-        return {(problem.id, sample) for problem in self.problems for sample in range(self.runs)}
 
     @cached_property
     def waiting(self) -> dict[tuple[str, int], RowState]:
@@ -50,9 +33,9 @@ class Wanted:
     def requests(self) -> Iterator[Request]:
         """What is left to do: rows that were in flight first."""
         left = [
-            Request(self.label, problem, sample)
-            for problem in self.problems
-            for sample in range(self.runs)
+            Request(self.benchmark.folder, problem, sample)
+            for problem in self.benchmark.problems
+            for sample in range(self.benchmark.runs)
             if (problem.id, sample) not in self.run.done
         ]
         left.sort(key=lambda request: (request.id, request.sample_index) not in self.waiting)
@@ -65,15 +48,15 @@ class Wanted:
         nothing, as done rows are not taken up again.
         """
         for one in group.written:
-            if one.request.benchmark == self.label:
-                self.run.append(to_row(one.response))
+            if one.request.benchmark == self.benchmark.folder:
+                self.run.append(asdict(one.response))
         for failed in group.refused:
-            if failed.request.benchmark == self.label:
+            if failed.request.benchmark == self.benchmark.folder:
                 request = failed.request
                 self.run.reject(
                     {"problem_id": request.problem.id, "sample_index": request.sample_index, "reason": failed.reason}
                 )
-        mine = [row for row in group.active if row.id.startswith(f"{self.label}/")]
+        mine = [row for row in group.active if row.id.startswith(f"{self.benchmark.folder}/")]
         self.run.write_journal([*mine, *self.waiting.values()])
 
 
@@ -100,9 +83,10 @@ class GenerationProgress:
     @classmethod
     def of(cls, benchmarks: Sequence[Wanted]) -> "GenerationProgress":
         """What is there already."""
-        refused = sum(len(each.run.failed & each.keys) for each in benchmarks)
-        done = sum(len(each.run.done & each.keys) for each in benchmarks) - refused
-        return cls(sum(each.total for each in benchmarks), done, refused, resumed=done + refused)
+        keys = [each.benchmark.keys for each in benchmarks]
+        refused = sum(len(each.run.failed & wanted) for each, wanted in zip(benchmarks, keys, strict=True))
+        done = sum(len(each.run.done & wanted) for each, wanted in zip(benchmarks, keys, strict=True)) - refused
+        return cls(sum(map(len, keys)), done, refused, resumed=done + refused)
 
     @property
     def left(self) -> int:

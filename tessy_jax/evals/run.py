@@ -83,10 +83,10 @@ def _generate(
         for each in benchmarks:
             identity = {"source": source.identity(), "seed": config.seed, "benchmark": each.question_identity}
             run = stack.enter_context(open_responses(config, each.folder, identity, overwrite))
-            wanted.append(Wanted(each.folder, run, each.problems, each.runs))
+            wanted.append(Wanted(each, run))
         ending = generate(wanted, source, console)
-        refused = sum(len(each.run.failed & each.keys) for each in wanted)
-        left = sum(len(each.keys - each.run.done) for each in wanted)
+        refused = sum(len(each.run.failed & each.benchmark.keys) for each in wanted)
+        left = sum(len(each.benchmark.keys - each.run.done) for each in wanted)
     if refused:
         tell(console, f"{refused} responses could not be written: see rejects.jsonl in {config.output}/*/responses")
     return _exit_code(ending, left, console)

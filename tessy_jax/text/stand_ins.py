@@ -12,9 +12,8 @@ class ControlStrings:
     """The texts of a vocabulary's control tokens, and where else in a text a part of one may stand."""
 
     def __init__(self, names: Collection[str]):
-        self._names = sorted(
-            names, key=len, reverse=True
-        )  # as in the reference, the longest of several that match wins
+        # As in the reference, the longest of several that match wins.
+        self._names = sorted(names, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, self._names)) or "(?!)")
 
     @cached_property

