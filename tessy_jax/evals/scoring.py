@@ -15,7 +15,7 @@ from tessy_jax.evals.benchmark import Benchmark, open_benchmarks
 from tessy_jax.evals.folders import read_judgements, read_responses, responses_file
 from tessy_jax.evals.interchange import write_lcb_eval_all, write_lcb_outputs
 from tessy_jax.evals.judged import read_judged
-from tessy_jax.evals.records import Judgement, Response
+from tessy_jax.evals.records import Judgement, Response, Verdict
 from tessy_jax.evals.report import Report, Result, lengths, write_report
 from tessy_jax.evals.report_html import ToShow, write_html
 from tessy_jax.evals.scores import Difference, ScoreError, Scores, compare_models, passes
@@ -101,9 +101,18 @@ def _scores(config: EvaluateConfig, benchmark: Benchmark) -> Scores:
 
 
 def _judgements(config: EvaluateConfig, benchmark: Benchmark) -> Iterator[Judgement]:
-    """Those of the responses that are wanted: an earlier command may have asked for more."""
-    keys = benchmark.keys
-    return (each for each in read_judgements(config, benchmark.folder) if each.key in keys)
+    """Those of the responses that are wanted: an earlier command may have asked for more. Where failures of the judge
+    are allowed, a response without a judgement is one: failures are not stored, so that they are tried again.
+    """
+    left = benchmark.keys
+    for judgement in read_judgements(config, benchmark.folder):
+        if judgement.key in left:
+            left.remove(judgement.key)
+            yield judgement
+    if config.judge.allow_judge_errors:
+        for response in read_responses(config, benchmark.folder):
+            if response.key in left:
+                yield Judgement(*response.key, Verdict.JUDGE_ERROR, detail="the judge failed, see run.log")
 
 
 def _responses(config: EvaluateConfig, benchmark: Benchmark) -> Iterator[Response]:

@@ -130,6 +130,18 @@ def test_truncated_thinking_may_be_kept(tmp_path):
     assert judgements(tmp_path) == VERDICTS | {("plus", 1): "AC"}
 
 
+def test_a_failure_of_the_judge_is_no_wrong_answer(tmp_path, capsys):
+    """What a function should return cannot be read: no score, or one of the other problems."""
+    config = from_file(tmp_path, [response(name, 0, text) for name, text in GOOD.items()])
+    damaged = [row | ({"tests": [{"input": "1\n2", "output": "{"}]} if row["id"] == "plus" else {}) for row in PROBLEMS]
+    write(tmp_path / "mine.jsonl", damaged)
+    assert evaluate.main([str(config)]) == 1
+    assert "1 responses could not be judged" in capsys.readouterr().err
+    assert evaluate.main([str(config), "judge.allow_judge_errors=true"]) == 0
+    found = report(tmp_path)
+    assert (found["score"]["value"], found["score"]["problems"], found["judge_errors"]) == (100.0, 3, 1)
+
+
 def test_two_evaluations_are_compared(tmp_path, capsys):
     folders = [tmp_path / name for name in ("a", "b")]
     for folder, texts in zip(folders, (BAD, GOOD), strict=True):
