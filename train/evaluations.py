@@ -14,7 +14,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from tessy_jax import models
 from tessy_jax.analysis.accuracy import read_points, table
-from tessy_jax.config.evaluate import EvaluateConfig
+from tessy_jax.config.evaluate import CheckpointConfig, EvaluateConfig
 from tessy_jax.config.schema import to_yaml
 from tessy_jax.config.sft import BenchmarksConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.jsonl import read_objects
+from tessy_jax.engine.dry_run import GIB, Part
 from tessy_jax.errors import DONE, ERROR, ConfigError, UserError
 from tessy_jax.evals.run import check, run_stages, show_plan
 from tessy_jax.train.data.packing import BatchPlan
@@ -158,6 +160,12 @@ def show_evaluations(evaluations: Evaluations, out: Console) -> None:
         f"{len(steps)} evaluations, after steps {', '.join(map(str, steps))}, of {responses} responses: "
         f"{len(steps) * responses} in all, at most {longest:,} tokens each"
     )
+    answering = evaluations.config(0).model
+    assert isinstance(answering, CheckpointConfig)
+    shapes = replace(models.read_config(evaluations.base), **answering.role.loading)
+    memory = Part("student", shapes, cache=answering.cache).memory(answering.engine)
+    out.rule("memory of an evaluation beside the training's state, GiB over all devices")
+    out.print(f"{'weights':<28}{memory.weights / GIB:8.2f}\n{'cache':<28}{memory.cache / GIB:8.2f}")
 
 
 def _name(step: int) -> str:

@@ -6,7 +6,7 @@ the last step, until the patience is over or until the user stops the run; draw 
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -278,8 +278,13 @@ class _TrainingRun:
         if not (self.evaluations and left):
             return DONE
         sinks = self._sinks(done)
+
+        def write(row: Mapping[str, Any]) -> None:
+            for sink in sinks:
+                sink.write(row)
+
         for step in left:
-            code = self.evaluations.evaluate(step, lambda row: [sink.write(row) for sink in sinks], self.console)
+            code = self.evaluations.evaluate(step, write, self.console)
             if code == INTERRUPTED:
                 break
         for sink in sinks:
