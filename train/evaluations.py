@@ -29,6 +29,7 @@ from tessy_jax.config.schema import to_yaml
 from tessy_jax.config.sft import BenchmarksConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.jsonl import read_objects
+from tessy_jax.data.run_folder import RunDirError
 from tessy_jax.engine.dry_run import GIB, Part
 from tessy_jax.errors import DONE, ERROR, ConfigError, UserError
 from tessy_jax.evals.run import check, run_stages, show_plan
@@ -91,6 +92,9 @@ class Evaluations:
                 code = self._evaluate(step, console, export)
             except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
                 tell(console, f"error: {_reason(error)}")
+                if isinstance(error, RunDirError):
+                    folder = self.config(step).output
+                    tell(console, f"to evaluate anew, remove {folder}: --overwrite would begin the training anew")
                 code = ERROR
             gc.collect()  # or the engine's weights and caches would stay on the devices
             if code != DONE:

@@ -60,12 +60,12 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
     _use_compilation_cache(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
     student = Student.open(config)
-    if config.evaluate is not None:
-        check_evaluations(config.evaluate, student.folder, config.output)
     if options.inspect is not None:
         _inspect(student, options.inspect)
     if options.dry_run or options.inspect is not None:
         return _dry_run(student, mesh) if options.dry_run else DONE
+    if config.evaluate is not None and options.export_only is None:
+        check_evaluations(config.evaluate, student.folder, config.output)
     return _run(student, mesh, console, overwrite=options.overwrite, export_only=options.export_only)
 
 
