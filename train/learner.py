@@ -18,6 +18,7 @@ from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.train.data.batches import Batches
 from tessy_jax.train.data.packing import BatchPlan
+from tessy_jax.train.evaluations import Evaluations
 from tessy_jax.train.export import EndOfTurn, export
 from tessy_jax.train.lora import Full, Tuning
 from tessy_jax.train.loss import Objective
@@ -128,9 +129,9 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """The token that ends an answer in the training; None: there are no answers."""
         return None
 
-    def export(self, state: TrainState, mesh: Mesh | None, console: Console) -> Path:
+    def export(self, state: TrainState, mesh: Mesh | None, console: Console, name: str = "export") -> Path:
         """Writes the model of a state, adapters merged, as a Hugging Face folder in the run directory; returns it."""
-        folder = self.config.output / "export"
+        folder = self.config.output / name
         params = jax.jit(self.tuning.merge)(state.params, state.frozen)
         trained = models.with_parameters(self.model, params, mesh, models.TRAINING)
         export(trained, self.folder, folder, self.template, self.end_of_turn)
@@ -208,6 +209,10 @@ class Learner(ABC, Generic[ConfigT, DataT]):
     @abstractmethod
     def already_done(self, steps: int) -> str | None:
         """What to say where all that a run of so many steps leaves is there; None where something is missing."""
+
+    def evaluations(self, plan: BatchPlan) -> Evaluations | None:
+        """What benchmarks say of the run's checkpoints; None where none are asked."""
+        return None
 
     def finish(self, state: TrainState, data: DataT, mesh: Mesh | None, early: bool, console: Console) -> None:
         """Exports the model of a state, and writes what a run leaves besides.

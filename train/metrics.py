@@ -157,15 +157,19 @@ class Reporter:
             **self._rates(),
             "memory_gib": round(memory_gib(), 3),
         }
-        self._write(self._row)
+        self.write(self._row)
 
     def held_out(self, step: int, sums: Sums) -> float:
         """Takes the sums of an evaluation after `step`; returns the loss, by which checkpoints are ranked."""
         self._held_out = float(sums.loss) / float(sums.weight)
         self._last = self._clock()  # no rate counts the evaluation
         row = {"loss": self._held_out, "tokens": int(sums.tokens), "parts": by_part(sums)}
-        self._write({"step": step, "held_out": row | self.more(sums)})
+        self.write({"step": step, "held_out": row | self.more(sums)})
         return self._held_out
+
+    def pause(self) -> None:
+        """Says that time passes which is not of steps: no rate counts it."""
+        self._last = None
 
     def more(self, sums: Sums) -> dict[str, Any]:
         """Further numbers of an evaluation; for subclasses."""
@@ -210,7 +214,8 @@ class Reporter:
         }
         return out if self._peak is None else out | {"mfu": round(operations / (seconds * self._peak), 4)}
 
-    def _write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Takes a line of other numbers."""
         for sink in self._sinks:
             sink.write(row)
 

@@ -20,7 +20,9 @@ from tessy_jax.models.hub import model_folder
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.files import read_json
 from tessy_jax.text.thinking import thinking_of
+from tessy_jax.train.data.packing import BatchPlan
 from tessy_jax.train.data.sft_data import SftData
+from tessy_jax.train.evaluations import Evaluations
 from tessy_jax.train.export import EndOfTurn
 from tessy_jax.train.learner import Learner
 from tessy_jax.train.lora import Full, LoRA, Tuning
@@ -42,7 +44,7 @@ class Student(Learner[SftConfig, SftData]):
     name = "student"
     manifest = "tessy_jax sft 1"
     written = (
-        *("corpus", "held_out", "checkpoints", "tensorboard", "export"),
+        *("corpus", "held_out", "checkpoints", "tensorboard", "export", "exports", "evaluations"),
         *("metrics.jsonl", "run*.log", "curves.png", "config.yaml"),
     )
     rejects_file = "corpus/rejects.jsonl"
@@ -164,6 +166,10 @@ class Student(Learner[SftConfig, SftData]):
     @property
     def evaluate_every(self) -> int | None:
         return self.config.evaluate_every
+
+    def evaluations(self, plan: BatchPlan) -> Evaluations | None:
+        section = self.config.evaluate
+        return None if section is None else Evaluations(section, self.folder, self.config.output, plan)
 
     def already_done(self, steps: int) -> str | None:
         folder = self.config.output / "export"

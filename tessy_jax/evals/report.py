@@ -96,7 +96,7 @@ class Report:
 def write_report(folder: Path, report: Report) -> None:
     """Writes report.json and report.md."""
     numbers = json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("report.json", numbers), ("report.md", to_markdown(report))):
+    for name, text in (("report.md", to_markdown(report)), ("report.json", numbers)):
         replace_file(folder / name, text.encode("utf-8", "backslashreplace"))  # \ud800: no text, but JSON can say it
 
 

@@ -34,7 +34,6 @@ def score(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, c
     """
     results = [_result(config, each, model) for each in benchmarks]
     report = Report(f"Evaluation of {model}", results, _notes(config, benchmarks))
-    write_report(config.output, report)
     shown = [
         ToShow(
             result,
@@ -47,6 +46,7 @@ def score(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, c
     write_html(config.output, report, shown)
     for each in benchmarks:
         _write_for_others(config, each)
+    write_report(config.output, report)  # last: where it is, all is
     for result in results:
         tell(console, _line(result))
     say(console, f"report: {config.output}/report.md, report.html, report.json")
