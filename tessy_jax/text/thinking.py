@@ -26,6 +26,9 @@ HARMONY = Thinking("<|channel|>analysis<|message|>", "", "<|end|>", "<|start|>as
 what ends the thinking: whatever channel the model would open next, the thought before it is complete, and the first
 token of the switch decides, so that no span can cut it in two.
 """
+FORMS = (Thinking(), HARMONY)
+"""All that `thinking_of` chooses from."""
+
 _HARMONY_TOKENS = frozenset({"<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"})
 
 
