@@ -27,7 +27,7 @@ from tessy_jax.data.records import Problem, RowState
 from tessy_jax.data.run_folder import compare_identity, make_manifest, stored_manifest
 from tessy_jax.data.run_rows import TRACES, RunDir
 from tessy_jax.data.sources import files
-from tessy_jax.devices import processes
+from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.dry_run import dry_run
 from tessy_jax.engine.engine import Dispatch
@@ -68,8 +68,6 @@ def write_traces(
     """
     if options.pod:
         processes.initialize()
-    if config.engine.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
     mesh = make_mesh(config.mesh, config.engine.batch)
     index, count = jax.process_index(), jax.process_count()
     if count == 1 and not options.dry_run and not options.overwrite:
@@ -132,6 +130,7 @@ def _open_run(config: ConfigT, identity: Mapping[str, Any], overwrite: bool) -> 
 def _write(work: "Work", models: Pair | Solo, mesh: Mesh | None, console: Console) -> bool:
     """Does what is left of the work; returns whether the user stopped it."""
     say(console, "loading " + " and ".join(source.config.model for source in models.sources))
+    compilation_cache.use(models.config.engine)
     engine = models.load(mesh)
     state = compiling(1 if mesh is None else mesh.size, jax.devices()[0])
     say(console, state)
