@@ -19,7 +19,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from tessy_jax.engine.pair import Pair
     from tessy_jax.engine.run import write_traces
 
-    return write_traces(config, Pair.open, rows, options, console)
+    return write_traces(config, Pair, rows, options, console)
 
 
 main = app.Command(

@@ -1,10 +1,13 @@
-"""For every test: eight virtual devices, set before JAX starts; one thread for torch; shapes and dtypes checked; fewer
-garbage collections; the demo's weights; Ctrl-C.
+"""For every test: eight virtual devices, set before JAX starts; one thread for torch; caches of its own; shapes and
+dtypes checked; fewer garbage collections; the demo's weights; Ctrl-C.
 """
 
+import atexit
 import gc
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,11 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # torch's threads wait for each other actively: with two test processes on two cores, an oracle took 34 s instead of 5.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Compiled programs are kept where the session ends them, not in the user's folder of caches.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="caches-")
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import pytest
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from tessy_jax.console.progress import duration
+from tessy_jax.console.progress import Remaining, duration
 from tessy_jax.data.jsonl import LineFile, read_objects, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.errors import ConfigError
@@ -135,6 +135,7 @@ class Reporter:
         self._started = clock()
         self._last: float | None = None  # when the last step or evaluation ended
         self._recent: deque[tuple[float, int, float]] = deque(maxlen=_RECENT)  # seconds, tokens, operations
+        self._remaining = Remaining()
         self._row: dict[str, Any] = {}
         self._held_out: float | None = None
 
@@ -144,6 +145,7 @@ class Reporter:
         if self._last is not None:  # the first step includes compiling
             self._recent.append((now - self._last, int(metrics.sums.tokens_all), seen.operations))
         self._last, self._done = now, step
+        self._remaining.see(now, [1.0])
         self._row = {
             "step": step,
             "epoch": self._epoch(step - 1) + 1,
@@ -206,11 +208,12 @@ class Reporter:
         """Seconds of a step, rates and the time that is left, from the last steps; None where there is none yet."""
         if not self._recent:
             return {"step_seconds": None, "tokens_per_second": None, "eta_seconds": None}
+        eta = self._remaining.seconds(self._total - self._done, self._last or 0.0)
         seconds, tokens, operations = (max(sum(values), 1e-9) for values in zip(*self._recent, strict=True))
         out = {
             "step_seconds": round(seconds / len(self._recent), 4),
             "tokens_per_second": round(tokens / seconds, 1),
-            "eta_seconds": round((self._total - self._done) * seconds / len(self._recent), 1),
+            "eta_seconds": None if eta is None else round(eta, 1),
         }
         return out if self._peak is None else out | {"mfu": round(operations / (seconds * self._peak), 4)}
 

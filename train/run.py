@@ -18,13 +18,13 @@ from rich.console import Console
 
 from tessy_jax.analysis.curves import draw
 from tessy_jax.config.schema import to_yaml
-from tessy_jax.config.sft import ComputeConfig, SftConfig
+from tessy_jax.config.sft import SftConfig
 from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View, compiling
 from tessy_jax.data.run_folder import run_directory
-from tessy_jax.devices import processes
+from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import Checkpoints
@@ -57,7 +57,7 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
     if options.pod:
         processes.initialize()
         console = Console(stderr=True, quiet=jax.process_index() > 0)
-    _use_compilation_cache(config.compute)
+    compilation_cache.use(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
     student = Student.open(config)
     if options.inspect is not None:
@@ -76,17 +76,12 @@ def train_predictor(config: TrainPredictorConfig, options: argparse.Namespace, c
         options: of the command: dry_run, overwrite.
         console: for messages.
     """
-    _use_compilation_cache(config.compute)
+    compilation_cache.use(config.compute)
     mesh = make_mesh(config.mesh, config.mesh.data * config.mesh.fsdp, "mesh")
     classifier = Classifier.open(config)
     if options.dry_run:
         return _dry_run(classifier, mesh)
     return _run(classifier, mesh, console, overwrite=options.overwrite)
-
-
-def _use_compilation_cache(config: ComputeConfig) -> None:
-    if config.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
 
 
 # -- looking without training ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ word.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,6 +24,12 @@ from tessy_jax.models.mask import Blocks
 from tessy_jax.predictors.base import OwnModel
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import ContentTokenizer
+
+
+def _identity(config: SampleConfig, alone: Mapping[str, Any]) -> dict[str, Any]:
+    values = config.model_dump(mode="json", include={"budgets", "seed", "columns"})
+    del values["budgets"]["k"]
+    return values | {"context": config.engine.context, "dtype": config.engine.dtype, "alone": alone}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +62,13 @@ class Solo:
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
-        config = self.config
-        values = config.model_dump(mode="json", include={"budgets", "seed", "columns"})
-        del values["budgets"]["k"]
-        return values | {
-            "context": config.engine.context,
-            "dtype": config.engine.dtype,
-            "alone": self.sources[0].identity(),
-        }
+        return _identity(self.config, self.sources[0].identity())
+
+    @staticmethod
+    def identity_as(stored: Mapping[str, Any], config: SampleConfig) -> dict[str, Any] | None:
+        """As `Pair.identity_as`."""
+        alone = ModelSource.identity_as(stored["alone"], config, "model")
+        return None if alone is None else _identity(config, alone)
 
     def load(self, mesh: Mesh | None = None) -> Engine:
         """Loads the weights onto the mesh and builds the engine.
