@@ -213,8 +213,8 @@ class Engine:
         for start in range(0, len(slots), width):
             some = slots[start : start + width]
             padded = jnp.asarray(np.pad(some, (0, width - len(some)), constant_values=self.config.batch))
-            for role in Role:
-                self.carry = self.loop.prefill(self.params, self.carry, padded, role=role, chunk=chunk)
+            for turn in self.loop.schedule.turns:
+                self.carry = self.loop.prefill(self.params, self.carry, padded, role=turn.role, chunk=chunk)
 
     def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]]]:
         finished: list[Record] = []

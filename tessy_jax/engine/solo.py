@@ -1,6 +1,4 @@
-"""One model writing alone, in the same loop: a pair whose teacher never has its turn, and a predictor that keeps every
-word.
-"""
+"""One model writing alone, in the same loop: a pair whose teacher has no turn, and a predictor that keeps all words."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,8 +11,10 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import PaperCooperation
+from tessy_jax.cooperate.state import Role
+from tessy_jax.cooperate.turn import RollbackSchedule
 from tessy_jax.data.records import Message, Problem, RowState
-from tessy_jax.engine.build import build_engine
+from tessy_jax.engine.build import build_schedule
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
 from tessy_jax.engine.rows import Job
@@ -83,7 +83,7 @@ class Solo:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoTeacher(LanguageModel):
-    """The teacher that never has its turn. It shares the student's weights, and its cache is as small as may be."""
+    """The teacher that has no turn. It shares the student's weights, and its cache is as small as may be."""
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return []
@@ -143,4 +143,7 @@ def solo_engine(
     keep = KeepAll(model.chat.tokenizer)
     limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
     cooperation = PaperCooperation(preset="paper", k=k, **limits)
-    return build_engine((model, teacher), (keep, keep), cooperation, config, seed, mesh)
+    models, predictors = (model, teacher), (keep, keep)
+    pair = build_schedule(models, predictors, cooperation, config, mesh)
+    alone = RollbackSchedule((pair.turns[Role.STUDENT],))
+    return Engine(alone, models, predictors, config, cooperation, seed, mesh)

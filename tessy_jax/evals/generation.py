@@ -143,7 +143,8 @@ def generate(benchmarks: Sequence[Wanted], source: ResponseSource, console: Cons
                     each.store(group)
                 progress.add(group)
                 view.update()
-                if stop.asked and group.active:  # rows in flight are journaled: they need not be finished
+                # Rows in flight are journaled, and need not be finished; what a file holds is not lost.
+                if stop.asked and (group.active or not group.in_flight):
                     break
         except SourceError as error:
             return Ending(error, stop.asked)
