@@ -24,8 +24,8 @@ from tessy_jax.data.hashing import hash_file
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.records import Problem, RowState
-from tessy_jax.data.run_folder import make_manifest
-from tessy_jax.data.run_rows import RunDir
+from tessy_jax.data.run_folder import RunDirError, make_manifest, numbered, rules_of
+from tessy_jax.data.run_rows import TRACES, RunDir
 from tessy_jax.data.sources import files
 from tessy_jax.devices import processes
 from tessy_jax.devices.mesh import make_mesh
@@ -68,8 +68,16 @@ def write_traces(
         return REJECTS if dry_run(models, rows) else DONE
 
     index, count = jax.process_index(), jax.process_count()
-    with _open_run(models, options.overwrite) as run, log_to(run.log_path):
+    begun = None if options.overwrite else rules_of(config.output, TRACES.format)
+    rules = begun or models.rules
+    with _open_run(models, rules, options.overwrite) as run, log_to(run.log_path):
         work = Work.begin(run, rows[index::count], config.samples)
+        if rules < models.rules and processes.anywhere(not work.is_done):
+            raise RunDirError(
+                f"{config.output} holds the beginning of a run by an earlier version, in which this preset had other "
+                "rules, and their records would be mixed: finish it with that version, or use --overwrite or another "
+                "--output"
+            )
         if work.is_done and count == 1:
             say(console, "nothing left to do")
             stopped = False
@@ -80,15 +88,15 @@ def write_traces(
         return _summarize(work, stopped, console)
 
 
-def _open_run(models: Pair | Solo, overwrite: bool) -> RunDir:
-    """The run directory of the configuration, begun or resumed."""
+def _open_run(models: Pair | Solo, rules: int, overwrite: bool) -> RunDir:
+    """The run directory of the configuration, begun or resumed; of records that follow `rules`."""
     config = models.config
     inputs = {file.name: hash_file(file) for file in files(Path(config.input))}
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
     return RunDir.open(
         config.output,
         config_yaml=to_yaml(config),
-        manifest=make_manifest(models.identity() | {"input": inputs}, devices),
+        manifest=make_manifest(models.identity() | {"input": inputs} | numbered(rules), devices),
         overwrite=overwrite,
         shard=(jax.process_index(), jax.process_count()),
         barrier=partial(processes.barrier, "run directory"),
