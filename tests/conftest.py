@@ -22,15 +22,14 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="caches-")
 os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
-import pytest
+import pytest  # noqa: E402
 
-from tests.kit import ROOT, shapes
+from tests.kit import ROOT, shapes  # noqa: E402
 
 shapes.install()  # before the package is imported
 
 from tessy_jax.console import interrupt as interrupts  # noqa: E402
 from tessy_jax.models.gguf.packages import prepare  # noqa: E402
-
 
 # Tracing makes many objects that live on. Looking through them all again and again took an eighth of a test's time.
 gc.freeze()

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -28,6 +28,14 @@ from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.patience import Patience
 from tessy_jax.train.step import Compute, TrainState, init
+
+RULES = 2
+"""Which rules a run follows that no key of its configuration says. They are in the identity of its manifest; a run that
+was begun under earlier ones keeps them to its end.
+
+1 (the manifest has no such key): the first step of a warm-up has the learning rate 0, and routers have no loss.
+2: the warm-up begins above 0; routers have a loss where config.json asks for it.
+"""
 
 
 class TrainingData(Protocol):
@@ -69,6 +77,7 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         config: of the whole run.
         folder: the checkpoint that the training begins with.
         model: its shapes.
+        rules: see `RULES`.
     """
 
     name: ClassVar[str]
@@ -87,6 +96,7 @@ class Learner(ABC, Generic[ConfigT, DataT]):
     config: ConfigT
     folder: Path
     model: models.DecoderConfig
+    rules: int = field(default=RULES, kw_only=True)
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -172,7 +182,7 @@ class Learner(ABC, Generic[ConfigT, DataT]):
 
     def optimizer(self, steps: int) -> AdamW:
         """For a run of so many steps."""
-        return adamw(self.config.optimizer, steps)
+        return adamw(self.config.optimizer, steps, self.rules)
 
     def memory(self, mesh: Mesh | None, plan: BatchPlan) -> dict[str, float]:
         """GiB of one device in a step of the plan; see `step_memory`."""
@@ -228,11 +238,8 @@ def compute(config: ComputeConfig) -> Compute:
     return Compute(**config.model_dump(exclude={"compilation_cache"}))
 
 
-def adamw(config: OptimizerConfig, steps: int) -> AdamW:
-    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers.
-
-    Its first step has the rate 0. A run of one step has none, for it would train nothing.
-    """
+def adamw(config: OptimizerConfig, steps: int, rules: int = RULES) -> AdamW:
+    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
     values = config.model_dump(exclude={"lr", "warmup"})
-    warmup = math.ceil(config.warmup * steps) if steps > 1 else 0
-    return AdamW(peak=config.lr, steps=steps, warmup=warmup, **values)
+    warmup = math.ceil(config.warmup * steps)
+    return AdamW(peak=config.lr, steps=steps, warmup=warmup, warmup_from=0 if rules == 1 else 1, **values)

@@ -8,7 +8,7 @@ import argparse
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View, compiling
-from tessy_jax.data.run_folder import run_directory
+from tessy_jax.data.run_folder import has_checkpoints, rules_of, run_directory
 from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
@@ -135,6 +135,8 @@ def _run(
         export_only: instead, export this checkpoint: "newest", "best" or a step.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of what is meant here; its errors are raised too
+    if not overwrite and (rules := _rules_begun(learner)) is not None:
+        learner = replace(learner, rules=rules)
     output, identity, yaml = learner.config.output, learner.identity(), to_yaml(learner.config)
     with (
         _out_of_memory_explained(learner),
@@ -146,6 +148,12 @@ def _run(
         run = _TrainingRun(learner, data, mesh, console)
         with Checkpoints(output / "checkpoints", learner.config.checkpoint.keep, learner.keep_best) as checkpoints:
             return run.train(checkpoints) if export_only is None else run.export(checkpoints, export_only)
+
+
+def _rules_begun(learner: Learner[Any, Any]) -> int | None:
+    """The rules of the run that is to go on; None where none has a checkpoint yet."""
+    output = learner.config.output
+    return rules_of(output, learner.manifest) if has_checkpoints(output) else None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tessy_jax import models
 from tessy_jax.config.sft import LoraConfig, SftConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
+from tessy_jax.data.run_folder import numbered
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.config import Fields
 from tessy_jax.models.hub import model_folder
@@ -98,6 +99,7 @@ class Student(Learner[SftConfig, SftData]):
         held_out = isinstance(config.data.held_out, str)  # the corpora know what their files are
         values = config.model_dump(mode="json", include={"epochs", "max_steps", "optimizer", "lora", "seed"})
         return values | {
+            **numbered(self.rules),
             "model": hash_folder(self.folder),
             "template": self.chat.template_hash,
             "system": config.prompt.system,
@@ -138,7 +140,7 @@ class Student(Learner[SftConfig, SftData]):
 
     @property
     def router_loss(self) -> float:
-        return _router_loss(self.folder, self.model)
+        return 0.0 if self.rules == 1 else _router_loss(self.folder, self.model)
 
     @property
     def accumulate(self) -> int:

@@ -32,7 +32,7 @@ class OptimizerConfig(Config):
 
     lr: PositiveFloat = Field(default=5e-5, description="Highest learning rate.")
     schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="After the warm-up.")
-    warmup: Share = Field(default=0.03, description="Share of the steps in which the learning rate rises from 0.")
+    warmup: Share = Field(default=0.03, description="Share of the steps in which the learning rate rises to lr.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled decay of matrices.")
     b1: Share = Field(default=0.9, description="Decay of the gradient's mean.")
     b2: Share = Field(default=0.999, description="Decay of the squared gradient's mean.")

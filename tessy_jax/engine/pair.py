@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.config.synthesize import ReleasedCodeCooperation, SynthesisConfig
 from tessy_jax.engine.build import build_engine, tokens_per_turn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
@@ -18,6 +18,11 @@ from tessy_jax.predictors.registry import identify_predictor, open_predictor
 from tessy_jax.text.chat import Chat
 
 ROLES = ("student", "teacher")
+
+RELEASED_RULES = 2
+"""Of the preset `released_code`, in the identity of a run. 1 (the manifest has no such key): as it was before prompt
+and text were one string at every turn, and what else has come with that (CHANGELOG.md).
+"""
 
 
 def _identity(
@@ -90,8 +95,13 @@ class Pair:
         named = zip(ROLES, self.predictors, strict=True)
         return {f"{name}'s predictor": own for name, source in named if (own := source.own_model) is not None}
 
+    @property
+    def rules(self) -> int:
+        """The number of the rules that records follow and that no key of the configuration says."""
+        return RELEASED_RULES if isinstance(self.config.cooperation, ReleasedCodeCooperation) else 1
+
     def identity(self) -> dict[str, Any]:
-        """What the records depend on, for the manifest."""
+        """What the records depend on but for `rules`, for the manifest."""
         sources, predictors = ([each.identity() for each in both] for both in (self.sources, self.predictors))
         return _identity(self.config, sources, predictors)
 

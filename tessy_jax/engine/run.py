@@ -24,7 +24,14 @@ from tessy_jax.data.hashing import hash_file
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.records import Problem, RowState
-from tessy_jax.data.run_folder import compare_identity, make_manifest, stored_manifest
+from tessy_jax.data.run_folder import (
+    RunDirError,
+    compare_identity,
+    make_manifest,
+    numbered,
+    rules_of,
+    stored_manifest,
+)
 from tessy_jax.data.run_rows import TRACES, RunDir
 from tessy_jax.data.sources import files
 from tessy_jax.devices import compilation_cache, processes
@@ -82,9 +89,17 @@ def write_traces(
     if options.dry_run:
         return REJECTS if dry_run(models, rows) else DONE
 
-    identity = models.identity() | _input_identity(config)
+    begun = None if options.overwrite else rules_of(config.output, TRACES.format)
+    rules = begun or models.rules
+    identity = models.identity() | _input_identity(config) | numbered(rules)
     with _open_run(config, identity, options.overwrite) as run, log_to(run.log_path):
         work = Work.begin(run, rows[index::count], config.samples)
+        if rules < models.rules and processes.anywhere(not work.is_done):
+            raise RunDirError(
+                f"{config.output} holds the beginning of a run by an earlier version, in which this preset had other "
+                "rules, and their records would be mixed: finish it with that version, or use --overwrite or another "
+                "--output"
+            )
         if work.is_done and count == 1:
             say(console, "nothing left to do")
             stopped = False
@@ -102,7 +117,8 @@ def _recognise(config: ConfigT, models_of: OpensModels[ConfigT]) -> dict[str, An
     try:
         stored = stored_manifest(path, TRACES.format) or {}
         known = models_of.identity_as(stored["identity"], config)
-        identity = None if known is None else known | _input_identity(config)
+        rules = numbered(stored["identity"].get("rules", 1))
+        identity = None if known is None else known | _input_identity(config) | rules
         if identity is not None:
             compare_identity(path, stored, {"identity": identity})
     except (OSError, UserError, LookupError, TypeError):

@@ -60,6 +60,9 @@ class Solo:
         """None: every word is kept."""
         return {}
 
+    rules = 1
+    """Of the records, as those of a pair."""
+
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
         return _identity(self.config, self.sources[0].identity())
