@@ -28,17 +28,21 @@ ROLLBACK_DEPTH = 256
 
 
 class PrefillRows(NamedTuple):
-    """Rows that a call of prefill reads: when few rows are new, and when many are."""
+    """Rows that a call of prefill reads: when few rows are new, and when many are; both divide by `ways`, the shards of
+    the batch.
+    """
 
     few: int
     many: int
+    ways: int
 
 
 def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> PrefillRows:
     """At most `PREFILL_TOKENS` in all, where the mesh lets it be so little; `chunk`: tokens of a row."""
     ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     many = min(config.batch, max(1, PREFILL_TOKENS // (chunk * ways)) * ways)
-    return PrefillRows(min(many, max(ways, config.batch // 8)), many)
+    few = max(1, config.batch // (8 * ways)) * ways
+    return PrefillRows(min(many, few), many, ways)
 
 
 class PromptRoom(NamedTuple):
