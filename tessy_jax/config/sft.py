@@ -107,9 +107,8 @@ class BenchmarksConfig(Config):
     """
 
     every: Annotated[Literal["epoch"] | PositiveInt, WrapValidator(_epoch_or_steps)] = Field(
-        default="epoch", description="epoch, or the steps between two evaluations; before the first and after the last "
-        "step there is one, too."
-    )  # fmt: skip
+        default="epoch", description="epoch, or a number of steps; also before the first step and after the last."
+    )
     model: evaluate.AnswersConfig = Field(
         default=evaluate.AnswersConfig(), description="Its prompt and thinking are those of the training by default."
     )

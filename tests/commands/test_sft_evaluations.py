@@ -163,6 +163,7 @@ def test_failed_then_interrupted(tmp_path, monkeypatch, capsys, interrupt):
     assert "generate:" not in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
 
+    monkeypatch.undo()
     assert call("--output", run, "evaluate.judge.on_truncated=keep") == 1
     shown = capsys.readouterr().err
     assert f"to evaluate anew, remove {run}/evaluations/step-000000: --overwrite would begin the training anew" in shown
