@@ -81,6 +81,8 @@ class ToShow:
 def write_html(folder: Path, report: Report, shown_results: Sequence[ToShow] = ()) -> None:
     """Writes report.html, and a new folder `responses` in place of an old one."""
     cut = max(200, min(20_000, PAGE_BYTES // max(1, sum(one.responses for one in shown_results))))
+    for left in (*folder.glob(".report.*.tmp"), *folder.glob(".responses.*.tmp")):  # by a command that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     part = uuid.uuid4().hex
     page, pages = folder / f".report.{part}.tmp", folder / f".responses.{part}.tmp"
     try:
