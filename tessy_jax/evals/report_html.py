@@ -42,7 +42,7 @@ tr.published td { color: #7b838d; font-style: italic; }
 .axis { display: flex; justify-content: space-between; margin: .15rem 0 1rem; font-size: 12px; color: #7b838d; }
 details { border-top: 1px solid #eceff2; padding: .35rem 0; } details details { margin-left: .8rem; }
 summary { cursor: pointer; overflow-wrap: anywhere; } summary:hover { color: #0f8b8d; }
-summary .v { margin-left: .1rem; }
+summary .v { margin-left: .1rem; } a { color: #0f8b8d; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; border-radius: 6px; padding: .6rem .8rem;
 font-size: 12.5px; margin: .4rem 0; } .v { border-radius: 4px; color: #fff; padding: 0 .35rem; font-size: 12px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .3rem 0; }
