@@ -42,7 +42,7 @@ tr.published td { color: #7b838d; font-style: italic; }
 .axis { display: flex; justify-content: space-between; margin: .15rem 0 1rem; font-size: 12px; color: #7b838d; }
 details { border-top: 1px solid #eceff2; padding: .35rem 0; } details details { margin-left: .8rem; }
 summary { cursor: pointer; overflow-wrap: anywhere; } summary:hover { color: #0f8b8d; }
-summary .v { margin-left: .1rem; }
+summary .v { margin-left: .1rem; } a { color: #0f8b8d; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; border-radius: 6px; padding: .6rem .8rem;
 font-size: 12.5px; margin: .4rem 0; } .v { border-radius: 4px; color: #fff; padding: 0 .35rem; font-size: 12px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .3rem 0; }
@@ -81,6 +81,8 @@ class ToShow:
 def write_html(folder: Path, report: Report, shown_results: Sequence[ToShow] = ()) -> None:
     """Writes report.html, and a new folder `responses` in place of an old one."""
     cut = max(200, min(20_000, PAGE_BYTES // max(1, sum(one.responses for one in shown_results))))
+    for left in (*folder.glob(".report.*.tmp"), *folder.glob(".responses.*.tmp")):  # by a command that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     part = uuid.uuid4().hex
     page, pages = folder / f".report.{part}.tmp", folder / f".responses.{part}.tmp"
     try:

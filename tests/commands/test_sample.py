@@ -124,6 +124,7 @@ def test_weights_are_there_once_and_the_silent_cache_is_small():
     caches = [shared.carry.caches[role].model for role in Role]
     assert caches[0].layers[0].k.shape[2] == 192
     assert type(caches[1].layers[0].mask) is models.Blocks
+    assert [turn.role for turn in shared.loop.schedule.turns] == [Role.STUDENT]  # nothing of a teacher is compiled
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys, interrupt):
