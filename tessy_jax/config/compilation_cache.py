@@ -32,8 +32,5 @@ def _cpu() -> str:
 
 CompilationCache = Annotated[
     OutputPath | None,
-    Field(
-        default_factory=user_folder,
-        description="Folder for compiled programs; default: tessy_jax/jax in the user's caches; null: none.",
-    ),
+    Field(description="Folder for compiled programs; default: tessy_jax/jax in the user's caches; null: none."),
 ]
