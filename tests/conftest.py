@@ -19,14 +19,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Compiled programs are kept where the session ends them, not in the user's folder of caches.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="caches-")
-os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import pytest  # noqa: E402
 
 from tests.kit import ROOT, shapes  # noqa: E402
 
 shapes.install()  # before the package is imported
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 from tessy_jax.console import interrupt as interrupts  # noqa: E402
 from tessy_jax.models.gguf.packages import prepare  # noqa: E402

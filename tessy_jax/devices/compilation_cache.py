@@ -38,7 +38,7 @@ def use(section: Section) -> None:
         log.warning("%s: compiled programs are not kept: %s (compilation_cache names another folder)", folder, reason)
         folder = None
     wanted = None if folder is None else str(folder)
-    if jax.config.jax_compilation_cache_dir != wanted:
+    if jax.config.values["jax_compilation_cache_dir"] != wanted:
         jax.config.update("jax_compilation_cache_dir", wanted)
         compilation_cache.reset_cache()  # or what this process has compiled before has settled the folder
     if folder is not None:
