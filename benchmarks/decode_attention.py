@@ -1,4 +1,4 @@
-"""Attention of decoding alone, by implementation: `python benchmarks/decode_attention.py`, for a GPU; about two minutes.
+"""Attention of decoding alone, by implementation: `python benchmarks/decode_attention.py`, on a GPU in two minutes.
 
 Random keys and values in the shapes of Qwen3-8B, one layer. For each batch and capacity of the cache, and for each
 length that is in use: time of a call, bytes in use over that time as a share of the memory bandwidth, and the largest
@@ -140,10 +140,8 @@ def torch_report(what: str, batch: int, fill: int, peak: float) -> None:
 
 
 def line(what: str, took: float, batch: int, fill: int, peak: float, difference: str) -> None:
-    moved = 2 * 2 * batch * KV_HEADS * fill * HEAD_DIM
-    print(
-        f"{what} | {1e6 * took:.0f} | {moved / took / 1e9:.0f} | {moved / took / peak:.2f} | {difference}", flush=True
-    )
+    rate = 2 * 2 * batch * KV_HEADS * fill * HEAD_DIM / took
+    print(f"{what} | {1e6 * took:.0f} | {rate / 1e9:.0f} | {rate / peak:.2f} | {difference}", flush=True)
 
 
 def seconds(program: Callable[..., Any], *args: Any) -> float:

@@ -1,11 +1,10 @@
-"""Decoding with the Pallas kernel that JAX ships for GPUs: each row reads its own slots in use, in several parts at once.
+"""Decoding with the Pallas kernel that JAX ships for GPUs: each row reads its slots in use, several parts at once.
 
 https://github.com/jax-ml/jax/blob/main/jax/experimental/pallas/ops/gpu/decode_attention.py
 """
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.gpu.decode_attention import gqa
 from jaxtyping import Array, Bool, Float, Real
 
 from tessy_jax.models.mask import Full, PackedMask, RingMask
@@ -43,6 +42,8 @@ def pallas_gpu(
         raise _refusal(f"only multiples of {BLOCK} slots and heads of 64 or 128, not {slots} and {head_dim}")
     if (platform := jax.default_backend()) not in ("gpu", "cpu"):
         raise _refusal(f"only GPUs, not {platform!r}")
+    from jax.experimental.pallas.ops.gpu.decode_attention import gqa  # late: it takes Triton's half of Pallas along
+
     lengths = jnp.minimum(mask.positions[:, 0] + 1, slots)
     keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)  # the kernel swaps them back: nothing moves
     interpret = platform == "cpu"  # for tests
