@@ -66,7 +66,7 @@ class _Computation:
 
 def traffic(text: str, blocks: int = 1) -> dict[str, int]:
     """Bytes to and from main memory by the part of the model (its innermost known named scope); "ahead": copies into
-    fast memory ahead of use, mostly weights. `blocks`: how many blocks of slots "by_length" reads (models/by_length.py).
+    fast memory ahead of use, mostly weights. `blocks`: of slots that "by_length" reads (models/by_length.py).
     """
     program, entry = _parse(text)
     out: dict[str, int] = defaultdict(int)

@@ -147,7 +147,7 @@ def _programs(shapes: Shapes) -> Iterator[Any]:
 
 
 def _step(shapes: Shapes, role: Role) -> Step:
-    """A decode step of `role`: the loop in which the engine takes them, which costs what its body does when all rows are full."""
+    """A decode step of `role`: the loop in which the engine takes them; it costs what its body does, with full rows."""
     carry, params = shapes.carry(shapes.config.engine), shapes.params
     blocks = math.ceil(shapes.config.engine.context / block_on(jax.default_backend()))
     cache = carry.caches[role].model
