@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Real
 from tessy_jax.models.blockwise import blockwise
 from tessy_jax.models.by_length import by_length
 from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
+from tessy_jax.models.pallas_gpu import pallas_gpu
 
 
 def attention(
@@ -161,6 +162,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {
     "dense": dense,
     "blocks": blockwise,
     "by_length": by_length,
+    "pallas_gpu": pallas_gpu,
 }
 """Ways to compute `attention`. Each takes the options that it can do, and no others."""
 

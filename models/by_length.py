@@ -1,4 +1,5 @@
-"""Attention of new tokens to a cache's rows that reads what is there: block of slots by block, to the longest row's end.
+"""Attention of new tokens to a cache's rows that reads what is there: block by block of slots, up to
+the longest row's end.
 
 A cache holds room for the longest text, and most of it is empty most of the time. The number of blocks is known at run
 time alone, so this is a loop with a running softmax (FlashAttention, arXiv 2205.14135) in plain JAX.

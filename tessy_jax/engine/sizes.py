@@ -20,8 +20,7 @@ MARGIN = 64
 """Tokens a row may run past its budgets: an undecided word (48 bytes) and the end-of-thinking marker."""
 
 PREFILL_TOKENS = 2048
-"""Tokens per pass of prefill: enough to be bound by arithmetic, while its scores (tokens x heads x context) stay small.
-"""
+"""Tokens per pass of prefill: enough to be bound by arithmetic, while what it holds of them stays small."""
 
 ROLLBACK_DEPTH = 256
 """Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""

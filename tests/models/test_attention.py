@@ -122,8 +122,8 @@ def test_a_cache_of_int8_is_read_as_it_lies() -> None:
     assert float(jnp.abs(jnp.where(seen, out - expected, 0)).max()) <= 2e-6
 
 
-# Positions of three tokens of each row of a cache with 53 slots, -1 padding: within a block of slots, over its end, in the
-# last block, which lies over the one before it, and once around the ring; the last row is not fed.
+# Positions of three tokens of each row of a cache with 53 slots, -1 padding: within a block of slots, over its end, in
+# the last block, which lies over the one before it, and once around the ring; the last row is not fed.
 LOOKING = jnp.asarray([[0, 1, 2], [6, 7, 8], [31, -1, -1], [51, 52, -1], [70, 71, 72], [-1, -1, -1]])
 
 
@@ -170,6 +170,38 @@ def test_by_length_reads_no_further_than_the_longest_row_that_is_fed() -> None:
     assert np.all(np.isnan(look(5, 24)[1]))
 
 
+@pytest.mark.parametrize("slots", [256, 384])  # two parts that are read at once, and three
+def test_the_pallas_kernel_equals_the_reference(slots: int) -> None:
+    """Rows with a part that is empty, a full one, and one that is not fed, whose output is finite."""
+    keys = jax.random.split(jax.random.key(2), 3)
+    q = jax.random.normal(keys[0], (3, 1, 4, 64), jnp.bfloat16)
+    k, v = (jax.random.normal(key, (3, 2, slots, 64), jnp.bfloat16) for key in keys[1:])
+    ring = RingMask(models.Full(), jnp.asarray([[100], [slots - 1], [-1]]), slots)
+    options: dict[str, Any] = {"scale": SCALE, "heads_first": True}
+    out = attention(q, k, v, ring, **options, implementation="pallas_gpu").astype(jnp.float32)
+    assert np.all(np.isfinite(out))
+    assert float(jnp.abs(out - reference(q, k, v, ring, **options))[:2].max()) <= 2e-2
+
+
+def test_what_the_pallas_kernel_refuses() -> None:
+    q = jnp.zeros((3, 1, 4, 64), jnp.bfloat16)
+    k = jnp.zeros((3, 2, 256, 64), jnp.bfloat16)
+    ring = RingMask(models.Full(), jnp.zeros((3, 1), int), 256)
+
+    def refusal(q: jax.Array, k: jax.Array, mask: RingMask = ring, **more: Any) -> str:
+        with pytest.raises(NotImplementedError) as error:
+            attention(q, k, k, mask, scale=1.0, heads_first=True, **more, implementation="pallas_gpu")
+        return str(error.value)
+
+    wide = RingMask(models.Full(), jnp.zeros((3, 2), int), 256)
+    assert "only one new token per row, not 2" in refusal(jnp.tile(q, (1, 2, 1, 1)), k, wide)
+    assert "not float32 and float32" in refusal(q.astype(jnp.float32), k.astype(jnp.float32))
+    assert "not 200 and 64" in refusal(q, k[:, :, :200])
+    assert "not 256 and 32" in refusal(q[..., :32], k[..., :32])
+    assert "tokens see all before them" in refusal(q, k, ring._replace(mask=models.Sliding(7)))
+    assert "does not take sinks" in refusal(q, k, sinks=jnp.zeros(4))
+
+
 def test_the_next_implementation_is_taken() -> None:
     """One block holds all slots: "by_length" refuses, and what follows does it. Where nothing does, all say why."""
     q, k, v, _ = _inputs()
@@ -180,9 +212,8 @@ def test_the_next_implementation_is_taken() -> None:
         attention(q[:, :1], k, v, ring, **options, implementation=TO_A_CACHE),
         attention(q[:, :1], k, v, ring, **options),
     )
-    with pytest.raises(
-        NotImplementedError, match=r"^attention: 'by_length' takes more .* 256\.\n.*'blocks' does not take"
-    ):
+    why = r"^attention: 'by_length' takes more slots .* 256\.\nattention: 'blocks' does not take heads_first\.$"
+    with pytest.raises(NotImplementedError, match=why):
         attention(q[:, :1], k, v, ring, **options, implementation=("by_length", "blocks"))
 
 
@@ -197,7 +228,8 @@ def test_what_an_implementation_cannot_do_it_refuses() -> None:
         attention(q, k, v, packed.visible(), scale=1.0, implementation="blocks")
     with pytest.raises(NotImplementedError, match=r"^attention: 'by_length' takes the rows of a cache"):
         attention(q, k, v, packed, scale=1.0, implementation="by_length")
-    with pytest.raises(ValueError, match=r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length\.$"):
+    there = r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length, pallas_gpu\.$"
+    with pytest.raises(ValueError, match=there):
         attention(q, k, v, packed, scale=1.0, implementation="flash")
 
 
