@@ -22,7 +22,7 @@ from tessy_jax.train.evaluations import Evaluations
 from tessy_jax.train.export import EndOfTurn, export
 from tessy_jax.train.lora import Full, Tuning
 from tessy_jax.train.loss import Objective
-from tessy_jax.train.memory import step_memory
+from tessy_jax.train.memory import Memory, run_memory
 from tessy_jax.train.metrics import Reporter, Sink
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.optimizer import AdamW
@@ -184,12 +184,12 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """For a run of so many steps."""
         return adamw(self.config.optimizer, steps, self.rules)
 
-    def memory(self, mesh: Mesh | None, plan: BatchPlan) -> dict[str, float]:
-        """GiB of one device in a step of the plan; see `step_memory`."""
+    def memory(self, mesh: Mesh | None, plan: BatchPlan) -> Memory:
+        """What a run of the plan needs; see `run_memory`."""
         shape = (self.accumulate, plan.rows // self.accumulate, plan.length)
         optimizer = self.optimizer(plan.steps)
         how = (self.compute, self.tuning, self.objective, self.router_loss)
-        return step_memory(self.model, mesh, optimizer, *how, shape)
+        return run_memory(self.model, mesh, optimizer, *how, shape)
 
     # -- a run ---------------------------------------------------------------------------------------------------------
 

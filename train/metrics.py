@@ -1,7 +1,5 @@
 """What a training run reports: a line of numbers per step in `metrics.jsonl`, and the same on the console."""
 
-import resource
-import sys
 import time
 import zlib
 from collections import deque
@@ -19,6 +17,7 @@ from tessy_jax.data.records import dump_line
 from tessy_jax.errors import ConfigError
 from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.data.examples import CONTEXT, PARTS
+from tessy_jax.train.memory import peak_bytes
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.step import Metrics, Sums
 
@@ -238,5 +237,4 @@ def memory_gib() -> float:
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
     if any(peaks):
         return max(peak or 0 for peak in peaks) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_bytes() / 2**30

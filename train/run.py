@@ -97,7 +97,7 @@ def _inspect(student: Student, steps: int) -> None:
 
 
 def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
-    """Shows the data, the plan, and what a step needs of a device's memory."""
+    """Shows the data, the plan, and the memory that the run will need."""
     out = _plain_output()
     for warning in learner.warnings:
         out.print(warning)
@@ -105,9 +105,13 @@ def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
         out.print(data.summary())
         for reject in data.rejects():
             out.print(f"reject: {reject}")
-        out.rule("memory of a device in a step, GiB")
         with _out_of_memory_explained(learner):
-            out.print(memory_lines(learner.memory(mesh, data.train.plan)))
+            memory = learner.memory(mesh, data.train.plan)
+        if not memory.device.keys() <= memory.host.keys():  # the devices have memory of their own
+            out.rule("memory of a device, GiB")
+            out.print(memory_lines(memory.device))
+        out.rule("memory of the host, GiB")
+        out.print(memory_lines(memory.host))
         if (evaluations := learner.evaluations(data.train.plan)) is not None:
             show_evaluations(evaluations, out)
         return REJECTS if data.rejected else DONE
