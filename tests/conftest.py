@@ -20,9 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiled programs are kept where the session ends them, not in the user's folder of caches.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="caches-")
 
-import pytest  # noqa: E402
+import pytest
 
-from tests.kit import ROOT, shapes  # noqa: E402
+from tests.kit import ROOT, shapes
 
 shapes.install()  # before the package is imported
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
