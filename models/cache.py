@@ -25,7 +25,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, Real
 
-from tessy_jax.models.attention import TO_A_CACHE, attention
+from tessy_jax.models.attention import attention, to_a_cache
 from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.key_values import AttentionInputs
 from tessy_jax.models.mask import Mask, RingMask
@@ -110,7 +110,7 @@ class Cache:
                 v_scale=v_scale,
                 heads_first=True,
                 rows=None if rows is None else self._own(rows, ring.k),
-                implementation=TO_A_CACHE,
+                implementation=to_a_cache(),
             )
 
         if self.sharding is None:

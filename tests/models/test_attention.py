@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tessy_jax import models
-from tessy_jax.models.attention import TO_A_CACHE, attention, reference
+from tessy_jax.models.attention import attention, reference, to_a_cache
 from tessy_jax.models.mask import Mask, PackedMask, RingMask
 
 B, T, N, K, H = 2, 53, 6, 2, 5
@@ -162,7 +162,7 @@ def test_by_length_reads_no_further_than_the_longest_row_that_is_fed() -> None:
     def look(*positions: int) -> np.ndarray:
         ring = RingMask(models.Full(), jnp.asarray(positions)[:, None], T)
         options: dict[str, Any] = {"scale": SCALE, "heads_first": True, "block": 8}
-        return np.asarray(attention(q[:, :1], k, v, ring, **options, implementation=TO_A_CACHE))
+        return np.asarray(attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache()))
 
     both, alone = look(5, 23), look(5, -1)
     assert np.all(np.isfinite(both))
@@ -209,12 +209,18 @@ def test_the_next_implementation_is_taken() -> None:
     options: dict[str, Any] = {"scale": SCALE, "heads_first": True}
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     np.testing.assert_array_equal(
-        attention(q[:, :1], k, v, ring, **options, implementation=TO_A_CACHE),
+        attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache()),
         attention(q[:, :1], k, v, ring, **options),
     )
     why = r"^attention: 'by_length' takes more slots .* 256\.\nattention: 'blocks' does not take heads_first\.$"
     with pytest.raises(NotImplementedError, match=why):
         attention(q[:, :1], k, v, ring, **options, implementation=("by_length", "blocks"))
+
+
+def test_a_gpu_takes_its_kernel_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert to_a_cache() == ("by_length", "dense")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert to_a_cache() == ("pallas_gpu", "by_length", "dense")
 
 
 def test_what_an_implementation_cannot_do_it_refuses() -> None:
