@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Strict
 
-from tessy_jax.config.compilation_cache import CompilationCache, user_folder
+from tessy_jax.config.compilation_cache import CompilationCache, not_given
 from tessy_jax.config.schema import Config, Located
 
 
@@ -53,7 +53,7 @@ class ComputeConfig(Config):
         default="blocks", description="blocks: no [length, length] array in memory; dense: one, faster for short rows."
     )
     loss_chunk: PositiveInt = Field(default=1024, description="Tokens whose logits are in memory at the same time.")
-    compilation_cache: CompilationCache = Field(default_factory=user_folder)
+    compilation_cache: CompilationCache = Field(default_factory=not_given)
 
 
 class CheckpointConfig(Config):

@@ -151,8 +151,11 @@ class ConfigFile(Generic[ConfigT]):
 
 class _Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
-        """Argparse's own help is silent where it cannot be written."""
-        output.write(self.format_help())
+        """Argparse says nothing where its help cannot be written; this raises OutputError."""
+        if file is None:
+            output.write(self.format_help())
+        else:
+            super().print_help(file)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

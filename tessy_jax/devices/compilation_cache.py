@@ -1,6 +1,9 @@
 """JAX's compilation cache: a command's second start compiles less. Without it everything works, only later."""
 
+import hashlib
 import logging
+import os
+import platform
 import tempfile
 import warnings
 from pathlib import Path
@@ -25,15 +28,17 @@ class Section(Protocol):
 
 
 def use(section: Section) -> None:
-    """Keeps compiled programs in the folder that the section names; None: nowhere.
+    """Keeps compiled programs in the folder that the section names; None: nowhere; by default in the user's.
 
     Several processes use a folder only where the configuration names it: JAX lets the first one write alone, so one
     that they do not share would serve none of the others. A folder that cannot be written is not used, and a line says
     so.
     """
     folder = section.compilation_cache
-    if folder is not None and jax.process_count() > 1 and "compilation_cache" not in section.model_fields_set:
-        folder = None
+    if "compilation_cache" not in section.model_fields_set:
+        if os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # which JAX follows by itself, into a bucket too
+            return
+        folder = user_folder() if jax.process_count() == 1 else None
     if folder is not None and (reason := _unusable(folder)):
         log.warning("%s: compiled programs are not kept: %s (compilation_cache names another folder)", folder, reason)
         folder = None
@@ -43,6 +48,23 @@ def use(section: Section) -> None:
         compilation_cache.reset_cache()  # or what this process has compiled before has settled the folder
     if folder is not None:
         _say_failures_once(folder)
+
+
+def user_folder() -> Path:
+    """`tessy_jax/jax/<CPU>` in the user's folder of caches."""
+    caches = os.environ.get("XDG_CACHE_HOME", "")  # a relative one does not count (XDG Base Directory Specification)
+    root = Path(caches) if os.path.isabs(caches) else Path("~/.cache").expanduser()
+    return root / "tessy_jax" / "jax" / _cpu()
+
+
+def _cpu() -> str:
+    """A name for this machine's instructions: they may share a home, and a program ends in SIGILL on a lesser CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    features = next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
 
 
 def _unusable(folder: Path) -> str | None:

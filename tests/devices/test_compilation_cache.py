@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from tessy_jax.config.compilation_cache import user_folder
 from tessy_jax.config.sections import EngineConfig
 from tessy_jax.devices import compilation_cache
+from tessy_jax.devices.compilation_cache import user_folder
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +30,14 @@ def test_the_users_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_folder().parent == tmp_path / "tessy_jax" / "jax"
-    assert EngineConfig().compilation_cache == user_folder()
+    compilation_cache.use(EngineConfig())
+    assert folder_in_use() == str(user_folder())
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert user_folder().parent == Path.home() / ".cache" / "tessy_jax" / "jax"
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "mine"))
-    assert EngineConfig().compilation_cache == tmp_path / "mine"
-    assert EngineConfig(compilation_cache=None).compilation_cache is None
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/mine")  # JAX has read it
+    jax.config.update("jax_compilation_cache_dir", "gs://bucket/mine")
+    compilation_cache.use(EngineConfig())
+    assert folder_in_use() == "gs://bucket/mine"
 
 
 def test_programs_are_kept_by_default_and_not_where_the_key_is_null(tmp_path, monkeypatch):
