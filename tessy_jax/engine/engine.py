@@ -209,7 +209,7 @@ class Engine:
         buckets = self.config.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
         rows = prefill_rows(self.config, chunk, self.mesh)
-        width = rows.few if len(slots) <= 2 * rows.few else rows.many
+        width = rows.width(len(slots))
         for start in range(0, len(slots), width):
             some = slots[start : start + width]
             padded = jnp.asarray(np.pad(some, (0, width - len(some)), constant_values=self.config.batch))
