@@ -1,7 +1,6 @@
 """Judges an evaluation of HumanEval once more, with the official checker: python benchmarks/humaneval_official.py RUN
 
-That checker runs the programs of a model in processes of this user, without a sandbox: use a machine that holds
-nothing.
+That checker runs programs of a model in processes of this user, without a sandbox: use a machine that holds nothing.
 """
 
 import argparse

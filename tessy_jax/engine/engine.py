@@ -209,8 +209,7 @@ class Engine:
         buckets = self.config.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
         rows = prefill_rows(self.config, chunk, self.mesh)
-        width = rows.few if len(slots) <= 2 * rows.few else rows.many
-        for some in _by_shard(slots, self.config.batch, width, rows.ways):
+        for some in _by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
             for turn in self.loop.schedule.turns:
                 self.carry = self.loop.prefill(self.params, self.carry, some, role=turn.role, chunk=chunk)
 

@@ -35,12 +35,17 @@ class PrefillRows(NamedTuple):
     many: int
     ways: int
 
+    def width(self, new: int) -> int:
+        """Rows of each call for so many new ones: few, unless those compute more than half as much as calls of many."""
+        few, many = (-(-new // width) * width for width in (self.few, self.many))
+        return self.few if 2 * few <= many else self.many
+
 
 def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> PrefillRows:
     """At most `PREFILL_TOKENS` in all, where the mesh lets it be so little; `chunk`: tokens of a row."""
     ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     many = min(config.batch, max(1, PREFILL_TOKENS // (chunk * ways)) * ways)
-    few = max(1, config.batch // (8 * ways)) * ways
+    few = max(1, config.batch // (16 * ways)) * ways
     return PrefillRows(min(many, few), many, ways)
 
 

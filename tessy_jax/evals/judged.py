@@ -64,7 +64,8 @@ class _Lines(Generic[LineT]):
     """The lines of a file by their keys: where they are is read once, and what they hold when it is asked for."""
 
     def __init__(self, path: Path, file: BinaryIO, read: Callable[[dict[str, Any]], LineT]):
-        self._path, self._file, self._read = path, file, read
+        self._path, self._file = path, file
+        self._read: Callable[[dict[str, Any]], LineT] = read
         self._places: dict[tuple[str, int], tuple[int, int]] = {}
         offset = 0
         for line, data in enumerate(file, start=1):
