@@ -54,7 +54,8 @@ def run_memory(
     found = train.lower(state, rows).compile().memory_analysis()
     kept, more = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
 
-    shardings = state_shardings(model, mesh, optimizer, tuning) or TrainState(*[None] * 4)
+    everywhere: Any = None
+    shardings = state_shardings(model, mesh, optimizer, tuning) or TrainState(*4 * (everywhere,))
     trained, moments = _bytes(state.params, shardings.params), _bytes(state.optimizer, shardings.optimizer)
     params = trained + _bytes(state.frozen, shardings.frozen)
     device = {

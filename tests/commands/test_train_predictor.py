@@ -167,8 +167,9 @@ def test_dry_run_and_wrong_input(tmp_path: Path, capsys: Any) -> None:
     shown = capsys.readouterr().out
     assert "96 segments of 24 prompts; labels: style" in shown
     assert "76 segments to train on and 20 held out (5 prompts); 40 steps of" in shown
-    table = shown.partition("memory of a device in a step, GiB")[2].splitlines()[1:]
-    assert [line[:28].strip() for line in table] == ["weights, moments, batch", "temporaries", "sum"]
+    table = shown.partition("memory of the host, GiB")[2].splitlines()[1:]
+    step = ["weights", "moments", "batch", "temporaries of a step"]
+    assert [line[:28].strip() for line in table] == [*step, "this process", "checkpoint being written", "sum"]
     assert main([str(config()), "data.train=/nowhere", "--output", str(run)]) == 2
     assert "data.train: there is no file or folder '/nowhere'" in capsys.readouterr().err
     bad = tmp_path / "bad.jsonl"
