@@ -129,9 +129,9 @@ def test_weights_are_there_once_and_the_silent_cache_is_small():
 
 
 def test_prompts_are_read_in_calls_that_waste_little():
-    rows = PrefillRows(2, 16)
+    rows = PrefillRows(2, 16, ways=1)
     assert [rows.width(new) for new in (1, 2, 3, 8, 9, 16, 17)] == [2, 2, 2, 2, 16, 16, 16]
-    assert [PrefillRows(1, 3).width(new) for new in (1, 2, 3)] == [1, 3, 3]
+    assert [PrefillRows(1, 3, ways=1).width(new) for new in (1, 2, 3)] == [1, 3, 3]
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys, interrupt):
