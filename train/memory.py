@@ -13,7 +13,7 @@ from tessy_jax.train.data import batches
 from tessy_jax.train.lora import Tuning
 from tessy_jax.train.loss import Objective
 from tessy_jax.train.optimizer import AdamW
-from tessy_jax.train.step import Compute, TrainState, abstract, make_step, state_shardings
+from tessy_jax.train.step import Compute, abstract, make_step, state_shardings
 
 GIB = 2**30
 
@@ -54,10 +54,14 @@ def run_memory(
     found = train.lower(state, rows).compile().memory_analysis()
     kept, more = found.argument_size_in_bytes, found.output_size_in_bytes - found.alias_size_in_bytes
 
-    everywhere: Any = None
-    shardings = state_shardings(model, mesh, optimizer, tuning) or TrainState(*4 * (everywhere,))
-    trained, moments = _bytes(state.params, shardings.params), _bytes(state.optimizer, shardings.optimizer)
-    params = trained + _bytes(state.frozen, shardings.frozen)
+    shardings = state_shardings(model, mesh, optimizer, tuning)
+
+    def held(part: str) -> int:
+        """Of a part of the state, by one device."""
+        return _bytes(getattr(state, part), None if shardings is None else getattr(shardings, part))
+
+    trained, moments = held("params"), held("optimizer")
+    params = trained + held("frozen")
     device = {
         "weights": params,
         "moments": moments,
