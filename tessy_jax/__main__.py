@@ -11,7 +11,7 @@ from tessy_jax.console.messages import say
 from tessy_jax.errors import DONE, USAGE
 
 COMMANDS = (
-    *("synthesize", "sample", "annotate", "train_predictor", "train_probe"),
+    *("synthesize", "sample", "select", "annotate", "train_predictor", "train_probe"),
     *("sft", "evaluate", "plan", "convert", "demo"),
 )
 """In the order of their use."""

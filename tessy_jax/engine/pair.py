@@ -11,12 +11,11 @@ from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.engine.build import build_engine, tokens_per_turn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.engine.rows import NAMES
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.predictors.base import JudgedModel, OwnModel, PredictorSource
 from tessy_jax.predictors.registry import open_predictor
 from tessy_jax.text.chat import Chat
-
-ROLES = ("student", "teacher")
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,21 @@ class Pair:
             ConfigError: a model or table is not there. TextError: a tokenizer or template cannot be used, or does not
                 conform. WeightsError, ModelConfigError: a checkpoint is incomplete, damaged or of an unknown kind.
         """
-        sources = tuple(ModelSource.open(getattr(config, name), f"{name}.model") for name in ROLES)
+        sources = tuple(ModelSource.open(getattr(config, name), f"{name}.model") for name in NAMES)
         predictors = tuple(
             open_predictor(
                 getattr(config.predictors, name),
                 f"predictors.{name}",
                 JudgedModel(source.chat.tokenizer, source.checkpoint_config),
             )
-            for name, source in zip(ROLES, sources, strict=True)
+            for name, source in zip(NAMES, sources, strict=True)
         )
         return cls(config, sources, predictors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources."""
+        return NAMES
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -76,7 +80,7 @@ class Pair:
     @property
     def predictor_models(self) -> dict[str, OwnModel]:
         """The models that predictors bring along, by name."""
-        named = zip(ROLES, self.predictors, strict=True)
+        named = zip(NAMES, self.predictors, strict=True)
         return {f"{name}'s predictor": own for name, source in named if (own := source.own_model) is not None}
 
     def identity(self) -> dict[str, Any]:
@@ -84,7 +88,7 @@ class Pair:
         config = self.config
         values = config.model_dump(mode="json", include={"cooperation", "seed", "columns"})
         values["context"], values["dtype"] = config.engine.context, config.engine.dtype
-        for name, source, predictor in zip(ROLES, self.sources, self.predictors, strict=True):
+        for name, source, predictor in zip(NAMES, self.sources, self.predictors, strict=True):
             values[name] = source.identity() | {"predictor": predictor.identity()}
         return values
 

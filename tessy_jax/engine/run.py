@@ -13,9 +13,8 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.schema import to_yaml
-from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.config.sections import TraceRunConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, say
 from tessy_jax.console.progress import ProgressView, SynthesisProgress, compiling
@@ -31,17 +30,16 @@ from tessy_jax.devices import processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.dry_run import dry_run
 from tessy_jax.engine.engine import Dispatch
-from tessy_jax.engine.pair import Pair
 from tessy_jax.engine.rows import NAMES, Job
-from tessy_jax.engine.solo import Solo
+from tessy_jax.engine.writers import Writers
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 
-ConfigT = TypeVar("ConfigT", SynthesisConfig, SampleConfig)
+ConfigT = TypeVar("ConfigT", bound=TraceRunConfig)
 
 
 def write_traces(
     config: ConfigT,
-    open_models: Callable[[ConfigT], Pair | Solo],
+    open_models: Callable[[ConfigT], Writers],
     rows: Sequence[Problem | Reject],
     options: argparse.Namespace,
     console: Console,
@@ -80,7 +78,7 @@ def write_traces(
         return _summarize(work, stopped, console)
 
 
-def _open_run(models: Pair | Solo, overwrite: bool) -> RunDir:
+def _open_run(models: Writers, overwrite: bool) -> RunDir:
     """The run directory of the configuration, begun or resumed."""
     config = models.config
     inputs = {file.name: hash_file(file) for file in files(Path(config.input))}
@@ -95,7 +93,7 @@ def _open_run(models: Pair | Solo, overwrite: bool) -> RunDir:
     )
 
 
-def _write(work: "Work", models: Pair | Solo, mesh: Mesh | None, console: Console) -> bool:
+def _write(work: "Work", models: Writers, mesh: Mesh | None, console: Console) -> bool:
     """Does what is left of the work; returns whether the user stopped it."""
     say(console, "loading " + " and ".join(source.config.model for source in models.sources))
     engine = models.load(mesh)
@@ -194,8 +192,8 @@ class Work:
         progress.rejected += len(dispatch.rejected)
         progress.active = len(dispatch.active)
         progress.see((len(record.content.encode()) for record in dispatch.finished), map(_size, dispatch.active))
-        for role, name in enumerate(NAMES):
-            progress.kept[name] += dispatch.kept[role]
+        for name, kept in zip(NAMES, dispatch.kept, strict=True):
+            progress.kept[name] += kept
         progress.rolled_back += sum(dispatch.dropped)
         progress.switches += dispatch.spans
         counts = {name: getattr(dispatch.work, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}
