@@ -19,10 +19,10 @@ from tests.kit.run_methods import BUDGETS, call, methods_file, plain
 from tests.kit.run_synthesize import pair, records
 
 WHO = {
-    "student_only": ("student", "student"),
-    "teacher_only": ("teacher", "teacher"),
     "teacher_think": ("teacher", "student"),
     "teacher_answer": ("student", "teacher"),
+    "student_only": ("student", "student"),
+    "teacher_only": ("teacher", "teacher"),
 }
 
 
