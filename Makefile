@@ -62,9 +62,12 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 	@touch $@
 
 # Programs that the tests judge run in bubblewrap: the system's, else Debian's where it may be installed, else a wheel's.
+# Reports are looked at in a browser.
 APT := [ "$$(id -u)" = 0 ] && command -v apt-get && apt-get update && apt-get install -y --no-install-recommends
-$(VENV)/sandbox.stamp: pyproject.toml | $(BIN)/python
+$(VENV)/sandbox.stamp: pyproject.toml Makefile | $(BIN)/python
 	command -v bwrap || { $(APT) bubblewrap; } || $(PIP) '.[eval]'
 	command -v g++ || { $(APT) g++; } || { echo "error: the tests need g++" >&2; exit 1; }
 	command -v pypy3 || { $(APT) pypy3; } || echo "no pypy3: CPython runs its tests"
+	command -v chromium || command -v chromium-browser || command -v google-chrome || { $(APT) chromium; } || \
+	    { echo "error: the tests of reports need chromium" >&2; exit 1; }
 	@touch $@

@@ -32,13 +32,18 @@ def measure(mebibytes: int = 512, repeats: int = 10) -> dict[str, float]:
     return rates
 
 
-def step_bytes(model: LanguageModel, cache: Cache) -> tuple[int, int]:
-    """Bytes that one decode step of the whole batch has to read: (weights, cache slots).
+def step_bytes(model: LanguageModel, cache: Cache, length: int | None = None) -> tuple[int, int]:
+    """Bytes that one decode step of the whole batch has to read: (weights, cache slots in use).
 
-    An embedding matrix that is not also the output matrix is left out: a step reads a few of its rows.
+    An embedding matrix that is not also the output matrix is left out: a step reads a few of its rows. `length`: tokens
+    of each row; None: as many as there is room for.
     """
     leaves = jax.tree.leaves(model.params)
     weights = sum(leaf.nbytes for leaf in leaves)
     if not model.config.tie_word_embeddings:
         weights -= model.config.vocab_size * model.config.hidden_size * leaves[0].dtype.itemsize
-    return weights, sum(layer.k.nbytes + layer.v.nbytes for layer in cache.layers)
+    slots = 0.0
+    for layer in cache.layers:
+        used = min(layer.slots, length or layer.slots) / layer.slots
+        slots += used * sum(x.nbytes for x in (layer.k, layer.v, layer.k_scale, layer.v_scale) if x is not None)
+    return weights, round(slots)

@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from alone import Torch, alone_engine, run, written
+from alone import Torch, alone_engine, pretend_read, run, written
 from bandwidth import measure, step_bytes
+from flax import nnx
 from jax.sharding import Mesh
 
 from tessy_jax.config.synthesize import SynthesisConfig, load_config
@@ -32,13 +33,15 @@ from tessy_jax.engine.rows import NAMES, Job
 from tessy_jax.engine.sizes import MARGIN
 from tessy_jax.engine.solo import answer_job
 from tessy_jax.errors import UserError
+from tessy_jax.models import Cache
+from tessy_jax.models.attention import IMPLEMENTATIONS
 
 Table = list[dict[str, Any]]
 
 
 def main() -> int:
     options = _options()
-    batches = [int(batch) for batch in options.batches.split(",")]
+    batches = _numbers(options.batches)
     overrides = [word for word in options.words if "=" in word]
     path = Path(next((word for word in options.words if "=" not in word), "configs/demo.yaml"))
     try:
@@ -65,6 +68,17 @@ def main() -> int:
         name = f"{NAMES[role]} {Path(pair.folders[role]).name}, {config.engine.dtype}"
         show(f"decode alone: {name}; torch: {torch.name if torch else 'not installed'}", table)
         report["decode"] += [{"model": name, **row} for row in table]
+        if options.context:
+            table = [
+                at_length(config, engine.models[role], torch, problems, context, fill, options, peak, mesh)
+                for context in _numbers(options.context)
+                for fill in _numbers(options.fill)
+                if fill + 2 * options.tokens + MARGIN < context
+            ]
+            show(f"decode by length: {name}; {config.engine.batch} rows", table)
+            report.setdefault("decode by length", []).extend({"model": name, **row} for row in table)
+    if options.alone:
+        return 0
     report["cooperation"] = cooperation(config, engine, problems, options.repeats, mesh)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -77,10 +91,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batches", default="1,8,32", help="rows that decode together (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens per row (default: %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=40, help="tokens per prompt (default: %(default)s)")
+    parser.add_argument("--context", default="", help="also decode in caches of so many tokens a row (N[,N…])")
+    parser.add_argument("--fill", default="100", help="and with rows of so many tokens (N[,N…]; default: %(default)s)")
+    parser.add_argument("--alone", action="store_true", help="measure no two models together")
     parser.add_argument("--repeats", type=int, default=3, help="the best of so many counts (default: %(default)s)")
     parser.add_argument("--both", action="store_true", help="decode the teacher alone too, not only the student")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
     return parser.parse_intermixed_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 def machine() -> dict[str, Any]:
@@ -124,10 +145,7 @@ def decode(
     context = -(-(prompt + 2 * tokens + MARGIN + 1) // 64) * 64
     sizes = config.engine.model_copy(update={"batch": batch, "context": context, "prompt_buckets": (prompt,)})
     engine = alone_engine(model, Sampling(0.0), sizes, tokens, tokens, prompt, mesh)
-    jobs = []
-    for i, problem in zip(range(batch), itertools.cycle(problems), strict=False):
-        long = [{**m, "content": " ".join([m["content"]] * prompt)} for m in problem.messages]
-        jobs.append(answer_job(engine.models[Role.STUDENT], Problem(f"{problem.id} {i}", long)))
+    jobs = _long_jobs(engine, problems, batch, prompt)
 
     first = _total(run(engine, jobs))
     prompts, ours = written(engine)
@@ -139,7 +157,7 @@ def decode(
             torch_steps.append(torch.write(prompts, tokens)[0])
     steps = [_seconds(p)["dispatch"] / tokens for p in passes]
     step = min(steps)
-    weights, slots = step_bytes(model, engine.carry.caches[Role.STUDENT].model)
+    weights, slots = step_bytes(model, engine.carry.caches[Role.STUDENT].model, prompt + tokens // 2)
     same = 0 if theirs is None else int(np.cumprod(ours == theirs, axis=1).sum())  # up to a row's first difference
     return {
         "batch": batch,
@@ -154,6 +172,67 @@ def decode(
         "share of bandwidth": (weights + slots) / step / 1e9 / peak,
         "compilation, s": first - min(map(_total, passes)),
     }
+
+
+def at_length(
+    config: SynthesisConfig,
+    model: LanguageModel,
+    torch: Torch | None,
+    problems: list[Problem],
+    context: int,
+    fill: int,
+    options: argparse.Namespace,
+    peak: float,
+    mesh: Mesh | None,
+) -> dict[str, Any]:
+    """The same in a cache for `context` tokens a row of which `fill` are there; torch's is as long as its rows."""
+    batch, tokens = config.engine.batch, options.tokens
+    sizes = config.engine.model_copy(update={"context": context, "prompt_buckets": (min(fill, 512),)})
+    engine = alone_engine(model, Sampling(0.0), sizes, tokens, tokens, fill, mesh)
+    pretend_read(engine)
+    jobs = _long_jobs(engine, problems, batch, fill)
+    run(engine, jobs)
+    prompts, steps, torch_steps = written(engine)[0], [], []
+    for _ in range(options.repeats):
+        steps.append(_seconds(run(engine, jobs))["dispatch"] / tokens)
+        if torch:
+            torch_steps.append(torch.write(prompts, tokens)[0])
+    cache, step = engine.carry.caches[Role.STUDENT].model, min(steps)
+    weights, slots = step_bytes(model, cache, fill + tokens // 2)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+    return {
+        "context": context,
+        "in use": fill,
+        "attention": attention_of(model, cache),
+        "tokens/s": batch / step,
+        "torch tokens/s": batch / min(torch_steps) if torch else "no torch",
+        "ratio": min(torch_steps) / step if torch else "no torch",
+        "slowest / best": ", ".join(f"{max(times) / min(times):.2f}" for times in (steps, torch_steps) if times),
+        "ms/step": 1000 * step,
+        "cache, MB/row": held / batch / 1e6,
+        "cache, MB/step": slots / 1e6,
+        "share of bandwidth": (weights + slots) / step / 1e9 / peak,
+    }
+
+
+def _long_jobs(engine: Engine, problems: list[Problem], batch: int, prompt: int) -> list[Job]:
+    """A job for each row, whose prompt has `prompt` tokens at least before it is cut."""
+    jobs = []
+    for i, problem in zip(range(batch), itertools.cycle(problems), strict=False):
+        long = [{**m, "content": " ".join([m["content"]] * prompt)} for m in problem.messages]
+        jobs.append(answer_job(engine.models[Role.STUDENT], Problem(f"{problem.id} {i}", long)))
+    return jobs
+
+
+def attention_of(model: LanguageModel, cache: Cache) -> str:
+    """The implementations that a decode step's layers take, as the names in its program say."""
+
+    def step(params: Any, tokens: jax.Array, cache: Cache) -> Any:
+        return nnx.merge(model.graph, params)(tokens, tokens, cache)[0]
+
+    tokens = jax.ShapeDtypeStruct((cache.layers[0].k.shape[0], 1), np.int32)
+    text = jax.jit(step).lower(model.params, tokens, cache).as_text(debug_info=True)
+    return ", ".join(sorted(name for name in IMPLEMENTATIONS if f"attention/{name}/" in text))
 
 
 # -- two models together -----------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ The files, in reading order:
     sharding     logical axis names, and where arrays lie on a mesh
     attention    softmax attention: one signature, `dense`, and the reference of the tests
     blockwise    the same for long training rows, block by block
+    by_length    the same for rows of a cache, as far as they are filled
+    pallas_gpu   the same for one token of each row, with JAX's kernel for GPUs
     balance      how evenly routers spread tokens over experts
     key_values   the one call between a layer and the tokens it attends to; `Packed` rows, to train
     cache        keys and values of all tokens so far: a ring per layer that may be rolled back

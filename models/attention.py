@@ -7,78 +7,97 @@ With Z = sum_j exp(score_j) that scales what the head gets by Z / (Z + exp(s)) =
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Real
+from jaxtyping import Array, Bool, Float, Float32, Int, Real
 
-from tessy_jax.models.blockwise import HIDDEN, blockwise
-from tessy_jax.models.mask import PackedMask
+from tessy_jax.models.blockwise import blockwise
+from tessy_jax.models.by_length import by_length
+from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
+from tessy_jax.models.pallas_gpu import pallas_gpu
 
 
 def attention(
     q: Float[Array, "B C N H"],
-    k: Real[Array, "B _ _ H"],
-    v: Real[Array, "B _ _ H"],
-    mask: Bool[Array, "B C S"] | PackedMask,
+    k: Real[Array, "R _ _ H"],
+    v: Real[Array, "R _ _ H"],
+    mask: Bool[Array, "B C S"] | PackedMask | RingMask,
     *,
     scale: float,
     sinks: Float[Array, " N"] | None = None,
-    k_scale: Float32[Array, "B K S 1"] | None = None,
-    v_scale: Float32[Array, "B K S 1"] | None = None,
+    k_scale: Float32[Array, "R K S 1"] | None = None,
+    v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
+    rows: Int[Array, " B"] | None = None,
     block: int | None = None,
-    implementation: str = "dense",
+    implementation: str | Sequence[str] = "dense",
 ) -> Float[Array, "B C N*H"]:
     """For each query the mean of the values it sees, weighted by softmax(scale * q · k): heads side by side.
 
     Args:
         q: queries of C tokens.
-        k, v: keys and values of S tokens, `[B, S, K, H]`; with `heads_first` `[B, K, S, H]`.
-        mask: what each query sees: an array, or for packed rows (S = C) the rule. What a query gets that sees nothing
-            is finite and means nothing.
+        k, v: keys and values of S tokens, `[R, S, K, H]`; with `heads_first` `[R, K, S, H]`. R = B, or see `rows`.
+        mask: what each query sees: an array, or the rule, for packed rows (S = C) and for those of a cache. What a
+            query gets that sees nothing is finite and means nothing.
         scale: of the scores, before the softmax.
         sinks: a logit for each query head.
         k_scale, v_scale: factors of int8 keys and values; None: 1.
         heads_first: `k` and `v` have their heads before their tokens, as a cache holds them.
-        block: tokens per block of "blocks"; None: what suits this machine.
-        implementation: a key of `IMPLEMENTATIONS`.
+        rows: which row of `k` and `v` each row of queries looks at; None: the same.
+        block: tokens per block of "blocks" and "by_length"; None: what suits this machine.
+        implementation: a key of `IMPLEMENTATIONS`; of several the first that can do what is asked.
 
     Raises:
         NotImplementedError: the implementation cannot do what is asked of it; the message names both.
         ValueError: there is no such implementation.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention: there is no {implementation!r}. Use one of: {', '.join(IMPLEMENTATIONS)}.")
-    run = IMPLEMENTATIONS[implementation]
-    options = {"sinks": sinks, "k_scale": k_scale, "v_scale": v_scale, "heads_first": heads_first or None}
-    given = {name: option for name, option in {**options, "block": block}.items() if option is not None}
-    if refused := given.keys() - inspect.signature(run).parameters.keys():
-        raise NotImplementedError(f"attention: {implementation!r} does not take {', '.join(sorted(refused))}.")
-    return run(q, k, v, mask, scale=scale, **given)
+    names = (implementation,) if isinstance(implementation, str) else implementation
+    options = {"sinks": sinks, "k_scale": k_scale, "v_scale": v_scale, "heads_first": heads_first or None, "rows": rows}
+    given = {name: option for name, option in options.items() if option is not None}
+    refusals = []
+    for name in names:
+        if name not in IMPLEMENTATIONS:
+            raise ValueError(f"attention: there is no {name!r}. Use one of: {', '.join(IMPLEMENTATIONS)}.")
+        try:
+            with jax.named_scope(name):
+                return _run(name, q, k, v, mask, scale=scale, **given | ({"block": block} if block else {}))
+        except NotImplementedError as refusal:
+            refusals.append(str(refusal))
+    raise NotImplementedError("\n".join(refusals))
+
+
+def _run(name: str, *args: Any, **options: Any) -> Float[Array, "B C NH"]:
+    run = IMPLEMENTATIONS[name]
+    if refused := options.keys() - inspect.signature(run).parameters.keys():
+        raise NotImplementedError(f"attention: {name!r} does not take {', '.join(sorted(refused))}.")
+    return run(*args, **options)
 
 
 def dense(
     q: Float[Array, "B C N H"],
-    k: Real[Array, "B _ _ H"],
-    v: Real[Array, "B _ _ H"],
-    mask: Bool[Array, "B C S"] | PackedMask,
+    k: Real[Array, "R _ _ H"],
+    v: Real[Array, "R _ _ H"],
+    mask: Bool[Array, "B C S"] | PackedMask | RingMask,
     *,
     scale: float,
     sinks: Float[Array, " N"] | None = None,
-    k_scale: Float32[Array, "B K S 1"] | None = None,
-    v_scale: Float32[Array, "B K S 1"] | None = None,
+    k_scale: Float32[Array, "R K S 1"] | None = None,
+    v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
+    rows: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B C N*H"]:
     """All [C, S] scores at once: for decoding, and for short rows. Arguments: see `attention`.
 
     Query heads are grouped by the key/value head they share and stacked with the chunk, so that the cache is read as it
     lies by two plain batched products: not repeated, not transposed, not converted.
     """
-    visible = mask.visible() if isinstance(mask, PackedMask) else mask
+    visible = mask.visible() if isinstance(mask, PackedMask | RingMask) else mask
     if not heads_first:
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    k, v, k_scale, v_scale = _of_rows(rows, k, v, k_scale, v_scale)
     batch, chunk, heads, head_dim = q.shape
     kv_heads, slots = k.shape[1:3]
     group = heads // kv_heads
@@ -105,20 +124,22 @@ def dense(
 
 def reference(
     q: Float[Array, "B C N H"],
-    k: Real[Array, "B _ _ H"],
-    v: Real[Array, "B _ _ H"],
-    mask: Bool[Array, "B C S"] | PackedMask,
+    k: Real[Array, "R _ _ H"],
+    v: Real[Array, "R _ _ H"],
+    mask: Bool[Array, "B C S"] | PackedMask | RingMask,
     *,
     scale: float,
     sinks: Float[Array, " N"] | None = None,
-    k_scale: Float32[Array, "B K S 1"] | None = None,
-    v_scale: Float32[Array, "B K S 1"] | None = None,
+    k_scale: Float32[Array, "R K S 1"] | None = None,
+    v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
+    rows: Int[Array, " B"] | None = None,
 ) -> Float32[Array, "B C N*H"]:
     """What attention is, written down as the papers do, slow and in float32: for tests. A sink is one more score, whose
     weight is dropped. A query that sees nothing gets zero. Arguments: see `attention`.
     """
-    visible = mask.visible() if isinstance(mask, PackedMask) else mask
+    visible = mask.visible() if isinstance(mask, PackedMask | RingMask) else mask
+    k, v, k_scale, v_scale = _of_rows(rows, k, v, k_scale, v_scale)
     keys, values = (x.astype(jnp.float32) if heads_first else x.astype(jnp.float32).swapaxes(1, 2) for x in (k, v))
     keys, values = keys * (1 if k_scale is None else k_scale), values * (1 if v_scale is None else v_scale)
     heads = q.shape[2]
@@ -132,5 +153,29 @@ def reference(
     return jnp.einsum("bncs,bnsh->bcnh", weights, values).reshape(*q.shape[:2], -1)
 
 
-IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {"dense": dense, "blocks": blockwise}
+def _of_rows(rows: Int[Array, " B"] | None, *arrays: Array | None) -> Any:
+    """The rows of each array that are looked at; indices beyond the last row mean it."""
+    return arrays if rows is None else tuple(None if x is None else x.at[rows].get(mode="clip") for x in arrays)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {
+    "dense": dense,
+    "blocks": blockwise,
+    "by_length": by_length,
+    "pallas_gpu": pallas_gpu,
+}
 """Ways to compute `attention`. Each takes the options that it can do, and no others."""
+
+TO_A_CACHE = {"gpu": ("pallas_gpu", "by_length", "dense")}
+"""What is tried in turn, by platform, where new tokens look at a cache. On an H200 the Pallas kernel reads a bfloat16
+cache of 32 rows with 8,000 tokens at 97 % of the bandwidth, "by_length" at 13 to 22 %, "dense" a cache of 40,960 slots
+at 18 % of what is in use (docs/benchmarks.md).
+"""
+
+ON_OTHER_PLATFORMS = ("by_length", "dense")
+"""The same on the other platforms: a ring as short as a block is looked at as a whole."""
+
+
+def to_a_cache() -> tuple[str, ...]:
+    """Implementations to try in turn, on this machine, where new tokens look at a cache."""
+    return TO_A_CACHE.get(jax.default_backend(), ON_OTHER_PLATFORMS)

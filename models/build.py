@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -68,9 +70,11 @@ def abstract(config: DecoderConfig, mesh: Mesh | None = None, rules: Rules = INF
     return (TokenClassifier if config.labels else CausalLM)(config, mesh, rules)
 
 
-def describe(config: DecoderConfig) -> dict[str, ParamSpec]:
+@lru_cache(maxsize=8)  # of large models it takes a second, and a command asks for the same ones again
+def describe(config: DecoderConfig) -> Mapping[str, ParamSpec]:
     """Every parameter by its HF tensor name, which is its path in the module."""
-    return {_name(path): _spec(param) for path, param in nnx.to_flat_state(nnx.state(abstract(config)))}
+    specs = {_name(path): _spec(param) for path, param in nnx.to_flat_state(nnx.state(abstract(config)))}
+    return MappingProxyType(specs)
 
 
 def parameter_count(config: DecoderConfig) -> int:

@@ -21,13 +21,14 @@ from typing import Self
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int, Real
+from jaxtyping import Array, DTypeLike, Float, Float32, Int, Real
 
-from tessy_jax.models.attention import attention
+from tessy_jax.models.attention import attention, to_a_cache
 from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.key_values import AttentionInputs
-from tessy_jax.models.mask import Mask
+from tessy_jax.models.mask import Mask, RingMask
 from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for, ways_of
 
 
@@ -56,12 +57,6 @@ class LayerCache:
         """Slots of a row."""
         return self.k.shape[2]
 
-    def visible(self, positions: Int[Array, "B C"]) -> Bool[Array, "B C S"]:
-        """Whether the tokens at these positions see what each slot holds; for them it holds `q - ((q - s) mod S)`."""
-        looking = positions[:, :, None]
-        held = looking - (looking - jnp.arange(self.slots)) % self.slots
-        return self.mask.visible(looking, held)
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -72,34 +67,69 @@ class Cache:
         layers: one ring per layer.
         length: rows may have positions 0 .. length - 1 (static). Longer rows would overwrite their beginning.
         sharding: of every k and v on a mesh (static); None: one device.
+        rows: the cache's row of each row that is fed, see `of_rows`; None: all rows are.
     """
 
     layers: list[LayerCache]
     length: int = field(metadata={"static": True})
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
+    rows: Int[Array, " A"] | None = None
+
+    def of_rows(self, rows: Int[Array, " A"] | None) -> Self:
+        """The same cache for passes that feed some of its rows only: nothing is copied. None: all of them again.
+
+        On a mesh the rows of each device come in its own part of the list, as those of the batch do. Indices beyond
+        the last row may fill it up: feed such rows padding.
+        """
+        return dataclasses.replace(self, rows=rows)
 
     def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C NH"], Self]:
-        """Write the chunk's keys and values, then look at all slots. Padding is not written.
+        """Write the chunk's keys and values, then look at the slots in use. Padding is not written.
 
         Raises:
             ValueError: the chunk is larger than the cache's slack.
         """
         self._check_room(new)
         ring = self._written(self.layers[new.layer], new)
-        v, v_scale = (ring.k, ring.k_scale) if ring.v is None else (ring.v, ring.v_scale)
-        out = attention(
-            new.q,
-            ring.k,
-            v,
-            ring.visible(new.positions),
-            scale=new.scale,
-            sinks=new.sinks,
-            k_scale=ring.k_scale,
-            v_scale=v_scale,
-            heads_first=True,
-        )
         layers = [*self.layers[: new.layer], ring, *self.layers[new.layer + 1 :]]
-        return out, dataclasses.replace(self, layers=layers)
+        return self._look(ring, new), dataclasses.replace(self, layers=layers)
+
+    def _look(self, ring: LayerCache, new: AttentionInputs) -> Float[Array, "B C NH"]:
+        def look(
+            q: Array, ring: LayerCache, positions: Array, sinks: Array | None, rows: Array | None
+        ) -> Float[Array, "B C NH"]:
+            v, v_scale = (ring.k, ring.k_scale) if ring.v is None else (ring.v, ring.v_scale)
+            return attention(
+                q,
+                ring.k,
+                v,
+                RingMask(ring.mask, positions, ring.slots),
+                scale=new.scale,
+                sinks=sinks,
+                k_scale=ring.k_scale,
+                v_scale=v_scale,
+                heads_first=True,
+                rows=None if rows is None else self._own(rows, ring.k),
+                implementation=to_a_cache(),
+            )
+
+        if self.sharding is None:
+            return look(new.q, ring, new.positions, new.sinks, self.rows)
+        # Each device looks at its own rows and heads, and reads no further than these rows go.
+        rows, heads = self.sharding.spec[:2]
+        tokens = PartitionSpec(rows, None, heads)
+        specs = (tokens, self.sharding.spec, PartitionSpec(rows), PartitionSpec(heads), PartitionSpec(rows))
+        mesh = self.sharding.mesh
+        # JAX cannot tell that the loop's zeros are not the same on all devices once it has run.
+        split = jax.shard_map(look, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
+        return split(new.q, ring, new.positions, new.sinks, self.rows)
+
+    def _own(self, rows: Int[Array, " A"], ring: Real[Array, "R K S H"]) -> Int[Array, " A"]:
+        """The rows as this device counts its own; what it does not have becomes one past its last."""
+        size = ring.shape[0]
+        if self.sharding is not None and (axes := self.sharding.spec[0]):
+            rows = rows - lax.axis_index(axes) * size
+        return jnp.where((rows >= 0) & (rows < size), rows, size)
 
     def _check_room(self, new: AttentionInputs) -> None:
         ring, chunk = self.layers[new.layer], new.positions.shape[1]
@@ -126,11 +156,11 @@ class Cache:
 
     def _put(
         self,
-        ring: Real[Array, "B K S H"],
-        scales: Float32[Array, "B K S 1"] | None,
+        ring: Real[Array, "R K S H"],
+        scales: Float32[Array, "R K S 1"] | None,
         new: Float[Array, "B C K H"],
         where: Int[Array, "B C"],
-    ) -> tuple[Real[Array, "B K S H"], Float32[Array, "B K S 1"] | None]:
+    ) -> tuple[Real[Array, "R K S H"], Float32[Array, "R K S 1"] | None]:
         """The ring and the scales with the new vectors in them, each with a scale of its own where the ring is int8."""
         if scales is None:
             return self._write(ring, new, where), None
@@ -140,24 +170,21 @@ class Cache:
         return self._write(ring, jnp.round(new / scale), where), self._write(scales, scale, where)
 
     def _write(
-        self, ring: Real[Array, "B K S H"], new: Real[Array, "B C K H"], where: Int[Array, "B C"]
-    ) -> Real[Array, "B K S H"]:
+        self, ring: Real[Array, "R K S H"], new: Real[Array, "B C K H"], where: Int[Array, "B C"]
+    ) -> Real[Array, "R K S H"]:
+        def write(ring: Array, new: Array, where: Array, rows: Array | None) -> Array:
+            at = (jnp.arange(len(new)) if rows is None else self._own(rows, ring))[:, None, None]
+            heads = jnp.arange(new.shape[2])  # spelled out: for a slice the CPU compiler transposes the whole ring
+            return ring.at[at, heads, where[:, :, None]].set(new, mode="drop")
+
         new = new.astype(ring.dtype)
         if self.sharding is None:
-            return _scatter(ring, new, where)
+            return write(ring, new, where, self.rows)
         # Each device writes its own rows and heads. Left to itself, the compiler gathers the new tokens on all of them.
         rows, heads = self.sharding.spec[:2]
-        specs = (self.sharding.spec, PartitionSpec(rows, None, heads), PartitionSpec(rows))
-        write = jax.shard_map(_scatter, mesh=self.sharding.mesh, in_specs=specs, out_specs=self.sharding.spec)
-        return write(ring, new, where)
-
-
-def _scatter(
-    ring: Real[Array, "B K S H"], new: Real[Array, "B C K H"], where: Int[Array, "B C"]
-) -> Real[Array, "B K S H"]:
-    rows = jnp.arange(new.shape[0])[:, None, None]
-    heads = jnp.arange(new.shape[2])  # spelled out: with a slice here the CPU compiler transposes the whole ring
-    return ring.at[rows, heads, where[:, :, None]].set(new, mode="drop")
+        specs = (self.sharding.spec, PartitionSpec(rows, None, heads), PartitionSpec(rows), PartitionSpec(rows))
+        split = jax.shard_map(write, mesh=self.sharding.mesh, in_specs=specs, out_specs=self.sharding.spec)
+        return split(ring, new, where, self.rows)
 
 
 def init_cache(

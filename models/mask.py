@@ -9,6 +9,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+HIDDEN = jnp.finfo(jnp.float32).min
+"""Score of what is not seen: finite, so that a token that sees nothing makes no NaN."""
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -92,6 +95,26 @@ class PackedMask(NamedTuple):
         """Whether token i of a row (second axis) sees token j (third axis)."""
         same = self.segments[:, :, None] == self.segments[:, None, :]
         return same & self.mask.visible(self.positions[:, :, None], self.positions[:, None, :])
+
+
+class RingMask(NamedTuple):
+    """What new tokens see of the slots of a cache's rows, where the token at position p lies in slot p % slots.
+
+    Attributes:
+        mask: what a token sees.
+        positions: of the new tokens in their rows; negative: padding, which sees nothing.
+        slots: of a row. For a token at q slot s holds position q - ((q - s) mod slots), see cache.py.
+    """
+
+    mask: Mask
+    positions: Int[Array, "B C"]
+    slots: int
+
+    def visible(self, at: Int[Array, " P"] | None = None) -> Bool[Array, "B C P"]:
+        """Whether each token sees what the slots `at` hold; None: all slots."""
+        looking = self.positions[:, :, None]
+        held = looking - (looking - (jnp.arange(self.slots) if at is None else at)) % self.slots
+        return self.mask.visible(looking, held)
 
 
 def _positive(name: str, value: int) -> None:

@@ -12,7 +12,18 @@ Each name is imported when it is first used: `import tessy_jax` itself imports n
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False
+"""As `typing.TYPE_CHECKING`, whose module takes longer to import than all else here."""
+
+
+def _begin_command() -> None:
+    """Where `python -m tessy_jax.<command>` is about to import it: from here on Ctrl-C ends it without a traceback."""
+    if sys.argv[:1] == ["-m"] and any("tessy_jax" in argument for argument in sys.orig_argv):
+        import_module("tessy_jax.console.stopping").leave_at_once()
+
+
+_begin_command()
 
 if TYPE_CHECKING:
     from tessy_jax.config.synthesize import load_config
@@ -49,16 +60,7 @@ _HOMES = {
 """Where each name is defined."""
 
 
-def _begin_command() -> None:
-    """Where `python -m tessy_jax.<command>` is about to import it: from here on Ctrl-C ends it without a traceback."""
-    if sys.argv[:1] == ["-m"] and any("tessy_jax" in argument for argument in sys.orig_argv):
-        import_module("tessy_jax.console.stopping").leave_at_once()
-
-
-_begin_command()
-
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

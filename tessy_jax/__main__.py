@@ -7,7 +7,8 @@ from importlib import import_module
 
 from rich.console import Console
 
-from tessy_jax.console.messages import say
+from tessy_jax.console import output
+from tessy_jax.console.messages import complain, say
 from tessy_jax.errors import DONE, USAGE
 
 COMMANDS = (
@@ -23,12 +24,22 @@ def main(arguments: Sequence[str]) -> int:
     if name in COMMANDS:
         return import_module(f"tessy_jax.{name}").main(rest)
     if name in ("-h", "--help"):
-        say(Console(), _listing())
-        return DONE
+        return _say_all()
     near = get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the commands: {', '.join(COMMANDS)}"
     say(Console(stderr=True), f"error: there is no command {name!r}; {hint}", "red")
     return USAGE
+
+
+def _say_all() -> int:
+    output.accept_any_character()
+    try:
+        output.write(_listing() + "\n")
+    except output.ReaderLeft as left:
+        return left.exit_code
+    except output.OutputError as error:
+        return complain(Console(stderr=True), error, error.exit_code)
+    return DONE
 
 
 def _listing() -> str:

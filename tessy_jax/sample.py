@@ -19,7 +19,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from tessy_jax.engine.run import write_traces
     from tessy_jax.engine.solo import Solo
 
-    return write_traces(config, Solo.open, rows, options, console)
+    return write_traces(config, Solo, rows, options, console)
 
 
 main = app.Command(

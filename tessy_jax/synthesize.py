@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from functools import partial
 
 from rich.console import Console
 
@@ -17,10 +16,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Lets two models write together, or one of them, as the method says."""
     config = CONFIG.load(options)
     rows = read_rows(config.input, config.columns, config.limit)
-    from tessy_jax.baselines.registry import open_method
+    from tessy_jax.baselines.registry import Methods
     from tessy_jax.engine.run import write_traces
 
-    return write_traces(config, partial(open_method, console=console), rows, options, console)
+    return write_traces(config, Methods(console), rows, options, console)
 
 
 main = app.Command(

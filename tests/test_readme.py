@@ -119,11 +119,11 @@ def test_commands_are_found() -> None:
 def test_the_python_example_writes_records(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """As it stands in README.md, with a tiny pair, two problems and a broken row in the files that it names."""
+    """As it stands in README.md, with a tiny pair, two problems and bad rows in the files that it names."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     problems = tmp_path / "configs/problems.jsonl"
     rows = problems.read_text().splitlines(keepends=True)[:2]
-    problems.write_text("{bad\n".join(rows))
+    problems.write_text("{bad\n".join(rows) + '{"id": "no prompt"}\n' + rows[0] + '["no", "object"]\n')
     config = yaml.safe_load(write_pair(tmp_path / "pair").read_text())
     config["cooperation"] |= {"max_think_tokens": 12, "max_answer_tokens": 8}
     config["engine"] |= {"context": 512, "prompt_buckets": [256]}
@@ -137,6 +137,8 @@ def test_the_python_example_writes_records(
     wanted = [json.loads(row)["id"] for row in rows]
     assert sorted(record["id"] for record in written) == sorted(wanted)
     assert "problems.jsonl:2: malformed JSON at column 2: Expecting property name" in caplog.text
+    for line in (4, 5, 6):  # without a prompt, with an id that was there before, no object
+        assert f"problems.jsonl:{line}: " in caplog.text
     for record in written:
         assert {"id", "messages", "spans", "n_tokens", "switches", "finish", "seed"} <= record.keys()
         assert "<think>" in record["messages"][-1]["content"]

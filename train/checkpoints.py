@@ -75,6 +75,9 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, data: Mapping[str, Any], held_out_loss: float | None) -> None:
         """Begins to write, when an earlier checkpoint is done; `state` may change when this returns.
 
+        Where the devices are the host's processors it waits until all is written: the next step would take the same
+        processors, and memory for a second state while this one is being read.
+
         Raises:
             CheckpointError: this or an earlier one could not be written; those that were complete are left as they are.
         """
@@ -84,6 +87,8 @@ class Checkpoints:
                 args=ocp.args.Composite(state=ocp.args.StandardSave(_kept(state)), data=ocp.args.JsonSave(dict(data))),
                 metrics=None if held_out_loss is None else {_METRIC: held_out_loss},
             )
+            if jax.default_backend() == "cpu":
+                self._manager.wait_until_finished()
 
     def check(self) -> None:
         """Raises CheckpointError where writing in the background has failed by now."""

@@ -19,6 +19,7 @@ from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_file, hash_folder
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.data.records import dump_line
+from tessy_jax.data.run_folder import numbered
 from tessy_jax.data.sources import data_path, files
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
@@ -87,6 +88,7 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
         sources = [file for source in config.data.train for file in files(data_path(Path(source)))]
         hashes = {f"{n}/{file.name}": hash_file(file) for n, file in enumerate(sources)}
         return values | {
+            **numbered(self.rules),
             "model": hash_folder(self.folder),
             "data": {"length": config.data.length, "held_out": config.data.held_out, "files": hashes},
             "every": config.checkpoint.every if config.patience else None,  # says when patience is tried

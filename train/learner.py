@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -18,15 +18,24 @@ from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.train.data.batches import Batches
 from tessy_jax.train.data.packing import BatchPlan
+from tessy_jax.train.evaluations import Evaluations
 from tessy_jax.train.export import EndOfTurn, export
 from tessy_jax.train.lora import Full, Tuning
 from tessy_jax.train.loss import Objective
-from tessy_jax.train.memory import step_memory
+from tessy_jax.train.memory import Memory, run_memory
 from tessy_jax.train.metrics import Reporter, Sink
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.patience import Patience
 from tessy_jax.train.step import Compute, TrainState, init
+
+RULES = 2
+"""Which rules a run follows that no key of its configuration says. They are in the identity of its manifest; a run that
+was begun under earlier ones keeps them to its end.
+
+1 (the manifest has no such key): the first step of a warm-up has the learning rate 0, and routers have no loss.
+2: the warm-up begins above 0; routers have a loss where config.json asks for it.
+"""
 
 
 class TrainingData(Protocol):
@@ -68,6 +77,7 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         config: of the whole run.
         folder: the checkpoint that the training begins with.
         model: its shapes.
+        rules: see `RULES`.
     """
 
     name: ClassVar[str]
@@ -86,6 +96,7 @@ class Learner(ABC, Generic[ConfigT, DataT]):
     config: ConfigT
     folder: Path
     model: models.DecoderConfig
+    rules: int = field(default=RULES, kw_only=True)
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -128,9 +139,9 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """The token that ends an answer in the training; None: there are no answers."""
         return None
 
-    def export(self, state: TrainState, mesh: Mesh | None, console: Console) -> Path:
+    def export(self, state: TrainState, mesh: Mesh | None, console: Console, name: str = "export") -> Path:
         """Writes the model of a state, adapters merged, as a Hugging Face folder in the run directory; returns it."""
-        folder = self.config.output / "export"
+        folder = self.config.output / name
         params = jax.jit(self.tuning.merge)(state.params, state.frozen)
         trained = models.with_parameters(self.model, params, mesh, models.TRAINING)
         export(trained, self.folder, folder, self.template, self.end_of_turn)
@@ -171,14 +182,14 @@ class Learner(ABC, Generic[ConfigT, DataT]):
 
     def optimizer(self, steps: int) -> AdamW:
         """For a run of so many steps."""
-        return adamw(self.config.optimizer, steps)
+        return adamw(self.config.optimizer, steps, self.rules)
 
-    def memory(self, mesh: Mesh | None, plan: BatchPlan) -> dict[str, float]:
-        """GiB of one device in a step of the plan; see `step_memory`."""
+    def memory(self, mesh: Mesh | None, plan: BatchPlan) -> Memory:
+        """What a run of the plan needs; see `run_memory`."""
         shape = (self.accumulate, plan.rows // self.accumulate, plan.length)
         optimizer = self.optimizer(plan.steps)
         how = (self.compute, self.tuning, self.objective, self.router_loss)
-        return step_memory(self.model, mesh, optimizer, *how, shape)
+        return run_memory(self.model, mesh, optimizer, *how, shape)
 
     # -- a run ---------------------------------------------------------------------------------------------------------
 
@@ -209,6 +220,10 @@ class Learner(ABC, Generic[ConfigT, DataT]):
     def already_done(self, steps: int) -> str | None:
         """What to say where all that a run of so many steps leaves is there; None where something is missing."""
 
+    def evaluations(self, plan: BatchPlan) -> Evaluations | None:
+        """What benchmarks say of the run's checkpoints; None where none are asked."""
+        return None
+
     def finish(self, state: TrainState, data: DataT, mesh: Mesh | None, early: bool, console: Console) -> None:
         """Exports the model of a state, and writes what a run leaves besides.
 
@@ -223,11 +238,8 @@ def compute(config: ComputeConfig) -> Compute:
     return Compute(**config.model_dump(exclude={"compilation_cache"}))
 
 
-def adamw(config: OptimizerConfig, steps: int) -> AdamW:
-    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers.
-
-    Its first step has the rate 0. A run of one step has none, for it would train nothing.
-    """
+def adamw(config: OptimizerConfig, steps: int, rules: int = RULES) -> AdamW:
+    """For a run of so many steps; the warm-up is rounded up to whole ones, as in transformers."""
     values = config.model_dump(exclude={"lr", "warmup"})
-    warmup = math.ceil(config.warmup * steps) if steps > 1 else 0
-    return AdamW(peak=config.lr, steps=steps, warmup=warmup, **values)
+    warmup = math.ceil(config.warmup * steps)
+    return AdamW(peak=config.lr, steps=steps, warmup=warmup, warmup_from=0 if rules == 1 else 1, **values)

@@ -1,7 +1,5 @@
 """What a training run reports: a line of numbers per step in `metrics.jsonl`, and the same on the console."""
 
-import resource
-import sys
 import time
 import zlib
 from collections import deque
@@ -13,12 +11,13 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from tessy_jax.console.progress import duration
+from tessy_jax.console.progress import Remaining, duration
 from tessy_jax.data.jsonl import LineFile, read_objects, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.errors import ConfigError
 from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.data.examples import CONTEXT, PARTS
+from tessy_jax.train.memory import peak_bytes
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.step import Metrics, Sums
 
@@ -135,6 +134,7 @@ class Reporter:
         self._started = clock()
         self._last: float | None = None  # when the last step or evaluation ended
         self._recent: deque[tuple[float, int, float]] = deque(maxlen=_RECENT)  # seconds, tokens, operations
+        self._remaining = Remaining()
         self._row: dict[str, Any] = {}
         self._held_out: float | None = None
 
@@ -144,6 +144,7 @@ class Reporter:
         if self._last is not None:  # the first step includes compiling
             self._recent.append((now - self._last, int(metrics.sums.tokens_all), seen.operations))
         self._last, self._done = now, step
+        self._remaining.see(now, [1.0])
         self._row = {
             "step": step,
             "epoch": self._epoch(step - 1) + 1,
@@ -157,15 +158,19 @@ class Reporter:
             **self._rates(),
             "memory_gib": round(memory_gib(), 3),
         }
-        self._write(self._row)
+        self.write(self._row)
 
     def held_out(self, step: int, sums: Sums) -> float:
         """Takes the sums of an evaluation after `step`; returns the loss, by which checkpoints are ranked."""
         self._held_out = float(sums.loss) / float(sums.weight)
         self._last = self._clock()  # no rate counts the evaluation
         row = {"loss": self._held_out, "tokens": int(sums.tokens), "parts": by_part(sums)}
-        self._write({"step": step, "held_out": row | self.more(sums)})
+        self.write({"step": step, "held_out": row | self.more(sums)})
         return self._held_out
+
+    def pause(self) -> None:
+        """Says that time passes which is not of steps: no rate counts it."""
+        self._last = None
 
     def more(self, sums: Sums) -> dict[str, Any]:
         """Further numbers of an evaluation; for subclasses."""
@@ -202,15 +207,17 @@ class Reporter:
         """Seconds of a step, rates and the time that is left, from the last steps; None where there is none yet."""
         if not self._recent:
             return {"step_seconds": None, "tokens_per_second": None, "eta_seconds": None}
+        eta = self._remaining.seconds(self._total - self._done, self._last or 0.0)
         seconds, tokens, operations = (max(sum(values), 1e-9) for values in zip(*self._recent, strict=True))
         out = {
             "step_seconds": round(seconds / len(self._recent), 4),
             "tokens_per_second": round(tokens / seconds, 1),
-            "eta_seconds": round((self._total - self._done) * seconds / len(self._recent), 1),
+            "eta_seconds": None if eta is None else round(eta, 1),
         }
         return out if self._peak is None else out | {"mfu": round(operations / (seconds * self._peak), 4)}
 
-    def _write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Takes a line of other numbers."""
         for sink in self._sinks:
             sink.write(row)
 
@@ -230,5 +237,4 @@ def memory_gib() -> float:
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
     if any(peaks):
         return max(peak or 0 for peak in peaks) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_bytes() / 2**30

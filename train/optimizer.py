@@ -23,7 +23,9 @@ class AdamW:
         peak: the highest learning rate.
         steps: of the whole run; the schedule ends there.
         schedule: key of `SCHEDULES`.
-        warmup: steps in which the rate rises from 0 to `peak`. The first of them has rate 0, as in transformers.
+        warmup: steps in which the rate rises to `peak`.
+        warmup_from: the first of them has `warmup_from / warmup` of the peak. 1: every step trains, as with torch's
+            LinearLR from 1 / warmup; 0: the first has rate 0, as in transformers.
         weight_decay: of matrices; norms and biases, which are vectors, do not decay.
         b1, b2, eps: of Adam.
         clip: largest global norm of a gradient; None: any.
@@ -33,6 +35,7 @@ class AdamW:
     steps: int
     schedule: str = "cosine"
     warmup: int = 0
+    warmup_from: int = 1
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
@@ -40,13 +43,15 @@ class AdamW:
     clip: float | None = 1.0
 
     def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """The rate of a step, counted from 0. HF: transformers/optimization.py, get_cosine_schedule_with_warmup.
+        """The rate of a step, counted from 0. HF: transformers/optimization.py, get_cosine_schedule_with_warmup, but
+        for `warmup_from`.
 
-        With a peak of 1, 2 steps of warm-up and 6 in all, "linear" gives 0, 0.5, 1, 0.75, 0.5, 0.25.
+        With a peak of 1, 2 steps of warm-up and 6 in all, "linear" gives 0.5, 1, 1, 0.75, 0.5, 0.25.
         """
         share = (step - self.warmup) / max(1, self.steps - self.warmup)
         decayed = SCHEDULES[self.schedule](jnp.clip(share, 0.0, 1.0))
-        return self.peak * jnp.where(step < self.warmup, step / max(1, self.warmup), decayed)
+        rising = (step + self.warmup_from) / max(1, self.warmup)
+        return self.peak * jnp.where(step < self.warmup, rising, decayed)
 
     def transform(self) -> optax.GradientTransformation:
         """The optax transformation: float32 moments in the structure of the parameters."""

@@ -16,6 +16,7 @@ from tessy_jax.config.train_probe import ProbeFitConfig, TrainProbeConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.run_folder import explained
+from tessy_jax.devices import compilation_cache
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.errors import DONE, REJECTS, ConfigError
@@ -55,6 +56,7 @@ def train_probe(config: TrainProbeConfig, options: argparse.Namespace, console: 
             out.print(f"reject: {reject}")
         return REJECTS if data.rejects else DONE
 
+    compilation_cache.use(config)
     tell(console, summary)
     for reject in data.rejects[:5]:
         tell(console, f"reject: {reject}")

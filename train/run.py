@@ -6,10 +6,11 @@ the last step, until the patience is over or until the user stops the run; draw 
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -17,18 +18,19 @@ from rich.console import Console
 
 from tessy_jax.analysis.curves import draw
 from tessy_jax.config.schema import to_yaml
-from tessy_jax.config.sft import ComputeConfig, SftConfig
+from tessy_jax.config.sft import SftConfig
 from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View, compiling
-from tessy_jax.data.run_folder import run_directory
-from tessy_jax.devices import processes
+from tessy_jax.data.run_folder import has_checkpoints, rules_of, run_directory
+from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
-from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
+from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import Checkpoints
 from tessy_jax.train.classifier import Classifier
 from tessy_jax.train.data.inspect import inspect
+from tessy_jax.train.evaluations import Evaluations, check_evaluations, show_evaluations
 from tessy_jax.train.learner import Learner, TrainingData
 from tessy_jax.train.memory import memory_lines
 from tessy_jax.train.metrics import MetricsFile, Reporter, Sink, TensorBoard
@@ -55,13 +57,15 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
     if options.pod:
         processes.initialize()
         console = Console(stderr=True, quiet=jax.process_index() > 0)
-    _use_compilation_cache(config.compute)
+    compilation_cache.use(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
     student = Student.open(config)
     if options.inspect is not None:
         _inspect(student, options.inspect)
     if options.dry_run or options.inspect is not None:
         return _dry_run(student, mesh) if options.dry_run else DONE
+    if config.evaluate is not None and options.export_only is None:
+        check_evaluations(config.evaluate, student.folder, config.output)
     return _run(student, mesh, console, overwrite=options.overwrite, export_only=options.export_only)
 
 
@@ -72,17 +76,12 @@ def train_predictor(config: TrainPredictorConfig, options: argparse.Namespace, c
         options: of the command: dry_run, overwrite.
         console: for messages.
     """
-    _use_compilation_cache(config.compute)
+    compilation_cache.use(config.compute)
     mesh = make_mesh(config.mesh, config.mesh.data * config.mesh.fsdp, "mesh")
     classifier = Classifier.open(config)
     if options.dry_run:
         return _dry_run(classifier, mesh)
     return _run(classifier, mesh, console, overwrite=options.overwrite)
-
-
-def _use_compilation_cache(config: ComputeConfig) -> None:
-    if config.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(config.compilation_cache))
 
 
 # -- looking without training ------------------------------------------------------------------------------------------
@@ -98,7 +97,7 @@ def _inspect(student: Student, steps: int) -> None:
 
 
 def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
-    """Shows the data, the plan, and what a step needs of a device's memory."""
+    """Shows the data, the plan, and the memory that the run will need."""
     out = _plain_output()
     for warning in learner.warnings:
         out.print(warning)
@@ -106,9 +105,15 @@ def _dry_run(learner: Learner[Any, Any], mesh: Mesh | None) -> int:
         out.print(data.summary())
         for reject in data.rejects():
             out.print(f"reject: {reject}")
-        out.rule("memory of a device in a step, GiB")
         with _out_of_memory_explained(learner):
-            out.print(memory_lines(learner.memory(mesh, data.train.plan)))
+            memory = learner.memory(mesh, data.train.plan)
+        if not memory.device.keys() <= memory.host.keys():  # the devices have memory of their own
+            out.rule("memory of a device, GiB")
+            out.print(memory_lines(memory.device))
+        out.rule("memory of the host, GiB")
+        out.print(memory_lines(memory.host))
+        if (evaluations := learner.evaluations(data.train.plan)) is not None:
+            show_evaluations(evaluations, out)
         return REJECTS if data.rejected else DONE
 
 
@@ -134,6 +139,8 @@ def _run(
         export_only: instead, export this checkpoint: "newest", "best" or a step.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax warns of what is meant here; its errors are raised too
+    if not overwrite and (rules := _rules_begun(learner)) is not None:
+        learner = replace(learner, rules=rules)
     output, identity, yaml = learner.config.output, learner.identity(), to_yaml(learner.config)
     with (
         _out_of_memory_explained(learner),
@@ -145,6 +152,12 @@ def _run(
         run = _TrainingRun(learner, data, mesh, console)
         with Checkpoints(output / "checkpoints", learner.config.checkpoint.keep, learner.keep_best) as checkpoints:
             return run.train(checkpoints) if export_only is None else run.export(checkpoints, export_only)
+
+
+def _rules_begun(learner: Learner[Any, Any]) -> int | None:
+    """The rules of the run that is to go on; None where none has a checkpoint yet."""
+    output = learner.config.output
+    return rules_of(output, learner.manifest) if has_checkpoints(output) else None
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,11 @@ class _TrainingRun:
     def steps(self) -> int:
         """Of the whole run."""
         return self.data.train.plan.steps
+
+    @cached_property
+    def evaluations(self) -> Evaluations | None:
+        """On benchmarks, while it trains."""
+        return self.learner.evaluations(self.data.train.plan)
 
     @property
     def optimizer(self) -> AdamW:
@@ -177,24 +195,30 @@ class _TrainingRun:
         learner, path = self.learner, self.learner.config.output
         done = checkpoints.newest or 0
         patience = learner.patience(done)
-        if self._over(done, patience) and (message := learner.already_done(self.steps)) is not None:
+        over = self._over(done, patience)
+        if over and (message := learner.already_done(self.steps)) is not None:
+            if self._make_up(done, self.steps + 1) == INTERRUPTED:
+                return INTERRUPTED
             tell(self.console, f"nothing left to do: {message}")
-            return self._exit_code()
+            return self._end()
 
         for warning in learner.warnings:
             tell(self.console, warning)
+        if self._make_up(done, done) == INTERRUPTED:
+            return INTERRUPTED
         tell(self.console, f"loading {learner.folder}")
         state, batches = learner.load(self.mesh, self.optimizer), iter(self.data.train)
-        if not self._over(done, patience):
+        stopped = False
+        if not over or self.evaluations is not None:
             if done:  # in this function, so that nobody still holds the state that was loaded
                 state, position = checkpoints.restore(done, state)
                 batches.set_state(position)
                 tell(self.console, f"going on after step {done} of {self.steps}")
-            state = self._advance(state, batches, patience, checkpoints)
+            state, stopped = self._advance(state, batches, patience, checkpoints)
             done = int(state.step)
         if jax.process_index() == 0:
             draw(path / "metrics.jsonl", path / "curves.png")
-        if not self._over(done, patience):
+        if stopped or not self._over(done, patience):
             tell(self.console, f"stopped after step {done} of {self.steps}; the same command goes on from here")
             return INTERRUPTED
 
@@ -202,14 +226,14 @@ class _TrainingRun:
         if chosen != int(state.step):
             state, _ = checkpoints.restore(chosen, state)
         learner.finish(state, self.data, self.mesh, patience.over, self.console)
-        return self._exit_code()
+        return self._end()
 
     def _over(self, step: int, patience: Patience) -> bool:
         return step == self.steps or patience.over
 
     def _advance(
         self, state: TrainState, batches: BatchIterator, patience: Patience, checkpoints: Checkpoints
-    ) -> TrainState:
+    ) -> "_Advanced":
         """Trains from `state` to the end, or until the run is stopped; the checkpoint of the last step is on disk then.
 
         Args:
@@ -217,16 +241,62 @@ class _TrainingRun:
         """
         reporter = self._reporter(int(state.step), patience)
         trainer = self._trainer()
-        phase = compiling(1 if self.mesh is None else self.mesh.size, jax.devices()[0])
-        tell(self.console, phase)
-        with (
-            Interrupt(self.console, "this step") as stop,
-            View("training", reporter.cells, self.console, waiting=phase) as view,
-        ):
-            state = trainer.run(state, batches, checkpoints, reporter, StopOrPatience(stop, patience), view.update)
+        phase: str | None = compiling(1 if self.mesh is None else self.mesh.size, jax.devices()[0])
+        while not (stopped := self._evaluate(state, reporter)) and not self._over(int(state.step), patience):
+            if phase is not None:
+                tell(self.console, phase)
+            with (
+                Interrupt(self.console, "this step") as stop,
+                View("training", reporter.cells, self.console, waiting=phase) as view,
+            ):
+                state = trainer.run(state, batches, checkpoints, reporter, StopOrPatience(stop, patience), view.update)
+            checkpoints.wait()
+            phase = None
+            if stop.asked:
+                stopped = self.evaluations is not None  # which may have one left
+                break
         reporter.close()
-        checkpoints.wait()
-        return state
+        return _Advanced(state, stopped)
+
+    def _evaluate(self, state: TrainState, reporter: Reporter) -> bool:
+        """Does what is left of the evaluation at this step, if there is one; returns whether the user stopped it.
+
+        One that fails leaves its student and its responses where they are, and the training goes on.
+        """
+        if self.evaluations is None:
+            return False
+        step, output = int(state.step), self.learner.config.output
+        code = self.evaluations.evaluate(
+            step, reporter.write, self.console, lambda name: self.learner.export(state, self.mesh, self.console, name)
+        )
+        if code == ERROR and step == 0:
+            raise TrainingError("the model before training could not be evaluated, and nothing is trained yet")
+        reporter.pause()
+        draw(output / "metrics.jsonl", output / "curves.png")
+        return code == INTERRUPTED
+
+    def _make_up(self, done: int, before: int) -> int:
+        """Does again what evaluations of steps before `before` failed; returns an exit code.
+
+        Args:
+            done: the step of the newest checkpoint.
+        """
+        left = self.evaluations.unfinished(before) if self.evaluations else []
+        if not (self.evaluations and left):
+            return DONE
+        sinks = self._sinks(done)
+
+        def write(row: Mapping[str, Any]) -> None:
+            for sink in sinks:
+                sink.write(row)
+
+        for step in left:
+            code = self.evaluations.evaluate(step, write, self.console)
+            if code == INTERRUPTED:
+                break
+        for sink in sinks:
+            sink.close()
+        return code
 
     def _trainer(self) -> Trainer:
         learner, mesh = self.learner, self.mesh
@@ -243,16 +313,13 @@ class _TrainingRun:
             total=self.steps,
             checkpoint_every=learner.config.checkpoint.every,
             evaluate_every=learner.evaluate_every,
+            pauses=frozenset(self.evaluations.steps if self.evaluations else ()),
         )
 
     def _reporter(self, done: int, patience: Patience) -> Reporter:
         """What reports the numbers; of several processes, the first writes them."""
-        config, path = self.learner.config, self.learner.config.output
-        sinks: list[Sink] = []
-        if jax.process_index() == 0:
-            sinks.append(MetricsFile(path / "metrics.jsonl", done))
-            if config.report.tensorboard:
-                sinks.append(TensorBoard(path / "tensorboard", done))
+        config = self.learner.config
+        sinks = self._sinks(done)
         peak = peak_of(jax.devices()[0], config.compute.dtype, config.report.peak_tflops)
         if peak is not None:
             tell(self.console, self.learner.arithmetic.formula(peak))
@@ -260,12 +327,39 @@ class _TrainingRun:
         epoch = self.data.train.plan.epoch
         return self.learner.reporter(sinks, patience, first=done, total=self.steps, epoch=epoch, peak=peak)
 
-    def _exit_code(self) -> int:
-        if not self.data.rejected:
-            return DONE
-        file = self.learner.config.output / self.learner.rejects_file
-        tell(self.console, f"{self.data.rejected} rows could not be used; see {file}")
-        return REJECTS
+    def _sinks(self, done: int) -> list[Sink]:
+        """Where the numbers go after step `done`; of several processes, the first writes them."""
+        config, path = self.learner.config, self.learner.config.output
+        sinks: list[Sink] = []
+        if jax.process_index() == 0:
+            sinks.append(MetricsFile(path / "metrics.jsonl", done))
+            if config.report.tensorboard:
+                sinks.append(TensorBoard(path / "tensorboard", done))
+        return sinks
+
+    def _end(self) -> int:
+        """Says what the run did not do, and returns the exit code."""
+        code = DONE
+        if self.data.rejected:
+            file = self.learner.config.output / self.learner.rejects_file
+            tell(self.console, f"{self.data.rejected} rows could not be used; see {file}")
+            code = REJECTS
+        if self.evaluations is None:
+            return code
+        for line in self.evaluations.table():
+            tell(self.console, line)
+        if left := self.evaluations.unfinished(self.steps + 1):
+            steps = ", ".join(map(str, left))
+            tell(self.console, f"error: evaluations failed, after steps {steps}; the same command does them again")
+            code = ERROR
+        return code
+
+
+class _Advanced(NamedTuple):
+    """Where the training is, and whether the user stopped it."""
+
+    state: TrainState
+    stopped: bool
 
 
 def _log_name() -> str:

@@ -14,13 +14,16 @@ from tessy_jax import models
 from tessy_jax.config.sft import LoraConfig, SftConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
+from tessy_jax.data.run_folder import numbered
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.config import Fields
 from tessy_jax.models.hub import model_folder
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.files import read_json
 from tessy_jax.text.thinking import thinking_of
+from tessy_jax.train.data.packing import BatchPlan
 from tessy_jax.train.data.sft_data import SftData
+from tessy_jax.train.evaluations import Evaluations
 from tessy_jax.train.export import EndOfTurn
 from tessy_jax.train.learner import Learner
 from tessy_jax.train.lora import Full, LoRA, Tuning
@@ -42,7 +45,7 @@ class Student(Learner[SftConfig, SftData]):
     name = "student"
     manifest = "tessy_jax sft 1"
     written = (
-        *("corpus", "held_out", "checkpoints", "tensorboard", "export"),
+        *("corpus", "held_out", "checkpoints", "tensorboard", "export", "exports", "evaluations"),
         *("metrics.jsonl", "run*.log", "curves.png", "config.yaml"),
     )
     rejects_file = "corpus/rejects.jsonl"
@@ -96,6 +99,7 @@ class Student(Learner[SftConfig, SftData]):
         held_out = isinstance(config.data.held_out, str)  # the corpora know what their files are
         values = config.model_dump(mode="json", include={"epochs", "max_steps", "optimizer", "lora", "seed"})
         return values | {
+            **numbered(self.rules),
             "model": hash_folder(self.folder),
             "template": self.chat.template_hash,
             "system": config.prompt.system,
@@ -136,7 +140,7 @@ class Student(Learner[SftConfig, SftData]):
 
     @property
     def router_loss(self) -> float:
-        return _router_loss(self.folder, self.model)
+        return 0.0 if self.rules == 1 else _router_loss(self.folder, self.model)
 
     @property
     def accumulate(self) -> int:
@@ -164,6 +168,10 @@ class Student(Learner[SftConfig, SftData]):
     @property
     def evaluate_every(self) -> int | None:
         return self.config.evaluate_every
+
+    def evaluations(self, plan: BatchPlan) -> Evaluations | None:
+        section = self.config.evaluate
+        return None if section is None else Evaluations(section, self.folder, self.config.output, plan)
 
     def already_done(self, steps: int) -> str | None:
         folder = self.config.output / "export"

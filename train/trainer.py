@@ -50,6 +50,7 @@ class Trainer:
         total: steps of the whole run.
         checkpoint_every: steps between two checkpoints. Each comes with an evaluation, unless the user stops the run.
         evaluate_every: steps between two further evaluations; None: there are none.
+        pauses: the steps after which `run` saves and returns, to be called again. Numbers and weights are the same.
     """
 
     step: Step
@@ -61,6 +62,7 @@ class Trainer:
     total: int
     checkpoint_every: int
     evaluate_every: int | None
+    pauses: frozenset[int] = frozenset()
 
     def run(
         self,
@@ -71,7 +73,7 @@ class Trainer:
         stop: StopRequest,
         show: Callable[[], None],
     ) -> TrainState:
-        """Trains to the last step, or to where it is asked to stop; the last step done has a checkpoint either way.
+        """Trains to the last step, or a pause, or where it is asked to stop; the last step done has a checkpoint.
 
         Args:
             state: where to begin.
@@ -103,8 +105,10 @@ class Trainer:
             checkpoints.check()
 
             stopped = processes.anywhere(stop.asked) and number < self.total
-            saved = stopped or number == self.total or number % self.checkpoint_every == 0
-            evaluated = not stopped and (saved or bool(self.evaluate_every and number % self.evaluate_every == 0))
+            due = number == self.total or number % self.checkpoint_every == 0
+            evaluated = not stopped and (due or bool(self.evaluate_every and number % self.evaluate_every == 0))
+            ends = stopped or number in self.pauses
+            saved = ends or due
 
             if saved or evaluated:
                 report()
@@ -112,7 +116,7 @@ class Trainer:
             loss = self._held_out(number, state, reporter) if evaluated else None
             if saved:
                 checkpoints.save(number, state, data.get_state(), loss)
-            if stopped:
+            if ends:
                 break
         return state
 

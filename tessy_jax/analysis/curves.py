@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tessy_jax.analysis.accuracy import draw_points, read_points
 from tessy_jax.data.jsonl import read_objects
 
 _COLOURS = {"style": "tab:cyan", "capability": "tab:orange", "answer": "tab:green", "assistant": "tab:purple"}
@@ -21,8 +22,12 @@ def draw(metrics: Path, picture: Path) -> bool:
     held_out = [{"step": row["step"], **row["held_out"]} for row in rows if "held_out" in row]
     if not steps:
         return False
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    loss, parts, accuracy, rate = figure.subplots(2, 2).flat
+    benchmarks = read_points(rows)
+    figure = Figure(figsize=(11, 10.5 if benchmarks else 7), layout="constrained")
+    grid = figure.add_gridspec(3 if benchmarks else 2, 2)
+    loss, parts, accuracy, rate = (figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (0, 1))
+    if benchmarks:
+        draw_points(figure.add_subplot(grid[2, :]), benchmarks)
     _line(loss, steps, ("loss",), color="tab:blue", alpha=0.3)
     loss.plot([row["step"] for row in steps], list(_smooth([row["loss"] for row in steps])), "tab:blue", label="train")
     if held_out:

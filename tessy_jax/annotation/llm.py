@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from tessy_jax.annotation.annotator import Outcome, Outcomes, Refused, judge_reply
@@ -12,6 +11,7 @@ from tessy_jax.config.annotate import LlmConfig
 from tessy_jax.config.sections import NO_THINKING, Budgets, RoleConfig
 from tessy_jax.data.records import Problem, Record
 from tessy_jax.data.segments import Segment
+from tessy_jax.devices import compilation_cache
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
@@ -79,8 +79,7 @@ class Llm:
             WeightsError, ShardingError: with the file and what to do. ConfigError: a reply alone fills the context.
         """
         config = self._config
-        if config.engine.compilation_cache is not None:
-            jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
+        compilation_cache.use(config.engine)
         mesh = make_mesh(config.mesh, config.engine.batch)
         model = self._writer.load(mesh, jnp.dtype(config.engine.dtype))
         budgets = Budgets(max_think_tokens=max(1, config.max_think_tokens), max_answer_tokens=config.max_answer_tokens)

@@ -63,6 +63,11 @@ class Mix:
         """None: everything is kept."""
         return {}
 
+    @property
+    def rules(self) -> int:
+        """Of the records."""
+        return 1
+
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
         values = shared_identity(self.config)

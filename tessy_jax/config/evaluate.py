@@ -45,11 +45,14 @@ class EvaluationEngine(EngineConfig):
     context: PositiveInt = Field(default=53248, description="Cache slots (tokens) per row: prompt, thinking, answer.")
 
 
-class CheckpointConfig(Config):
-    """A model on our engine."""
-
+class _Place(Config):
     kind: Literal["checkpoint"] = Field(description="A model on this machine.")
     model: Located = Field(description="Checkpoint folder (an export of sft is one), or a model hub id.")
+
+
+class AnswersConfig(Config):
+    """How a model on our engine answers, whichever it is."""
+
     weights: Literal["int8"] | None = Field(default=None, description="int8: matrices in 8 bits; null: as stored.")
     cache: Literal["int8"] | None = Field(default=None, description="int8: keys and values in 8 bits; null: dtype.")
     experts: Literal["xla", "tokamax"] = Field(
@@ -63,6 +66,10 @@ class CheckpointConfig(Config):
     budgets: EvaluationBudgets = EvaluationBudgets()
     engine: EvaluationEngine = EvaluationEngine()
     mesh: MeshConfig = MeshConfig()
+
+
+class CheckpointConfig(AnswersConfig, _Place):  # in this order its keys are `kind`, `model` and how it answers
+    """A model on our engine."""
 
     @property
     def role(self) -> RoleConfig:

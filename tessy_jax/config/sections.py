@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveInt, Strict, field_validator, model_validator
 
+from tessy_jax.config.compilation_cache import CompilationCache, not_given
 from tessy_jax.config.schema import Config, Located, OutputPath
 
 
@@ -111,7 +112,7 @@ class EngineConfig(Config):
     chunk: PositiveInt = Field(default=16, description="Tokens per forward pass when a model catches up.")
     turns_per_dispatch: PositiveInt = Field(default=4, description="Turns run on the device before the host looks.")
     dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="Weights, activations and caches.")
-    compilation_cache: OutputPath | None = Field(default=None, description="JAX's compilation cache; null: none.")
+    compilation_cache: CompilationCache = Field(default_factory=not_given)
 
     @model_validator(mode="after")
     def _check_buckets(self) -> Self:

@@ -1,18 +1,23 @@
 """The configuration of `sft`. The defaults are the paper's, where it says (arXiv 2604.14164, §4.1)."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     Strict,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_serializer,
     model_validator,
 )
 
+from tessy_jax.config import evaluate
+from tessy_jax.config.benchmarks import Benchmark
 from tessy_jax.config.schema import Config, Located, OutputPath
 from tessy_jax.config.sections import MeshConfig, PromptConfig, ThinkingConfig
 from tessy_jax.config.training import (
@@ -89,6 +94,42 @@ class LoraConfig(Config):
     )
 
 
+def _epoch_or_steps(value: Any, check: ValidatorFunctionWrapHandler) -> str | int:
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(f"should be epoch, or a number of steps, got {value!r}") from None
+
+
+class BenchmarksConfig(Config):
+    """Which benchmarks the student is asked while it is trained, and when: a configuration of `evaluate`, without the
+    model and the output.
+    """
+
+    every: Annotated[Literal["epoch"] | PositiveInt, WrapValidator(_epoch_or_steps)] = Field(
+        default="epoch", description="epoch, or a number of steps; also before the first step and after the last."
+    )
+    model: evaluate.AnswersConfig = Field(
+        default=evaluate.AnswersConfig(), description="Its prompt and thinking are those of the training by default."
+    )
+    benchmarks: tuple[Benchmark, ...] = Field(strict=False, min_length=1, description="What the student is asked.")
+    judge: evaluate.JudgeConfig = evaluate.JudgeConfig()
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
+    limit: PositiveInt | None = Field(default=None, description="Stop after this many problems of each; null: all.")
+    keep_exports: bool = Field(
+        default=False, description="Keep each student that was evaluated as a Hugging Face folder, in exports/."
+    )
+
+    def of(self, model: Path, output: Path) -> evaluate.EvaluateConfig:
+        """The configuration with which `evaluate` asks a model the same."""
+        answers = {name: getattr(self.model, name) for name in evaluate.AnswersConfig.model_fields}
+        return evaluate.EvaluateConfig(
+            model=evaluate.CheckpointConfig(kind="checkpoint", model=str(model), **answers),
+            output=output,
+            **{name: getattr(self, name) for name in ("benchmarks", "judge", "seed", "limit")},
+        )
+
+
 class SftConfig(Config):
     """Everything `python -m tessy_jax.sft` needs to know."""
 
@@ -105,8 +146,25 @@ class SftConfig(Config):
     mesh: MeshConfig = MeshConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate_every: PositiveInt | None = Field(
-        default=None, description="Steps between two evaluations; null: at checkpoints only."
+        default=None, description="Steps between two held-out losses; null: at checkpoints only."
     )
+    evaluate: BenchmarksConfig | None = Field(default=None, description="Accuracy on benchmarks; null: none.")
     report: ReportConfig = ReportConfig()
     output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the data's order and of adapters.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompt_as_trained(cls, values: Any) -> Any:
+        """Evaluations ask as the training does, unless they say otherwise."""
+        section = values.get("evaluate") if isinstance(values, dict) else None
+        if not isinstance(section, dict) or not isinstance(model := section.get("model") or {}, dict):
+            return values
+        trained = {name: values[name] for name in ("prompt", "thinking") if name in values}
+        return values | {"evaluate": section | {"model": trained | model}}
+
+    @model_serializer(mode="wrap")
+    def _without_evaluations(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run without evaluations is written down as one was before there were any."""
+        values: dict[str, Any] = dump(self)
+        return {name: value for name, value in values.items() if name != "evaluate" or value is not None}

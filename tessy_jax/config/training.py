@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Strict
 
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.compilation_cache import CompilationCache, not_given
+from tessy_jax.config.schema import Config, Located
 
 
 def _one_or_more(value: Any) -> Any:
@@ -31,7 +32,7 @@ class OptimizerConfig(Config):
 
     lr: PositiveFloat = Field(default=5e-5, description="Highest learning rate.")
     schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="After the warm-up.")
-    warmup: Share = Field(default=0.03, description="Share of the steps in which the learning rate rises from 0.")
+    warmup: Share = Field(default=0.03, description="Share of the steps in which the learning rate rises to lr.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decoupled decay of matrices.")
     b1: Share = Field(default=0.9, description="Decay of the gradient's mean.")
     b2: Share = Field(default=0.999, description="Decay of the squared gradient's mean.")
@@ -52,7 +53,7 @@ class ComputeConfig(Config):
         default="blocks", description="blocks: no [length, length] array in memory; dense: one, faster for short rows."
     )
     loss_chunk: PositiveInt = Field(default=1024, description="Tokens whose logits are in memory at the same time.")
-    compilation_cache: OutputPath | None = Field(default=None, description="JAX's compilation cache; null: none.")
+    compilation_cache: CompilationCache = Field(default_factory=not_given)
 
 
 class CheckpointConfig(Config):

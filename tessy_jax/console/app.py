@@ -149,6 +149,15 @@ class ConfigFile(Generic[ConfigT]):
         return load_as(self.schema, *choose_config(options, self.default))
 
 
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        """Argparse says nothing where its help cannot be written; this raises OutputError."""
+        if file is None:
+            output.write(self.format_help())
+        else:
+            super().print_help(file)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +226,8 @@ class Command:
 
     @staticmethod
     def _explain(error: BaseException, console: Console) -> int:
+        if isinstance(error, output.OutputError):  # there may be nobody to say it to
+            raise error
         if isinstance(error, UserError):
             return complain(console, error, error.exit_code)
         if isinstance(error, OSError):  # a file of the user's, which nobody expected to fail
@@ -227,7 +238,7 @@ class Command:
         raise error
 
     def _parser(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog=f"python -m tessy_jax.{self.name}", description=self.description, epilog=self.epilog or None
         )
         options = list(self.options)

@@ -4,6 +4,8 @@ import io
 import os
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from tessy_jax.errors import READER_LEFT, UserError
@@ -29,16 +31,29 @@ def accept_any_character() -> None:
 def flush() -> None:
     """Writes what is printed so far. Raises OutputError where that fails; from then on the stream is discarded."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is None:  # closed before the command began
-            continue
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            _discard(stream)
-            raise ReaderLeft from None
-        except OSError as error:
-            _discard(stream)
-            raise OutputError(f"cannot write to {stream.name}: {error.strerror}") from None
+        if stream is not None:  # or it was closed before the command began
+            with _explained(stream):
+                stream.flush()
+
+
+def write(text: str) -> None:
+    """Prints text on stdout. Raises OutputError as `flush` does."""
+    if sys.stdout is not None:
+        with _explained(sys.stdout):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+
+@contextmanager
+def _explained(stream: TextIO) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        _discard(stream)
+        raise ReaderLeft from None
+    except OSError as error:
+        _discard(stream)
+        raise OutputError(f"cannot write to {stream.name}: {error.strerror}") from None
 
 
 def blame(error: OSError) -> None:

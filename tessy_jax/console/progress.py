@@ -2,11 +2,12 @@
 
 import threading
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -15,48 +16,90 @@ from rich.table import Table
 
 
 class Remaining:
-    """Estimates the time that is left from the recent past.
+    """Estimates the time that is left of rows, some of which are in flight at the same time.
 
-    The unit is a row: those that are left, less the share that the rows in flight have done already, over the rows per
-    second of the last `window` seconds. The first state that is seen only starts the clock: what came before it is
-    compilation. Nothing is said before `enough` rows have ended since.
+    Short rows end first, so the mean of those that have ended would be too small for the others. What the rows in
+    flight have written already counts too, as in any estimate from data of which a part is still open (Kaplan and Meier
+    1958); beyond the longest row, a row ends as likely at any point, once in all work so far per row that has ended.
+
+        rows of 1000 and 1000 have ended, 500 and 500 are in flight    ->  these have 500 more each
+        a row of 100 has ended, 400 and 400 are in flight              ->  these have (100 + 400 + 400) / 1 more each
+
+    Work is in any unit: bytes, steps. Its rate is that of the last `window` seconds. The first state that is seen only
+    starts the clock: what came before it is compilation.
     """
 
-    def __init__(self, window: float = 300.0, enough: int = 2):
-        self._window, self._enough = window, enough
-        self._states: deque[tuple[float, float]] = deque()
-        self._ended = 0
-        self._ends = 0
+    def __init__(self, window: float = 300.0, kept: int = 1000):
+        """`kept`: how many of the last ended rows say how long rows are."""
+        self._window = window
+        self._states: deque[_State] = deque()
+        self._ended: deque[float] = deque(maxlen=kept)
+        self._active: list[float] = []
+        self._work = 0.0
 
     def __bool__(self) -> bool:
         return bool(self._states)
 
-    def see(self, now: float, ended: int, active: int = 0, in_flight: int = 0, per_row: float = 0.0) -> None:
+    def see(self, now: float, ended: Iterable[float] = (), active: Iterable[float] = ()) -> None:
         """Takes a state.
 
         Args:
             now: seconds.
-            ended: rows that have ended, however.
-            active: rows in flight.
-            in_flight: size of what they have written by now, in any unit.
-            per_row: size of a row that has ended, on average; 0: unknown.
+            ended: the work of each row that has ended since the last state.
+            active: the work so far of each row in flight.
         """
-        begun = min(in_flight / per_row, 0.9 * active) if per_row else 0.0  # long rows are not done either
-        if not self._states:
-            self._ended = ended
-        self._ends = ended - self._ended
-        self._states.append((now, ended + begun))
-        while len(self._states) > 2 and self._states[1][0] <= now - self._window:
+        new, self._active = list(ended), list(active)
+        self._ended.extend(new)
+        self._work += sum(new)
+        row_seconds = 0.0
+        if self._states:
+            last = self._states[-1]
+            row_seconds = last.row_seconds + (len(new) + len(self._active)) * (now - last.now)
+        self._states.append(_State(now, self._work + sum(self._active), row_seconds))
+        while len(self._states) > 2 and self._states[1].now <= now - self._window:
             self._states.popleft()
 
-    def seconds(self, total: int, now: float) -> float | None:
-        """Until all `total` rows have ended; None where too little is known."""
-        if self._ends < self._enough:
+    def seconds(self, rows: int, now: float) -> float | None:
+        """Until so many rows have ended, those in flight among them; None where no row has ended yet."""
+        if not self._ended or len(self._states) < 2:
             return None
-        (first, before), (last, after) = self._states[0], self._states[-1]
-        if last <= first or after <= before:
+        first, last = self._states[0], self._states[-1]
+        work, seconds = last.work - first.work, last.now - first.now
+        if work <= 0 or seconds <= 0:
             return None
-        return max(0.0, (total - after) * (last - first) / (after - before) - (now - last))
+        left_of = _mean_work_left(self._ended, self._active)
+        in_flight = [left_of(done) for done in self._active]
+        waiting = max(0, rows - len(in_flight)) * left_of(0.0)
+        everything = (sum(in_flight) + waiting) * seconds / work
+        longest = max(in_flight, default=0.0) * (last.row_seconds - first.row_seconds) / work  # alone, in the end
+        return max(0.0, max(everything, longest) - (now - last.now))
+
+
+class _State(NamedTuple):
+    """What was done at a time: work of all rows, and seconds that they were in flight, added up."""
+
+    now: float
+    work: float
+    row_seconds: float
+
+
+def _mean_work_left(ended: Iterable[float], active: Iterable[float]) -> Callable[[float], float]:
+    """How much more a row writes on average that has written so much, see `Remaining`."""
+    sizes = sorted([(size, False) for size in ended] + [(size, True) for size in active])  # of equals, ended ones first
+    mean = sum(size for size, _ in sizes) / sum(not in_flight for _, in_flight in sizes)
+    points, shares, areas = [0.0], [1.0], [0.0]  # share of rows that are longer; its integral up to there
+    for index, (size, in_flight) in enumerate(sizes):
+        areas.append(areas[-1] + shares[-1] * (size - points[-1]))
+        points.append(size)
+        shares.append(shares[-1] if in_flight else shares[-1] * (1 - 1 / (len(sizes) - index)))
+    whole = areas[-1] + shares[-1] * mean
+
+    def left_of(done: float) -> float:
+        at = bisect_right(points, done) - 1
+        so_far = areas[at] + shares[at] * (done - points[at])
+        return (whole - so_far) / shares[at] if shares[at] else 0.0
+
+    return left_of
 
 
 @dataclass
@@ -84,8 +127,6 @@ class SynthesisProgress:
     switches: int = 0
     started: float = field(default_factory=time.monotonic)
     remaining: Remaining = field(default_factory=Remaining)
-    _written: int = 0
-    _rows: int = 0
 
     def see(self, finished: Iterable[int], active: Iterable[int], now: float | None = None) -> None:
         """Takes the present state into the estimate of the time that is left, after a dispatch.
@@ -94,19 +135,15 @@ class SynthesisProgress:
             finished: bytes of each row that was finished since the last call.
             active: bytes of each row in flight.
         """
-        sizes, writing = list(finished), list(active)
-        self._written, self._rows = self._written + sum(sizes), self._rows + len(sizes)
-        per_row = self._written / self._rows if self._rows else 0.0
-        now = time.monotonic() if now is None else now
-        self.remaining.see(now, self.done + self.rejected, len(writing), sum(writing), per_row)
+        self.remaining.see(time.monotonic() if now is None else now, finished, active)
 
     def _eta(self, now: float, seconds: float) -> float | None:
         if self.total is None:
             return None
+        left, new = self.total - self.done - self.rejected, self.done + self.rejected - self.resumed
         if self.remaining:
-            return self.remaining.seconds(self.total, now)
-        new = self.done + self.rejected - self.resumed
-        return (self.total - self.done - self.rejected) * seconds / new if new > 0 else None
+            return self.remaining.seconds(left, now)
+        return left * seconds / new if new > 0 else None
 
     def metrics(self, now: float | None = None) -> dict[str, Any]:
         """The totals and what follows from them, as a line of `metrics.jsonl`: seconds, tokens per second, shares."""

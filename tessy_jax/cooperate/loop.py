@@ -83,14 +83,14 @@ class Loop:
         def read(tokens: Array, positions: Array, cache: Any) -> Any:
             return nnx.merge(graph, params.models[role])(tokens, positions, cache)[1]
 
-        # Only these rows are computed; slots beyond the batch pad the list.
+        # Only these rows are computed, and their caches written where they lie; slots beyond the batch pad the list.
         inside = jnp.minimum(slots, len(state.key) - 1)
-        stream, few = jax.tree.map(lambda a: a[inside], (state.streams[role], caches.model))
-        stream, few = catch_up(stream, slots < len(state.key), stream.n - 1, chunk, read, few)
+        stream, cache = jax.tree.map(lambda a: a[inside], state.streams[role]), caches.model.of_rows(slots)
+        stream, cache = catch_up(stream, slots < len(state.key), stream.n - 1, chunk, read, cache)
 
         def back(old: Array, new: Array) -> Array:
             return old.at[slots].set(new, mode="drop")
 
-        cache = jax.tree.map(back, caches.model, few)
         stream = jax.tree.map(back, state.streams[role], stream)
-        return carry.with_role(role, state.with_stream(role, stream), RoleCaches(cache, caches.predictor))
+        caches = RoleCaches(cache.of_rows(None), caches.predictor)
+        return carry.with_role(role, state.with_stream(role, stream), caches)

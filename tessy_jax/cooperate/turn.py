@@ -188,7 +188,7 @@ class Schedule(Protocol):
 
     @property
     def turns(self) -> tuple[Turn, ...]:
-        """By role."""
+        """By role; the student's alone where no other model writes."""
         ...
 
     def round(self, params: Params, carry: Carry, work: WorkCount) -> tuple[Carry, WorkCount]:
@@ -202,20 +202,24 @@ class RollbackSchedule:
 
     for role in (student, teacher):
         if any row has this role:  turn(role)
+
+    One model alone has one turn, the student's: nothing of a teacher is compiled or run.
     """
 
     turns: tuple[Turn, ...]
 
     def round(self, params: Params, carry: Carry, work: WorkCount) -> tuple[Carry, WorkCount]:
         """One turn of each role."""
-        for role in Role:
-            waiting = jnp.any(carry.state.whose_turn(role))
-            carry, work = lax.cond(waiting, self._turn(role, params), lambda c, w: (c, w), carry, work)
+        for turn in self.turns:
+            waiting = jnp.any(carry.state.whose_turn(turn.role))
+            carry, work = lax.cond(waiting, self._take(turn, params), lambda c, w: (c, w), carry, work)
         return carry, work
 
-    def _turn(self, role: Role, params: Params) -> Callable[[Carry, WorkCount], tuple[Carry, WorkCount]]:
+    def _take(self, turn: Turn, params: Params) -> Callable[[Carry, WorkCount], tuple[Carry, WorkCount]]:
+        role = turn.role
+
         def run(carry: Carry, work: WorkCount) -> tuple[Carry, WorkCount]:
-            state, caches, work = self.turns[role](params.of(role), carry.state, carry.caches[role], work)
+            state, caches, work = turn(params.of(role), carry.state, carry.caches[role], work)
             return carry.with_role(role, state, caches), work
 
         return run

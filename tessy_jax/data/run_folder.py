@@ -156,12 +156,17 @@ def run_directory(
             shard=shard,
             barrier=lambda: processes.barrier("run directory"),
             clear=clear,
-            expendable=lambda: not any((path / "checkpoints").glob("[0-9]*")),
+            expendable=lambda: not has_checkpoints(path),
         )
     try:
         yield
     finally:
         os.close(lock)
+
+
+def has_checkpoints(path: Path) -> bool:
+    """Whether the training run in a directory has something to lose."""
+    return any((path / "checkpoints").glob("[0-9]*"))
 
 
 def _remove(path: Path, patterns: Sequence[str]) -> None:
@@ -233,6 +238,22 @@ def stored_manifest(path: Path, format: str) -> dict[str, Any] | None:
         f"{path} is not empty and holds no run (it has {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}): "
         "use another --output"
     )
+
+
+def numbered(rules: int) -> dict[str, int]:
+    """Rules as a key of an identity: what results depend on and no other key says. The first have none."""
+    return {"rules": rules} if rules > 1 else {}
+
+
+def rules_of(path: Path, format: str) -> int | None:
+    """The number of the rules that the run in a directory follows; None where there is no run.
+
+    Raises:
+        RunDirError: as for `stored_manifest`.
+    """
+    path = path.expanduser()
+    stored = stored_manifest(path, format) if path.is_dir() else None
+    return None if stored is None else stored.get("identity", {}).get("rules", 1)
 
 
 def compare_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -9,14 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow
-import pyarrow.ipc
-import pyarrow.parquet
-
 from tessy_jax.errors import UserError
-
-_BATCH = 256
-"""Rows of a Parquet file held in memory at a time."""
 
 
 class InputError(UserError, ValueError):
@@ -196,42 +189,21 @@ def _json_row(path: Path, line: int, data: bytes) -> RawRow:
 
 
 def _parquet(path: Path) -> Iterator[RawRow]:
-    with pyarrow.parquet.ParquetFile(path) as table:
-        yield from _table_rows(path, table.iter_batches(_BATCH))
+    from tessy_jax.data import arrow  # here: to import pyarrow takes as long as to read many JSON lines
+
+    return _table_rows(path, arrow.read_parquet(path))
 
 
 def _arrow(path: Path) -> Iterator[RawRow]:
-    with pyarrow.memory_map(str(path)) as source:
-        try:
-            stream = pyarrow.ipc.open_stream(source)
-        except pyarrow.ArrowInvalid:  # the file format, with a footer
-            source.seek(0)
-            reader = pyarrow.ipc.open_file(source)
-            stream = (reader.get_batch(index) for index in range(reader.num_record_batches))
-        yield from _table_rows(path, stream)
+    from tessy_jax.data import arrow
+
+    return _table_rows(path, arrow.read_arrow(path))
 
 
-def _table_rows(path: Path, batches: Iterable[pyarrow.RecordBatch]) -> Iterator[RawRow]:
-    line = 0
-    for batch in batches:
-        for value in _values(batch):
-            line += 1
-            problem = f"cannot be read: {' '.join(str(value).split())}" if isinstance(value, _UNREADABLE) else None
-            yield RawRow(path, line, None if problem else value, "", problem)
-
-
-_UNREADABLE = (ValueError, OverflowError, pyarrow.ArrowException)
-"""What Arrow raises for a text that is not UTF-8, or a date that Python does not have."""
-
-
-def _values(batch: pyarrow.RecordBatch) -> list[Any]:
-    """The rows of a batch; in the place of one that cannot be read, its error."""
-    try:
-        return list(batch.to_pylist())
-    except _UNREADABLE as error:
-        if batch.num_rows == 1:
-            return [error]
-        return [_values(batch.slice(number, 1))[0] for number in range(batch.num_rows)]
+def _table_rows(path: Path, values: Iterable[Any]) -> Iterator[RawRow]:
+    for line, value in enumerate(values, 1):
+        problem = f"cannot be read: {' '.join(str(value).split())}" if isinstance(value, Exception) else None
+        yield RawRow(path, line, None if problem else value, "", problem)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {

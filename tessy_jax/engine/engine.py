@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.cooperate.host_callback import ROWS
 from tessy_jax.cooperate.loop import Loop
-from tessy_jax.cooperate.state import Phase, Role
+from tessy_jax.cooperate.state import Phase
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
@@ -211,12 +211,9 @@ class Engine:
         buckets = self.config.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
         rows = prefill_rows(self.config, chunk, self.mesh)
-        width = rows.few if len(slots) <= 2 * rows.few else rows.many
-        for start in range(0, len(slots), width):
-            some = slots[start : start + width]
-            padded = jnp.asarray(np.pad(some, (0, width - len(some)), constant_values=self.config.batch))
-            for role in Role:
-                self.carry = self.loop.prefill(self.params, self.carry, padded, role=role, chunk=chunk)
+        for some in _by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
+            for turn in self.loop.schedule.turns:
+                self.carry = self.loop.prefill(self.params, self.carry, some, role=turn.role, chunk=chunk)
 
     def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]]]:
         finished: list[Record] = []
@@ -271,3 +268,16 @@ def _usable(rows: Iterable[Problem | Reject]) -> Iterator[Problem]:
 def _place(problem: Problem) -> str:
     """The problem's id, and where its row stands: "p7 (problems.jsonl:8)"."""
     return f"{problem.id} ({problem.file}:{problem.line})" if problem.file else problem.id
+
+
+def _by_shard(slots: np.ndarray, batch: int, width: int, ways: int) -> Iterator[np.ndarray]:
+    """Lists of `width` slots that hold all `slots`, filled up with `batch`.
+
+    The batch lies on `ways` shards, and each shard's slots are in its own part of a list: it reads them itself.
+    Example: slots 0, 1 and 5 of a batch of 8 on 2 shards, 2 at a time: [0 5], [1 8].
+    """
+    shards = [slots[slots * ways // batch == shard] for shard in range(ways)]
+    each = width // ways
+    for start in range(0, max(map(len, shards)), each):
+        parts = [shard[start : start + each] for shard in shards]
+        yield np.concatenate([np.pad(part, (0, each - len(part)), constant_values=batch) for part in parts])

@@ -1,7 +1,7 @@
 """A language model with its text side, as the loop needs it; and the same before its weights are loaded."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
 from tessy_jax.models.hub import model_folder
 from tessy_jax.text.chat import PROBES, Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
+from tessy_jax.text.templates import possible_hashes
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.text.utf8 import INVALID, STATES, byte_matrix, utf8_table
@@ -181,6 +182,15 @@ def prompt_ids(chat: Chat, system: str | None, messages: Sequence[Message]) -> l
     return chat.prompt_ids(with_system(system, messages))
 
 
+def _identity(config: RoleConfig, folder: Path, template_hash: str) -> dict[str, Any]:
+    return {
+        "model": hash_folder(folder),
+        "template": template_hash,
+        "system": config.prompt.system,
+        "sampling": config.sampling.model_dump(),
+    } | config.model_dump(include={"weights", "cache"}, exclude_none=True)
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """The folder and the chat of a model that writes, checked against its template."""
@@ -218,12 +228,21 @@ class ModelSource:
 
     def identity(self) -> dict[str, Any]:
         """What the model's text depends on, for manifests."""
-        return {
-            "model": hash_folder(self.folder),
-            "template": self.chat.template_hash,
-            "system": self.config.prompt.system,
-            "sampling": self.config.sampling.model_dump(),
-        } | self.config.model_dump(include={"weights", "cache"}, exclude_none=True)
+        return _identity(self.config, self.folder, self.chat.template_hash)
+
+    @staticmethod
+    def identity_as(stored: Mapping[str, Any], config: RoleConfig, key: str) -> dict[str, Any] | None:
+        """The identity of what `open` would give, told from files without a tokenizer, by one that is `stored`.
+
+        None where it cannot be told so, or certainly is another.
+        """
+        folder = model_folder(config.model, key)
+        possible = possible_hashes(
+            folder,
+            config.thinking.model_dump(exclude_none=True),
+            **config.prompt.model_dump(exclude={"system"}),
+        )
+        return _identity(config, folder, stored["template"]) if stored["template"] in possible else None
 
     @property
     def checkpoint_config(self) -> models.DecoderConfig:

@@ -1,5 +1,6 @@
 """A pair of models from a configuration: chats first (cheap, and can be wrong), then weights, then the engine."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,15 +8,30 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.config.synthesize import ReleasedCodeCooperation, SynthesisConfig
 from tessy_jax.engine.build import build_engine, tokens_per_turn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.engine.rows import NAMES
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.predictors.base import JudgedModel, OwnModel, PredictorSource
-from tessy_jax.predictors.registry import open_predictor
+from tessy_jax.predictors.registry import identify_predictor, open_predictor
 from tessy_jax.text.chat import Chat
+
+RELEASED_RULES = 2
+"""Of the preset `released_code`, in the identity of a run. 1 (the manifest has no such key): as it was before prompt
+and text were one string at every turn, and what else has come with that (CHANGELOG.md).
+"""
+
+
+def _identity(
+    config: SynthesisConfig, sources: Sequence[Mapping[str, Any]], predictors: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    values = config.model_dump(mode="json", include={"cooperation", "seed", "columns"})
+    values["context"], values["dtype"] = config.engine.context, config.engine.dtype
+    for name, source, predictor in zip(NAMES, sources, predictors, strict=True):
+        values[name] = {**source, "predictor": predictor}
+    return values
 
 
 @dataclass(frozen=True)
@@ -83,14 +99,27 @@ class Pair:
         named = zip(NAMES, self.predictors, strict=True)
         return {f"{name}'s predictor": own for name, source in named if (own := source.own_model) is not None}
 
+    @property
+    def rules(self) -> int:
+        """The number of the rules that records follow and that no key of the configuration says."""
+        return RELEASED_RULES if isinstance(self.config.cooperation, ReleasedCodeCooperation) else 1
+
     def identity(self) -> dict[str, Any]:
-        """What the records depend on, for the manifest."""
-        config = self.config
-        values = config.model_dump(mode="json", include={"cooperation", "seed", "columns"})
-        values["context"], values["dtype"] = config.engine.context, config.engine.dtype
-        for name, source, predictor in zip(NAMES, self.sources, self.predictors, strict=True):
-            values[name] = source.identity() | {"predictor": predictor.identity()}
-        return values
+        """What the records depend on but for `rules`, for the manifest."""
+        sources, predictors = ([each.identity() for each in both] for both in (self.sources, self.predictors))
+        return _identity(self.config, sources, predictors)
+
+    @staticmethod
+    def identity_as(stored: Mapping[str, Any], config: SynthesisConfig) -> dict[str, Any] | None:
+        """The identity of the pair that `open` would give, told from files without opening a tokenizer, by one that is
+        `stored`; None where it cannot be told so, or certainly is another.
+        """
+        sources = [ModelSource.identity_as(stored[name], getattr(config, name), f"{name}.model") for name in NAMES]
+        predictors = [identify_predictor(getattr(config.predictors, name), f"predictors.{name}") for name in NAMES]
+        known_sources, known_predictors = ([each for each in both if each] for both in (sources, predictors))
+        if len(known_sources) + len(known_predictors) < 2 * len(NAMES):
+            return None
+        return _identity(config, known_sources, known_predictors)
 
     def load(self, mesh: Mesh | None = None) -> Engine:
         """Loads all weights onto the mesh and builds the engine; without a mesh, on one device.

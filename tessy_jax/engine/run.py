@@ -3,11 +3,11 @@ exists.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 from jax.sharding import Mesh
@@ -23,23 +23,38 @@ from tessy_jax.data.hashing import hash_file
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.records import Problem, RowState
-from tessy_jax.data.run_folder import make_manifest
-from tessy_jax.data.run_rows import RunDir
+from tessy_jax.data.run_folder import (
+    RunDirError,
+    compare_identity,
+    make_manifest,
+    numbered,
+    rules_of,
+    stored_manifest,
+)
+from tessy_jax.data.run_rows import TRACES, RunDir
 from tessy_jax.data.sources import files
-from tessy_jax.devices import processes
+from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.dry_run import dry_run
 from tessy_jax.engine.engine import Dispatch
 from tessy_jax.engine.rows import NAMES, Job
 from tessy_jax.engine.writers import Writers
-from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
+from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, UserError
 
 ConfigT = TypeVar("ConfigT", bound=TraceRunConfig)
+ConfigT_contra = TypeVar("ConfigT_contra", bound=TraceRunConfig, contravariant=True)
+
+
+class OpensModels(Protocol[ConfigT_contra]):
+    """What a configuration's models are opened by: a class of `Writers`, or a method of `baselines`."""
+
+    def open(self, config: ConfigT_contra) -> Writers: ...
+    def identity_as(self, stored: Mapping[str, Any], config: ConfigT_contra) -> dict[str, Any] | None: ...
 
 
 def write_traces(
     config: ConfigT,
-    open_models: Callable[[ConfigT], Writers],
+    models_of: OpensModels[ConfigT],
     rows: Sequence[Problem | Reject],
     options: argparse.Namespace,
     console: Console,
@@ -48,7 +63,7 @@ def write_traces(
 
     Args:
         config: of the command.
-        open_models: opens the models of the configuration, without their weights.
+        models_of: whose `open` opens the models of the configuration, without their weights.
         rows: the input.
         options: of the command: pod, dry_run, overwrite, show.
         console: for messages.
@@ -58,35 +73,68 @@ def write_traces(
     """
     if options.pod:
         processes.initialize()
-    if config.engine.compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
     mesh = make_mesh(config.mesh, config.engine.batch)
-    models = open_models(config)
+    index, count = jax.process_index(), jax.process_count()
+    if count == 1 and not options.dry_run and not options.overwrite:
+        known = _recognise(config, models_of)
+        if known is not None:  # so an opened pair would be the one of the run that is there
+            with _open_run(config, known, overwrite=False) as run, log_to(run.log_path):
+                work = Work.begin(run, rows, config.samples)
+                if work.is_done:
+                    say(console, "nothing left to do")
+                    return _end(work, False, options.show, console)
+    models = models_of.open(config)
     if options.dry_run:
         return REJECTS if dry_run(models, rows) else DONE
 
-    index, count = jax.process_index(), jax.process_count()
-    with _open_run(models, options.overwrite) as run, log_to(run.log_path):
+    begun = None if options.overwrite else rules_of(config.output, TRACES.format)
+    rules = begun or models.rules
+    identity = models.identity() | _input_identity(config) | numbered(rules)
+    with _open_run(config, identity, options.overwrite) as run, log_to(run.log_path):
         work = Work.begin(run, rows[index::count], config.samples)
+        if rules < models.rules and processes.anywhere(not work.is_done):
+            raise RunDirError(
+                f"{config.output} holds the beginning of a run by an earlier version, in which this preset had other "
+                "rules, and their records would be mixed: finish it with that version, or use --overwrite or another "
+                "--output"
+            )
         if work.is_done and count == 1:
             say(console, "nothing left to do")
             stopped = False
         else:
             stopped = _write(work, models, mesh, console)
-        if options.show:
-            _show_records(run)
-        return _summarize(work, stopped, console)
+        return _end(work, stopped, options.show, console)
 
 
-def _open_run(models: Writers, overwrite: bool) -> RunDir:
+def _recognise(config: ConfigT, models_of: OpensModels[ConfigT]) -> dict[str, Any] | None:
+    """The identity of the run in the run directory, if it is one of this configuration and of the files as they are.
+
+    Tokenizers stay closed, which take seconds. None: it may be another, and to open the models is how to find out.
+    """
+    path = Path(config.output).expanduser()
+    try:
+        stored = stored_manifest(path, TRACES.format) or {}
+        known = models_of.identity_as(stored["identity"], config)
+        rules = numbered(stored["identity"].get("rules", 1))
+        identity = None if known is None else known | _input_identity(config) | rules
+        if identity is not None:
+            compare_identity(path, stored, {"identity": identity})
+    except (OSError, UserError, LookupError, TypeError):
+        return None
+    return identity
+
+
+def _input_identity(config: ConfigT) -> dict[str, Any]:
+    return {"input": {file.name: hash_file(file) for file in files(Path(config.input))}}
+
+
+def _open_run(config: ConfigT, identity: Mapping[str, Any], overwrite: bool) -> RunDir:
     """The run directory of the configuration, begun or resumed."""
-    config = models.config
-    inputs = {file.name: hash_file(file) for file in files(Path(config.input))}
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
     return RunDir.open(
         config.output,
         config_yaml=to_yaml(config),
-        manifest=make_manifest(models.identity() | {"input": inputs}, devices),
+        manifest=make_manifest(identity, devices),
         overwrite=overwrite,
         shard=(jax.process_index(), jax.process_count()),
         barrier=partial(processes.barrier, "run directory"),
@@ -96,6 +144,7 @@ def _open_run(models: Writers, overwrite: bool) -> RunDir:
 def _write(work: "Work", models: Writers, mesh: Mesh | None, console: Console) -> bool:
     """Does what is left of the work; returns whether the user stopped it."""
     say(console, "loading " + " and ".join(source.config.model for source in models.sources))
+    compilation_cache.use(models.config.engine)
     engine = models.load(mesh)
     state = compiling(1 if mesh is None else mesh.size, jax.devices()[0])
     say(console, state)
@@ -210,6 +259,13 @@ def _show_records(run: RunDir) -> None:
         for _, row in read_objects(path):
             if row:
                 show(row, out)
+
+
+def _end(work: Work, stopped: bool, show_records: bool, console: Console) -> int:
+    """Shows the records where that is asked for, and says how far the run is; returns the exit code."""
+    if show_records:
+        _show_records(work.run)
+    return _summarize(work, stopped, console)
 
 
 def _summarize(work: Work, stopped: bool, console: Console) -> int:

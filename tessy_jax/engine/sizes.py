@@ -20,25 +20,33 @@ MARGIN = 64
 """Tokens a row may run past its budgets: an undecided word (48 bytes) and the end-of-thinking marker."""
 
 PREFILL_TOKENS = 2048
-"""Tokens per pass of prefill: enough to be bound by arithmetic, while its scores (tokens x heads x context) stay small.
-"""
+"""Tokens per pass of prefill: enough to be bound by arithmetic, while what it holds of them stays small."""
 
 ROLLBACK_DEPTH = 256
 """Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""
 
 
 class PrefillRows(NamedTuple):
-    """Rows that a call of prefill reads: when few rows are new, and when many are."""
+    """Rows that a call of prefill reads: when few rows are new, and when many are; both divide by `ways`, the shards of
+    the batch.
+    """
 
     few: int
     many: int
+    ways: int
+
+    def width(self, new: int) -> int:
+        """Rows of each call for so many new ones: few, unless those compute more than half as much as calls of many."""
+        few, many = (-(-new // width) * width for width in (self.few, self.many))
+        return self.few if 2 * few <= many else self.many
 
 
 def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> PrefillRows:
     """At most `PREFILL_TOKENS` in all, where the mesh lets it be so little; `chunk`: tokens of a row."""
     ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     many = min(config.batch, max(1, PREFILL_TOKENS // (chunk * ways)) * ways)
-    return PrefillRows(min(many, max(ways, config.batch // 8)), many)
+    few = max(1, config.batch // (16 * ways)) * ways
+    return PrefillRows(min(many, few), many, ways)
 
 
 class PromptRoom(NamedTuple):

@@ -1,9 +1,7 @@
-"""One model writing alone, in the same loop: a pair whose teacher never has its turn, and a predictor that keeps every
-word.
-"""
+"""One model writing alone, in the same loop: a pair whose teacher has no turn, and a predictor that keeps all words."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,8 +11,10 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import PaperCooperation
+from tessy_jax.cooperate.state import Role
+from tessy_jax.cooperate.turn import RollbackSchedule
 from tessy_jax.data.records import Message, Problem, RowState
-from tessy_jax.engine.build import build_engine
+from tessy_jax.engine.build import build_schedule
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
 from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
@@ -24,6 +24,12 @@ from tessy_jax.models.mask import Blocks
 from tessy_jax.predictors.base import OwnModel
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import ContentTokenizer
+
+
+def _identity(config: SampleConfig, alone: Mapping[str, Any]) -> dict[str, Any]:
+    values = config.model_dump(mode="json", include={"budgets", "seed", "columns"})
+    del values["budgets"]["k"]
+    return values | {"context": config.engine.context, "dtype": config.engine.dtype, "alone": alone}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +65,20 @@ class Solo:
         """None: every word is kept."""
         return {}
 
+    @property
+    def rules(self) -> int:
+        """Of the records, as those of a pair."""
+        return 1
+
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
-        config = self.config
-        values = config.model_dump(mode="json", include={"budgets", "seed", "columns"})
-        del values["budgets"]["k"]
-        return values | {
-            "context": config.engine.context,
-            "dtype": config.engine.dtype,
-            "alone": self.sources[0].identity(),
-        }
+        return _identity(self.config, self.sources[0].identity())
+
+    @staticmethod
+    def identity_as(stored: Mapping[str, Any], config: SampleConfig) -> dict[str, Any] | None:
+        """As `Pair.identity_as`."""
+        alone = ModelSource.identity_as(stored["alone"], config, "model")
+        return None if alone is None else _identity(config, alone)
 
     def load(self, mesh: Mesh | None = None) -> Engine:
         """Loads the weights onto the mesh and builds the engine.
@@ -83,7 +93,7 @@ class Solo:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoTeacher(LanguageModel):
-    """The teacher that never has its turn. It shares the student's weights, and its cache is as small as may be."""
+    """The teacher that has no turn. It shares the student's weights, and its cache is as small as may be."""
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return []
@@ -152,4 +162,7 @@ def solo_engine(
     keep = KeepAll(model.chat.tokenizer)
     limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
     cooperation = PaperCooperation(preset="paper", k=k, **limits)
-    return build_engine((model, teacher), (keep, keep), cooperation, config, seed, mesh, seats=seats)
+    models, predictors = (model, teacher), (keep, keep)
+    pair = build_schedule(models, predictors, cooperation, config, mesh)
+    alone = RollbackSchedule((pair.turns[Role.STUDENT],))
+    return Engine(alone, models, predictors, config, cooperation, seed, mesh, seats=seats)

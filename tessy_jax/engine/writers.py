@@ -54,8 +54,13 @@ class Writers(Protocol):
         """The models that predictors bring along, by name."""
         ...
 
+    @property
+    def rules(self) -> int:
+        """The number of the rules that records follow and that no key of the configuration says."""
+        ...
+
     def identity(self) -> dict[str, Any]:
-        """What the records depend on, for the manifest."""
+        """What the records depend on but for `rules`, for the manifest."""
         ...
 
     def load(self, mesh: Mesh | None = None) -> JobRunner:

@@ -63,6 +63,11 @@ def responses_file(output: Path, folder: str) -> Path:
     return output / folder / "responses" / "data" / "part-00000-of-00001.jsonl"
 
 
+def judgements_file(output: Path, folder: str) -> Path:
+    """The file of a benchmark's judgements."""
+    return output / folder / "judgements" / "data" / "part-00000-of-00001.jsonl"
+
+
 def _open(
     config: EvaluateConfig, folder: str, name: str, kind: RunFormat, identity: dict[str, Any], overwrite: bool
 ) -> RunDir:

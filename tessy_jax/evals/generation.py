@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import tell
-from tessy_jax.console.progress import View, duration
+from tessy_jax.console.progress import Remaining, View, duration
 from tessy_jax.data.records import RowState
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.evals.benchmark import Benchmark
@@ -66,7 +66,6 @@ class GenerationProgress:
 
     Attributes:
         total, done, refused: responses in all, written, impossible.
-        resumed: of done and refused, those of earlier commands.
         tokens: written by this command, where the source says.
         truncated: responses whose thinking was cut off, of this command.
     """
@@ -74,11 +73,11 @@ class GenerationProgress:
     total: int
     done: int
     refused: int
-    resumed: int
     in_flight: int = 0
     tokens: int = 0
     truncated: int = 0
     started: float = field(default_factory=time.monotonic)
+    remaining: Remaining = field(default_factory=Remaining)
 
     @classmethod
     def of(cls, benchmarks: Sequence[Wanted]) -> "GenerationProgress":
@@ -86,7 +85,7 @@ class GenerationProgress:
         keys = [each.benchmark.keys for each in benchmarks]
         refused = sum(len(each.run.failed & wanted) for each, wanted in zip(benchmarks, keys, strict=True))
         done = sum(len(each.run.done & wanted) for each, wanted in zip(benchmarks, keys, strict=True)) - refused
-        return cls(sum(map(len, keys)), done, refused, resumed=done + refused)
+        return cls(sum(map(len, keys)), done, refused)
 
     @property
     def left(self) -> int:
@@ -98,11 +97,14 @@ class GenerationProgress:
         self.tokens += sum(one.response.n_tokens or 0 for one in group.written)
         self.truncated += sum(one.response.finish == "truncated_thinking" for one in group.written)
         self.in_flight = group.in_flight
+        written = [len(one.response.response.encode()) for one in group.written]
+        begun = [len(row.text) for row in group.active] or [0] * group.in_flight  # a server does not say how far it is
+        self.remaining.see(time.monotonic(), written, begun)
 
-    def cells(self, _: float) -> dict[str, str]:
+    def cells(self, now: float) -> dict[str, str]:
         """The panel's values."""
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        new = self.done + self.refused - self.resumed
+        seconds = max(now - self.started, 1e-9)
+        eta = self.remaining.seconds(self.left, now)
         return {
             "responses": f"{self.done}/{self.total}",
             "in flight": str(self.in_flight),
@@ -110,7 +112,7 @@ class GenerationProgress:
             "truncated": str(self.truncated),
             "tok/s": f"{self.tokens / seconds:.1f}",
             "elapsed": duration(seconds),
-            "eta": duration(self.left * seconds / new) if new else "?",
+            "eta": "?" if eta is None else duration(eta),
         }
 
 
@@ -141,7 +143,8 @@ def generate(benchmarks: Sequence[Wanted], source: ResponseSource, console: Cons
                     each.store(group)
                 progress.add(group)
                 view.update()
-                if stop.asked and group.active:  # rows in flight are journaled: they need not be finished
+                # Rows in flight are journaled, and need not be finished; what a file holds is not lost.
+                if stop.asked and (group.active or not group.in_flight):
                     break
         except SourceError as error:
             return Ending(error, stop.asked)

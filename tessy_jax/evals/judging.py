@@ -46,7 +46,7 @@ class Judges:
 
     def __init__(self, config: EvaluateConfig, benchmarks: Sequence[Benchmark]):
         self.workers = config.judge.workers or os.cpu_count() or 1
-        self._on_truncated, self._thinking = config.judge.on_truncated, _thinking(config.model)
+        self._on_truncated, self._thinking = config.judge.on_truncated, thoughts(config.model)
         self._lock, self._local = threading.Lock(), threading.local()
         self._code: CodeJudge | None = None
         self._math: list[MathJudge] = []
@@ -109,7 +109,7 @@ class Judges:
         return {"verdict": Verdict.SKIPPED, "detail": "the benchmark does not judge this problem"}
 
 
-def _thinking(model: ModelConfig) -> Thinking | None:
+def thoughts(model: ModelConfig) -> Thinking | None:
     """The marks of thinking in the text of a server or file; our engine says itself where the answer begins."""
     if isinstance(model, CheckpointConfig) or model.thoughts is None:
         return None

@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 
 from tessy_jax.data.jsonl import replace_file
+from tessy_jax.evals.answers import find_answer
 from tessy_jax.evals.published import COLUMNS, SOURCE, TABLE_1
 from tessy_jax.evals.records import Response
 from tessy_jax.evals.scores import Difference, Score, Scores, check_comparable
+from tessy_jax.text.thinking import Thinking
+
+_BINS = 30
+"""Of the histogram of lengths."""
+_UNFINISHED = {"fail": "not passed", "keep": "judged by their thinking", "forced": "judged by the answer asked for"}
+"""What responses whose thinking was cut off count for, by `judge.on_truncated`."""
 
 
 @dataclass(frozen=True)
@@ -22,25 +29,40 @@ class Lengths:
         responses: how many there are.
         truncated: how many did not end by themselves.
         percentiles: at 0, 10 ... 100 %.
+        unfinished: of `truncated`, those whose thinking did not end by itself.
+        histogram: responses in intervals of equal width, from 0 to the longest.
     """
 
     responses: int
     truncated: int
     mean: float | None = None
     percentiles: tuple[float, ...] = ()
+    unfinished: int = 0
+    histogram: tuple[int, ...] = ()
 
 
-def lengths(responses: Iterable[Response]) -> Lengths:
-    """Of these responses."""
-    counts, total, truncated = [], 0, 0
+def lengths(responses: Iterable[Response], thinking: Thinking | None = None) -> Lengths:
+    """Of these responses; `thinking`: its marks in text of a server or file."""
+    counts: list[int] = []
+    total = truncated = unfinished = 0
     for response in responses:
+        open_ = find_answer(response, thinking, "fail") is None
         total += 1
-        truncated += response.finish != "stop"
+        truncated += open_ or response.finish != "stop"
+        unfinished += open_
         counts += [] if response.n_tokens is None else [response.n_tokens]
     if not counts:
-        return Lengths(total, truncated)
+        return Lengths(total, truncated, unfinished=unfinished)
     steps = np.percentile(counts, range(0, 101, 10))
-    return Lengths(total, truncated, float(np.mean(counts)), tuple(float(step) for step in steps))
+    bins, _ = np.histogram(counts, bins=_BINS, range=(0, max(1, *counts, 1)))
+    return Lengths(
+        total,
+        truncated,
+        float(np.mean(counts)),
+        tuple(float(step) for step in steps),
+        unfinished,
+        tuple(int(count) for count in bins),
+    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +118,7 @@ class Report:
 def write_report(folder: Path, report: Report) -> None:
     """Writes report.json and report.md."""
     numbers = json.dumps(to_json(report), indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("report.json", numbers), ("report.md", to_markdown(report))):
+    for name, text in (("report.md", to_markdown(report)), ("report.json", numbers)):
         replace_file(folder / name, text.encode("utf-8", "backslashreplace"))  # \ud800: no text, but JSON can say it
 
 
@@ -122,6 +144,22 @@ def to_markdown(report: Report) -> str:
 def shown(score: Score) -> str:
     """A score and its standard error: "62.87 ± 3.74"."""
     return f"{score.value:.2f} ± {score.error:.2f}"
+
+
+def share(part: int, whole: int) -> str:
+    """In percent."""
+    return f"{100 * part / max(1, whole):.1f} %"
+
+
+def unfinished_in_words(result: Result) -> str:
+    """How often thinking was cut off, and what that counted for."""
+    found = result.lengths
+    policy = str(result.scores.judge.get("on_truncated", "fail"))
+    return (
+        f"{result.model}: the thinking of {found.unfinished:,} of {found.responses:,} responses "
+        f"({share(found.unfinished, found.responses)}) was cut off; these are {_UNFINISHED[policy]} "
+        f"(on_truncated: {policy})."
+    )
 
 
 def published_rows(labels: Sequence[str]) -> dict[str, list[str]]:
@@ -171,7 +209,7 @@ def _details(results: Sequence[Result]) -> str:
     verdicts = list(dict.fromkeys(name for one in results for name in one.scores.verdicts))
     majorities = list(dict.fromkeys(k for one in results for k in one.scores.majority_at))
     at_k = [*(f"pass@{k}" for k in ks), *(f"maj@{k}" for k in majorities)]
-    head = ["model", "pass@1", "std of runs", *at_k, "mean tokens", "cut off", *verdicts]
+    head = ["model", "pass@1", "std of runs", *at_k, "mean tokens", "cut off", "in thinking", *verdicts]
     rows = [
         [
             one.model,
@@ -180,13 +218,16 @@ def _details(results: Sequence[Result]) -> str:
             *(f"{one.scores.pass_at[k]:.2f}" if k in one.scores.pass_at else "" for k in ks),
             *(f"{one.scores.majority_at[k]:.2f}" if k in one.scores.majority_at else "" for k in majorities),
             "" if one.lengths.mean is None else f"{one.lengths.mean:,.0f}",
-            f"{100 * one.lengths.truncated / max(1, one.lengths.responses):.1f} %",
+            share(one.lengths.truncated, one.lengths.responses),
+            share(one.lengths.unfinished, one.lengths.responses),
             *(str(one.scores.verdicts.get(name, 0)) for name in verdicts),
         ]
         for one in results
     ]
     text = _table(head, rows)
     for one in results:
+        if one.lengths.unfinished:
+            text += f"\n\n{_cell(unfinished_in_words(one))}"
         if one.scores.judge_errors:
             text += (
                 f"\n\n{_cell(one.model)}: the judge failed on {one.scores.judge_errors} responses, which are left out."

@@ -18,7 +18,16 @@ from tessy_jax.console.html_page import PAGE_END, page_start
 from tessy_jax.evals.judged import Judged, JudgedProblem
 from tessy_jax.evals.published import SOURCE
 from tessy_jax.evals.records import Verdict
-from tessy_jax.evals.report import Lengths, Report, Result, conditions, difference_in_words, published_rows, shown
+from tessy_jax.evals.report import (
+    Report,
+    Result,
+    conditions,
+    difference_in_words,
+    published_rows,
+    share,
+    shown,
+    unfinished_in_words,
+)
 
 PAGE_BYTES = 8 << 20
 """About how much of responses the page holds."""
@@ -28,10 +37,12 @@ tr.published td { color: #7b838d; font-style: italic; }
 .bar { display: flex; height: 1.1rem; border-radius: 4px; overflow: hidden; background: #eceff2; }
 .bar i { display: block; } .key { margin-right: .9rem; white-space: nowrap; }
 .key b { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .3rem; }
-.steps { display: flex; align-items: flex-end; height: 5rem; gap: 2px; }
-.steps i { flex: 1; background: #0f8b8d; min-height: 1px; }
+.steps { display: flex; align-items: flex-end; height: 5.5rem; gap: 2px; border-bottom: 1px solid #d5d9df; }
+.steps i { flex: 1; background: #0f8b8d; border-radius: 2px 2px 0 0; } .steps i.few { min-height: 2px; }
+.axis { display: flex; justify-content: space-between; margin: .15rem 0 1rem; font-size: 12px; color: #7b838d; }
 details { border-top: 1px solid #eceff2; padding: .35rem 0; } details details { margin-left: .8rem; }
-summary { cursor: pointer; overflow-wrap: anywhere; }
+summary { cursor: pointer; overflow-wrap: anywhere; } summary:hover { color: #0f8b8d; }
+summary .v { margin-left: .1rem; } a { color: #0f8b8d; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; border-radius: 6px; padding: .6rem .8rem;
 font-size: 12.5px; margin: .4rem 0; } .v { border-radius: 4px; color: #fff; padding: 0 .35rem; font-size: 12px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem; margin: .3rem 0; }
@@ -70,6 +81,8 @@ class ToShow:
 def write_html(folder: Path, report: Report, shown_results: Sequence[ToShow] = ()) -> None:
     """Writes report.html, and a new folder `responses` in place of an old one."""
     cut = max(200, min(20_000, PAGE_BYTES // max(1, sum(one.responses for one in shown_results))))
+    for left in (*folder.glob(".report.*.tmp"), *folder.glob(".responses.*.tmp")):  # by a command that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     part = uuid.uuid4().hex
     page, pages = folder / f".report.{part}.tmp", folder / f".responses.{part}.tmp"
     try:
@@ -112,10 +125,10 @@ def _main_table(report: Report) -> str:
     rows += [
         ("published", [f"{html.escape(name)} <small>published</small>", *cells]) for name, cells in published.items()
     ]
-    below = "<p>± is the standard error over problems."
+    below = "<p><small>± is the standard error over problems."
     if published:
         below += f" Published: {html.escape(SOURCE)}, under other conditions; not results of this program."
-    return f"<h2>Results</h2>{_table(head, rows)}{below}</p>"
+    return f"<h2>Results</h2>{_table(head, rows)}{below}</small></p>"
 
 
 def _score(result: Result | None) -> str:
@@ -150,7 +163,7 @@ def _benchmark(label: str, results: Sequence[Result]) -> str:
             parts.append(f"<p><b>The judge failed on {scores.judge_errors} responses, which are left out.</b></p>")
         if one.difference:
             parts.append(f"<p>{html.escape(difference_in_words(one))}</p>")
-        parts += [_verdicts(scores.verdicts), _lengths(one.lengths)]
+        parts += [_verdicts(scores.verdicts), _lengths(one)]
     for tag in dict.fromkeys(tag for one in results for tag in one.scores.groups):
         values = list(dict.fromkeys(value for one in results for value in one.scores.groups.get(tag, {})))
         rows = []
@@ -164,33 +177,46 @@ def _benchmark(label: str, results: Sequence[Result]) -> str:
 
 
 def _verdicts(verdicts: dict[str, int]) -> str:
+    """A bar, and what its colours say: the right ones first, the others in the order of `Verdict`."""
     total = max(1, sum(verdicts.values()))
+    found = [(verdict, verdicts[verdict]) for verdict in Verdict if verdict in verdicts]
     bar = "".join(
-        f'<i style="width:{100 * count / total:.2f}%;background:{_colour(name)}"></i>'
-        for name, count in verdicts.items()
+        f'<i style="width:{100 * count / total:.2f}%;background:{_COLOURS[verdict]}" title="{_words(verdict)}"></i>'
+        for verdict, count in found
     )
     keys = "".join(
-        f'<span class="key"><b style="background:{_colour(name)}"></b>{html.escape(name)} {count:,}</span>'
-        for name, count in verdicts.items()
+        f'<span class="key"><b style="background:{_COLOURS[verdict]}"></b>{_words(verdict)} '
+        f"{count:,} <small>{share(count, total)}</small></span>"
+        for verdict, count in found
     )
     return f'<div class="bar">{bar}</div><p>{keys}</p>'
 
 
-def _lengths(lengths: Lengths) -> str:
-    cut = f"{lengths.truncated:,} of {lengths.responses:,} responses were cut off"
-    if lengths.mean is None:
-        return f"<p>{cut}; tokens were not counted.</p>"
-    top = max(lengths.percentiles) or 1
-    steps = "".join(f'<i style="height:{100 * step / top:.1f}%"></i>' for step in lengths.percentiles)
-    return (
-        f"<p>{cut}; {lengths.mean:,.0f} tokens on average, {lengths.percentiles[5]:,.0f} in the middle, {top:,.0f} at "
-        f"most. <small>Tokens of the shortest response, of that at 10 %, 20 % … and of the longest:</small></p>"
-        f'<div class="steps">{steps}</div>'
+def _words(verdict: Verdict) -> str:
+    return f"{verdict} {verdict.name.lower().replace('_', ' ')}"
+
+
+def _lengths(result: Result) -> str:
+    found = result.lengths
+    cut = (
+        f"{found.truncated:,} of {found.responses:,} responses ({share(found.truncated, found.responses)}) were cut off"
     )
-
-
-def _colour(verdict: str) -> str:
-    return _COLOURS.get(Verdict(verdict), "#6b7280")
+    words = f"<p>{html.escape(unfinished_in_words(result))}</p>" if found.unfinished else ""
+    if found.mean is None:
+        return f"<p>{cut}; tokens were not counted.</p>{words}"
+    most, longest = max(found.histogram), max(1, round(found.percentiles[-1]))
+    width = longest / len(found.histogram)
+    steps = "".join(
+        f'<i class="{"few" if count else ""}" style="height:{100 * count / most:.1f}%" '
+        f'title="{number * width:,.0f} to {(number + 1) * width:,.0f} tokens: {count:,} responses"></i>'
+        for number, count in enumerate(found.histogram)
+    )
+    middle, most_of = (f"{found.percentiles[step]:,.0f}" for step in (5, 9))
+    return (
+        f"<p>{cut}. Lengths: {found.mean:,.0f} tokens on average, {middle} in the middle, {most_of} at 90 %, "
+        f'{longest:,} at most.</p>{words}<div class="steps">{steps}</div><div class="axis"><span>0</span>'
+        f"<span>{longest // 2:,}</span><span>{longest:,} tokens</span></div>"
+    )
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------

@@ -31,23 +31,29 @@ def evaluate(config: EvaluateConfig, options: argparse.Namespace, console: Conso
     Raises:
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
+    if options.dry_run:
+        show_plan(config)
+        return DONE
     stages = STAGES if options.stage is None else (options.stage,)
+    return run_stages(config, console, stages, overwrite=options.overwrite)
+
+
+def run_stages(
+    config: EvaluateConfig, console: Console, stages: Sequence[str] = STAGES, *, overwrite: bool = False
+) -> int:
+    """Does what of these stages is left to do, and returns the exit code. Raises as `evaluate` does."""
     benchmarks = open_benchmarks(config)
     source = open_source(config)
-    if options.dry_run:
-        _dry_run(config, benchmarks, source)
-        return DONE
-
     config.output.mkdir(parents=True, exist_ok=True)
     replace_file(config.output / "config.yaml", to_yaml(config))
     with log_to(config.output / "run.log"):
         code = DONE
         if "generate" in stages:
-            code = _generate(config, benchmarks, source, options.overwrite, console)
+            code = _generate(config, benchmarks, source, overwrite, console)
         if code == DONE and "judge" in stages:
             from tessy_jax.evals.judging import judge
 
-            code = judge(config, benchmarks, options.overwrite, console)
+            code = judge(config, benchmarks, overwrite, console)
         if code == DONE and "score" in stages:
             from tessy_jax.evals.scoring import score
 
@@ -103,8 +109,13 @@ def _exit_code(ending: Ending, left: int, console: Console) -> int:
     return DONE
 
 
-def _dry_run(config: EvaluateConfig, benchmarks: Sequence[Benchmark], source: ResponseSource) -> None:
-    """Prints what would be asked, how often, and by what it would be judged; tries the sandbox."""
+def show_plan(config: EvaluateConfig) -> int:
+    """Prints what would be asked, how often, and by what it would be judged; tries the sandbox. Raises as `evaluate`.
+
+    Returns the number of responses.
+    """
+    benchmarks = open_benchmarks(config)
+    source = open_source(config)
     out = Console(highlight=False, markup=False, soft_wrap=True)
     for each in benchmarks:
         out.rule(f"{each.label}: {len(each.problems)} problems, {each.runs} responses each")
@@ -114,13 +125,32 @@ def _dry_run(config: EvaluateConfig, benchmarks: Sequence[Benchmark], source: Re
     total = sum(len(each.problems) * each.runs for each in benchmarks)
     out.rule("plan")
     out.print(f"{total} responses by {source.name}")
-    if any(each.languages for each in benchmarks):
-        from tessy_jax.evals.judging import Judges
-
+    if tools := try_sandbox(config, benchmarks):
         out.rule("programs run in a sandbox, which holds here")
-        with Judges(config, benchmarks) as judges:
-            for language, tool in judges.code.tools.items():
-                out.print(f"{language}: {tool.version}")
+        for language, version in tools.items():
+            out.print(f"{language}: {version}")
+    return total
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raises what `evaluate` would raise before its first response: of files, prompts and the sandbox."""
+    benchmarks = open_benchmarks(config)
+    open_source(config)
+    try_sandbox(config, benchmarks)
+
+
+def try_sandbox(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> dict[str, str]:
+    """The versions of what runs the benchmarks' programs, by language; nothing where there are no programs.
+
+    Raises:
+        SandboxError: the sandbox does not hold here, or a language is missing.
+    """
+    if not any(each.languages for each in benchmarks):
+        return {}
+    from tessy_jax.evals.judging import Judges
+
+    with Judges(config, benchmarks) as judges:
+        return {language: tool.version for language, tool in judges.code.tools.items()}
 
 
 def compare_runs(a: Path, b: Path) -> int:

@@ -14,8 +14,8 @@ Judgements that failed are no answers: scoring is refused while there are any, o
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ RESAMPLES, SEED = 10_000, 0
 """Of the bootstrap."""
 OF_PROBLEMS = frozenset({"cpu_seconds", "wall_seconds", "memory_mib", "output_mib", "checker"})
 """What a judge says of itself that depends on the problem."""
+_TEXTS = frozenset({"math", "choice"})
+"""Judges of formulas and letters, of which equal ones can be counted."""
 
 
 class ScoreError(UserError):
@@ -115,10 +117,10 @@ def score(
     Raises:
         ScoreError: responses are missing or double, the judge failed, or judges differ.
     """
-    by_problem = _complete(problems, list(judgements), runs)
+    by_problem = _complete(problems, _what_counts(judgements), runs)
     failed = [one for found in by_problem.values() for one in found if one.verdict is IE]
     if failed and not allow_judge_errors:
-        some = "; ".join(f"{one.problem_id}, run {one.sample_index}: {one.detail[:80]}" for one in failed[:3])
+        some = "; ".join(f"{one.problem_id}, run {one.sample_index}: {one.detail}" for one in failed[:3])
         raise ScoreError(
             f"the judge failed on {len(failed)} responses ({some}): judge them again, or allow judge errors, which "
             "leaves them out"
@@ -160,7 +162,17 @@ def score(
     )
 
 
-def _complete(problems: Sequence[Problem], judgements: list[Judgement], runs: int) -> dict[str, list[Judgement]]:
+def _what_counts(judgements: Iterable[Judgement]) -> Iterator[Judgement]:
+    """Judgements as they come, without what no score depends on: programs and details are kilobytes each."""
+    known: dict[str, dict[str, Any]] = {}
+    for one in judgements:
+        judge = known.setdefault(json.dumps(one.judge, sort_keys=True, default=str), one.judge)
+        answer = one.extracted if judge.get("name") in _TEXTS else None
+        detail = one.detail[:80] if one.verdict is IE else ""
+        yield replace(one, judge=judge, extracted=answer and tidy(answer), detail=detail)
+
+
+def _complete(problems: Sequence[Problem], judgements: Iterable[Judgement], runs: int) -> dict[str, list[Judgement]]:
     """The judgements of each problem; ScoreError where they are not exactly one a run."""
     found: dict[str, dict[int, Judgement]] = {problem.id: {} for problem in problems}
     for one in judgements:
@@ -214,14 +226,14 @@ def judges(judgements: Iterable[Judgement]) -> list[dict[str, Any]]:
 def _are_texts(judged: Mapping[str, Sequence[Judgement]]) -> bool:
     """Whether answers are formulas or letters, of which equal ones can be counted."""
     names = {one.judge.get("name") for found in judged.values() for one in found if one.judge}
-    return bool(names) and names <= {"math", "choice"}
+    return bool(names) and names <= _TEXTS
 
 
 def _majority(judged: Mapping[str, Sequence[Judgement]], k: int) -> float:
     """maj@k, over the problems that have k responses."""
     chances = []
     for found in judged.values():
-        answers = [None if one.extracted is None else tidy(one.extracted) for one in found]
+        answers = [one.extracted for one in found]
         right = {answer for answer, one in zip(answers, found, strict=True) if one.passed and answer is not None}
         if len(answers) >= k:
             chances.append(majority_at_k(answers, right.__contains__, k))

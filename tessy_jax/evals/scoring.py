@@ -12,10 +12,11 @@ from tessy_jax.config.schema import load_as
 from tessy_jax.console.messages import say, tell
 from tessy_jax.errors import DONE
 from tessy_jax.evals.benchmark import Benchmark, open_benchmarks
-from tessy_jax.evals.folders import read_judgements, read_responses, responses_file
+from tessy_jax.evals.folders import judgements_file, read_judgements, read_responses, responses_file
 from tessy_jax.evals.interchange import write_lcb_eval_all, write_lcb_outputs
-from tessy_jax.evals.judged import read_judged
-from tessy_jax.evals.records import Judgement, Response, Verdict
+from tessy_jax.evals.judged import JudgedProblem, judge_failed, read_judged
+from tessy_jax.evals.judging import thoughts
+from tessy_jax.evals.records import Judgement, Response
 from tessy_jax.evals.report import Report, Result, lengths, write_report
 from tessy_jax.evals.report_html import ToShow, write_html
 from tessy_jax.evals.scores import Difference, ScoreError, Scores, compare_models, passes
@@ -23,7 +24,7 @@ from tessy_jax.evals.scores import score as score_benchmark
 from tessy_jax.evals.tasks.livecodebench import LiveCodeBenchTask
 
 _KS = (5, 10)
-"""For pass@k, as far as there are responses."""
+"""For pass@k and maj@k, as far as there are responses; and all of them."""
 
 
 def score(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, console: Console) -> int:
@@ -34,11 +35,10 @@ def score(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, c
     """
     results = [_result(config, each, model) for each in benchmarks]
     report = Report(f"Evaluation of {model}", results, _notes(config, benchmarks))
-    write_report(config.output, report)
     shown = [
         ToShow(
             result,
-            read_judged(each.problems, responses_file(config.output, each.folder), _judgements(config, each)),
+            _judged(config, each),
             responses=result.lengths.responses,
             prompts=each.task.shows_prompts,
         )
@@ -47,6 +47,7 @@ def score(config: EvaluateConfig, benchmarks: Sequence[Benchmark], model: str, c
     write_html(config.output, report, shown)
     for each in benchmarks:
         _write_for_others(config, each)
+    write_report(config.output, report)  # last: where it is, all is
     for result in results:
         tell(console, _line(result))
     say(console, f"report: {config.output}/report.md, report.html, report.json")
@@ -83,7 +84,8 @@ def _cells(one: Difference) -> list[str]:
 
 def _result(config: EvaluateConfig, benchmark: Benchmark, model: str) -> Result:
     scores = _scores(config, benchmark)
-    return Result(model, benchmark.label, scores, lengths(_responses(config, benchmark)), _settings(config))
+    found = lengths(_responses(config, benchmark), thoughts(config.model))
+    return Result(model, benchmark.label, scores, found, _settings(config))
 
 
 def _scores(config: EvaluateConfig, benchmark: Benchmark) -> Scores:
@@ -93,7 +95,7 @@ def _scores(config: EvaluateConfig, benchmark: Benchmark) -> Scores:
         _judgements(config, benchmark),
         runs=benchmark.runs,
         groups=task.groups,
-        ks=[k for k in _KS if k <= benchmark.runs],
+        ks=sorted({k for k in (*_KS, benchmark.runs) if 1 < k <= benchmark.runs}),
         mean_over=task.mean_over,
         allow_judge_errors=config.judge.allow_judge_errors,
         identity=task.identity() | {"on_truncated": config.judge.on_truncated},
@@ -112,7 +114,14 @@ def _judgements(config: EvaluateConfig, benchmark: Benchmark) -> Iterator[Judgem
     if config.judge.allow_judge_errors:
         for response in read_responses(config, benchmark.folder):
             if response.key in left:
-                yield Judgement(*response.key, Verdict.JUDGE_ERROR, detail="the judge failed, see run.log")
+                yield judge_failed(response)
+
+
+def _judged(config: EvaluateConfig, benchmark: Benchmark) -> Iterator[JudgedProblem]:
+    """The responses that are wanted, with their judgements, a problem at a time."""
+    files = [place(config.output, benchmark.folder) for place in (responses_file, judgements_file)]
+    allowed = config.judge.allow_judge_errors
+    return read_judged(benchmark.problems, *files, runs=benchmark.runs, failed=allowed)
 
 
 def _responses(config: EvaluateConfig, benchmark: Benchmark) -> Iterator[Response]:
@@ -156,13 +165,8 @@ def _write_for_others(config: EvaluateConfig, benchmark: Benchmark) -> None:
     if not isinstance(benchmark.task, LiveCodeBenchTask):
         return
     folder = config.output / benchmark.folder
-    responses = responses_file(config.output, benchmark.folder)
-
-    def judged() -> Iterator[Any]:
-        return read_judged(benchmark.problems, responses, _judgements(config, benchmark))
-
-    write_lcb_outputs(folder / "custom_evaluator.json", judged())
-    write_lcb_eval_all(folder / f"{benchmark.folder}_eval_all.json", judged(), benchmark.task.rows())
+    write_lcb_outputs(folder / "custom_evaluator.json", _judged(config, benchmark))
+    write_lcb_eval_all(folder / f"{benchmark.folder}_eval_all.json", _judged(config, benchmark), benchmark.task.rows())
 
 
 def _line(result: Result) -> str:

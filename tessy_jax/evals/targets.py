@@ -54,7 +54,7 @@ class CodeTarget:
 
     Attributes:
         entry_point: the function, or the method of `Solution`, that is called; None: the program reads standard input.
-        prelude: Python source that stands before the program.
+        prelude: Python source that stands before the program. epilogue: behind it, in the same namespace.
         stop_at_first_failure: leaves the tests after a failed one out.
     """
 
@@ -64,6 +64,7 @@ class CodeTarget:
     checker: Checker
     entry_point: str | None = None
     prelude: str = ""
+    epilogue: str = ""
     stop_at_first_failure: bool = True
 
 

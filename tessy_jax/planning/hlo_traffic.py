@@ -64,31 +64,32 @@ class _Computation:
         return next(i.name for i in self.instructions.values() if i.kind == "parameter" and i.index == index)
 
 
-def traffic(text: str) -> dict[str, int]:
+def traffic(text: str, blocks: int = 1) -> dict[str, int]:
     """Bytes to and from main memory by the part of the model (its innermost known named scope); "ahead": copies into
-    fast memory ahead of use, mostly weights.
+    fast memory ahead of use, mostly weights. `blocks`: of slots that "by_length" reads (models/by_length.py).
     """
     program, entry = _parse(text)
     out: dict[str, int] = defaultdict(int)
-    for name, times in _run(program, entry).items():
+    for name, times in _run(program, entry, blocks).items():
         for instruction in program[name].instructions.values():
             out[_group(instruction)] += times * _moved(program, program[name], instruction)
     return {group: size for group, size in sorted(out.items(), key=lambda item: -item[1]) if size}
 
 
-def repetition(text: str) -> float:
+def repetition(text: str, blocks: int = 1) -> float:
     """How many times longer the program takes than a sum in which each loop counts once, by the compiler's estimates of
-    its operations' cycles; 1 where it makes none.
+    its operations' cycles; 1 where it makes none. `blocks`: see `traffic`.
     """
     program, entry = _parse(text)
     found = [
-        (n, sum(i.cycles for i in program[name].instructions.values())) for name, n in _run(program, entry).items()
+        (n, sum(i.cycles for i in program[name].instructions.values()))
+        for name, n in _run(program, entry, blocks).items()
     ]
     once = sum(cycles for _, cycles in found)
     return sum(times * cycles for times, cycles in found) / once if once else 1.0
 
 
-def _run(program: dict[str, _Computation], entry: str) -> dict[str, int]:
+def _run(program: dict[str, _Computation], entry: str, blocks: int) -> dict[str, int]:
     """The computations that are no fusions, and how often each runs."""
     times: dict[str, int] = {}
     waiting = [(entry, 1, 0)]
@@ -99,7 +100,8 @@ def _run(program: dict[str, _Computation], entry: str) -> dict[str, int]:
         times[name] = count
         for instruction in program[name].instructions.values():
             if instruction.kind == "while":
-                inner = count * (_rounds(program, instruction.called) if loops else 1)
+                rounds = blocks if "/by_length/" in instruction.scope else _rounds(program, instruction.called)
+                inner = count * (rounds if loops else 1)
                 waiting += [(called, inner, loops + 1) for called in instruction.called]
             elif instruction.kind in ("conditional", "call"):
                 waiting += [(called, count, loops) for called in instruction.called]

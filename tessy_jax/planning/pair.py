@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from tessy_jax.cooperate.turn import Carry, Schedule
 from tessy_jax.devices.mesh import asked, check_rows
 from tessy_jax.engine.build import build_schedule
 from tessy_jax.engine.sizes import make_caches, make_params, make_rows, prefill_rows, prompt_room
+from tessy_jax.models.by_length import block_on
 from tessy_jax.planning.abstract import AbstractModel, PlannedShapes, abstract_model
 from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program, made, placed
 from tessy_jax.planning.hlo_traffic import repetition, traffic
@@ -145,8 +147,9 @@ def _programs(shapes: Shapes) -> Iterator[Any]:
 
 
 def _step(shapes: Shapes, role: Role) -> Step:
-    """A decode step of `role`: the loop in which the engine takes them, which costs what its body does."""
+    """A decode step of `role`: the loop in which the engine takes them; it costs what its body does, with full rows."""
     carry, params = shapes.carry(shapes.config.engine), shapes.params
+    blocks = math.ceil(shapes.config.engine.context / block_on(jax.default_backend()))
     cache = carry.caches[role].model
     program, text = compile_program(
         f"decode step, {NAMES[role]}",
@@ -157,8 +160,8 @@ def _step(shapes: Shapes, role: Role) -> Step:
         role=NAMES[role],
         program=program,
         tokens=shapes.config.engine.batch,
-        main=traffic(text),
-        repetition=repetition(text),
+        main=traffic(text, blocks),
+        repetition=repetition(text, blocks),
         weights=shapes.weights(role),
         cache=chip_bytes(cache),
     )

@@ -53,7 +53,7 @@ def _remedies(plan: Plan) -> Iterator[str]:
     caches = sum(size for kind, size in plan.resident.items() if kind.startswith("cache"))
     if plan.too_large or plan.temporaries > max(weights, caches):
         if plan.steps or any(refusal.name.startswith("prefill") for refusal in plan.too_large):
-            yield "what helps: smaller engine.prompt_buckets (prefill's temporaries are batch x bucket x context)"
+            yield "what helps: smaller engine.prompt_buckets (prefill's temporaries grow with them)"
         else:
             yield "what helps: a higher batch.accumulate, compute.remat=full, a shorter data.length"
     if caches > weights:

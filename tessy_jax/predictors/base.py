@@ -161,8 +161,11 @@ class PredictorKind:
         open: `(section, key, judged)` finds and checks the files. Raises ConfigError, TextError or what reading a
             checkpoint raises; `key` says where the configuration has the section, for messages.
         abstract: the same predictor with shapes for parameters, for `plan`.
+        identify: `(section, key)` gives the identity of what `open` gives, without a tokenizer; None: it needs one, and
+            a finished run is recognised more slowly.
     """
 
     section: type[PredictorConfig]
     open: Callable[[Any, str, JudgedModel], PredictorSource]
     abstract: Callable[[Any, str, JudgedModel, Shapes], Predictor]
+    identify: Callable[[Any, str], dict[str, Any]] | None = None

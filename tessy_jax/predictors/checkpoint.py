@@ -103,9 +103,14 @@ def _says(label: str, word: str) -> bool:
     return word in name and not name.startswith(("no", "un"))
 
 
+def _identify(config: CheckpointPredictor, key: str) -> dict[str, Any]:
+    return config.model_dump(mode="json") | {"model": hash_folder(model_folder(config.model, f"{key}.model"))}
+
+
 @dataclass(frozen=True)
 class _Source:
     config: CheckpointPredictor
+    key: str
     folder: Path
 
     @property
@@ -113,7 +118,7 @@ class _Source:
         return OwnModel(self.folder, models.Blocks(self.config.block))
 
     def identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json") | {"model": hash_folder(self.folder)}
+        return _identify(self.config, self.key)
 
     def load(self, mesh: Mesh | None, dtype: DTypeLike) -> Checkpoint:
         how = self.config.model_dump(include={"threshold", "shift", "block"})
@@ -126,7 +131,7 @@ def _open(config: CheckpointPredictor, key: str, judged: JudgedModel) -> _Source
     style_label(folder, model.labels)
     ContentTokenizer.load(folder).check_fits(model.vocab_size)
     models.check_weights(model, folder)
-    return _Source(config, folder)
+    return _Source(config, key, folder)
 
 
 def _abstract(config: CheckpointPredictor, key: str, judged: JudgedModel, shapes: Shapes) -> Checkpoint:
@@ -136,4 +141,4 @@ def _abstract(config: CheckpointPredictor, key: str, judged: JudgedModel, shapes
     return Checkpoint(tokenizer, graph, params, model.config, config.threshold, config.shift, config.block)
 
 
-CHECKPOINT = PredictorKind(CheckpointPredictor, _open, _abstract)
+CHECKPOINT = PredictorKind(CheckpointPredictor, _open, _abstract, _identify)

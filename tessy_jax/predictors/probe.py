@@ -154,15 +154,19 @@ def record_hidden_states(hidden_states: list[Array]) -> BlockCall:
 # -- in a configuration ------------------------------------------------------------------------------------------------
 
 
+def _identify(config: ProbePredictor, key: str = "") -> dict[str, Any]:
+    weights = Path(config.model).expanduser() / "probe.safetensors"
+    return config.model_dump(mode="json") | {"model": hash_file(weights)}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Source:
     config: ProbePredictor
-    folder: Path
     probe: Probe
     own_model: None = None
 
     def identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json") | {"model": hash_file(self.folder / "probe.safetensors")}
+        return _identify(self.config)
 
     def load(self, mesh: Mesh | None, dtype: DTypeLike) -> Probe:
         return self.probe
@@ -173,7 +177,7 @@ def _open(config: ProbePredictor, key: str, judged: JudgedModel) -> _Source:
     probe = Probe.load(folder, judged.tokenizer, judged.config)
     if config.threshold is not None:
         probe = dataclasses.replace(probe, threshold=config.threshold)
-    return _Source(config, folder, probe)
+    return _Source(config, probe)
 
 
 def _abstract(config: ProbePredictor, key: str, judged: JudgedModel, shapes: Shapes) -> Probe:
@@ -185,4 +189,4 @@ def _abstract(config: ProbePredictor, key: str, judged: JudgedModel, shapes: Sha
     return Probe(judged.tokenizer, learned, layer, config.threshold or 0.5)
 
 
-PROBE = PredictorKind(ProbePredictor, _open, _abstract)
+PROBE = PredictorKind(ProbePredictor, _open, _abstract, _identify)

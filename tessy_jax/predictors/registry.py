@@ -1,6 +1,6 @@
 """The kinds of boundary predictors, by the name that a configuration calls them: one line a kind."""
 
-from typing import get_args
+from typing import Any, get_args
 
 from tessy_jax.config.boundary_predictors import PredictorConfig
 from tessy_jax.config.synthesize import add_predictor_section
@@ -28,6 +28,12 @@ def register(kind: PredictorKind) -> None:
 def open_predictor(config: PredictorConfig, key: str, judged: JudgedModel) -> PredictorSource:
     """Finds and checks the files of the predictor whose section the configuration has at `key`."""
     return KINDS[config.kind].open(config, key, judged)
+
+
+def identify_predictor(config: PredictorConfig, key: str) -> dict[str, Any] | None:
+    """The identity of what `open_predictor` would give, from its files; None where only that can tell."""
+    identify = KINDS[config.kind].identify
+    return None if identify is None else identify(config, key)
 
 
 def abstract_predictor(config: PredictorConfig, key: str, judged: JudgedModel, shapes: Shapes) -> Predictor:

@@ -66,6 +66,10 @@ def word_of(token: bytes) -> str:
     return token.decode("utf-8", errors="replace").strip().lower()
 
 
+def _identify(config: UnigramPredictor, key: str = "") -> dict[str, Any]:
+    return config.model_dump(mode="json") | {"table": hash_file(Path(config.table).expanduser())}
+
+
 @dataclass(frozen=True)
 class _Source:
     config: UnigramPredictor
@@ -74,7 +78,7 @@ class _Source:
     own_model: None = None
 
     def identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json") | {"table": hash_file(self.table)}
+        return _identify(self.config)
 
     def load(self, mesh: Mesh | None, dtype: DTypeLike) -> Unigram:
         return Unigram.load(self.table, self.tokenizer, threshold=self.config.threshold)
@@ -92,4 +96,4 @@ def _abstract(config: UnigramPredictor, key: str, judged: JudgedModel, shapes: S
     return Unigram(judged.tokenizer, table, config.threshold)
 
 
-UNIGRAM = PredictorKind(UnigramPredictor, _open, _abstract)
+UNIGRAM = PredictorKind(UnigramPredictor, _open, _abstract, _identify)

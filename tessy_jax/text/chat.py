@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.text.reference import open_reference, read_settings, refuse_unknown_tokens, template_of
 from tessy_jax.text.stand_ins import ControlStrings, StandIns, characters, shown
+from tessy_jax.text.templates import dated, hash_template
 from tessy_jax.text.thinking import Thinking, refuse_cut_point, thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 
@@ -98,8 +96,7 @@ class Chat:
         reference = open_reference(folder)
         if template is None:
             template = template_of(reference, folder)
-        if date is not None:  # a macro takes the place of the function that templates of transformers call
-            template = f"{{%- macro strftime_now(form) -%}}{{{{ {json.dumps(date)} }}}}{{%- endmacro -%}}{template}"
+        template = dated(template, date)
         chat = cls(Path(folder), tokenizer, reference, template, thinking, options or {})
         if chat.textual_marker is not None:
             refuse_cut_point(chat.textual_marker)
@@ -324,8 +321,7 @@ class Chat:
     @cached_property
     def template_hash(self) -> str:
         """SHA-256 of the template, its variables and how thinking is written, for manifests."""
-        options = [self.options] if self.options else []
-        return hashlib.sha256(json.dumps([self.template, asdict(self.thinking), *options]).encode()).hexdigest()
+        return hash_template(self.template, self.thinking, self.options)
 
     def check(self) -> None:
         """Compares the prompts of `PROBES` with the checkpoint's own tokenizer and template. Raises `TextError` at

@@ -1,6 +1,9 @@
 """A checkpoint's own tokenizer in `transformers`, and its chat template, with errors in words."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,11 @@ _JSON = (
 def open_reference(folder: str | Path) -> Any:
     """The folder's tokenizer as `transformers` reads it; no network. Raises `TextError` for a damaged file."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch was not found: it is not needed
-    from transformers import AutoTokenizer
-
     check_files(Path(folder))
     try:
-        with without_collection():
+        with without_collection(), _without_torch():
+            from transformers import AutoTokenizer
+
             return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # it is said nowhere what may come
         reason = " ".join(str(error).split())
@@ -28,6 +31,22 @@ def open_reference(folder: str | Path) -> Any:
             f"{Path(folder) / 'tokenizer_config.json'}: transformers cannot read the tokenizer of this folder "
             f"({type(error).__name__}: {reason:.200}). Download its tokenizer files again."
         ) from None
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """In a process of a command, transformers is imported as where PyTorch is not installed: four seconds less, and no
+    tokenizer needs it. In another program it may be wanted for more than tokenizers.
+    """
+    program = getattr(sys.modules["__main__"], "__spec__", None)
+    if "torch" in sys.modules or program is None or not program.name.startswith("tessy_jax."):
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # so that an import of it fails (Python's import system)
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 def check_files(folder: Path) -> None:

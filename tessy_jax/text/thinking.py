@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tessy_jax.text.files import read_json
-from tessy_jax.text.tokenizer import TextError
+from tessy_jax.text.tokenizer import TextError, read_spec
 from tessy_jax.text.words import next_cut
 
 
@@ -32,6 +31,9 @@ HARMONY = Thinking("<|channel|>analysis<|message|>", "", "<|end|>", "<|start|>as
 what ends the thinking: whatever channel the model would open next, the thought before it is complete, and the first
 token of the switch decides, so that no span can cut it in two.
 """
+FORMS = (Thinking(), HARMONY)
+"""All that `thinking_of` chooses from."""
+
 _HARMONY_TOKENS = frozenset({"<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"})
 
 
@@ -40,7 +42,7 @@ def thinking_of(folder: str | Path, **given: str) -> Thinking:
     with the `given` strings in place of those.
     """
     path = Path(folder) / "tokenizer.json"
-    added = read_json(path, TextError).get("added_tokens") if path.is_file() else None
+    added = read_spec(path).get("added_tokens") if path.is_file() else None
     named = [token.get("content") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
     names = {name for name in named if isinstance(name, str)}
     form = HARMONY if names >= _HARMONY_TOKENS else Thinking()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class ContentTokenizer:
             raise TextError(f"{path} is missing: give a checkpoint folder with a fast tokenizer (tokenizer.json).")
         try:
             with without_collection():
-                return cls(read_json(path, TextError), structural, str(path))
+                return cls(read_spec(path), structural, str(path))
         except UserError:
             raise
         except Exception as error:  # a key that is missing, or what `tokenizers` raises, which is no more than this
@@ -182,6 +182,24 @@ class ContentTokenizer:
         steps = [self._spec.get(k) for k in ("normalizer", "pre_tokenizer", "added_tokens")]
         table = {i: b.hex() for i, b in enumerate(self.token_bytes()) if b}
         return hashlib.sha256(json.dumps([steps, model, table], sort_keys=True).encode()).hexdigest()
+
+
+def read_spec(path: Path) -> Mapping[str, Any]:
+    """A parsed tokenizer.json. The last one is kept while its file stays as it is: Gemma's takes a second.
+
+    Raises `TextError` where there is none that can be read.
+    """
+    try:
+        state = path.stat()
+    except OSError as reason:
+        raise TextError(f"{path}: cannot be read ({reason.strerror}).") from None
+    with without_collection():
+        return _parse(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=1)
+def _parse(path: Path, changed: int, size: int) -> Mapping[str, Any]:
+    return read_json(path, TextError)
 
 
 def halves(merge: str | Sequence[str]) -> tuple[str, str]:

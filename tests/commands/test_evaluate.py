@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,8 +64,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def configure(root: Path, model: dict[str, Any], **others: Any) -> Path:
-    """Writes the configuration of an evaluation of `PROBLEMS`; returns its file."""
-    problems = write(root / "mine.jsonl", PROBLEMS)
+    """Writes the configuration of an evaluation of `PROBLEMS`, or others; returns its file."""
+    problems = write(root / "mine.jsonl", others.pop("problems", PROBLEMS))
     benchmarks = [{"name": "jsonl", "path": str(problems), "runs": others.pop("runs", 1), "cpu_seconds": 2}]
     values = {"model": model, "benchmarks": benchmarks, "output": str(root / "run"), "judge": {"workers": 2}} | others
     file = root / "evaluate.yaml"
@@ -224,8 +225,18 @@ def test_our_engine_a_server_and_torch_agree(tmp_path):
     assert report(ours)["score"] == report(theirs)["score"]
 
 
+DIE_IN_REPORT = """
+import os, signal, sys
+from tessy_jax import evaluate
+from tessy_jax.evals import report_html
+
+report_html._write_responses = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+evaluate.main(sys.argv[1:])
+"""
+
+
 def test_killed_in_every_stage(tmp_path):
-    """kill -9 while it generates and while it judges: the same responses and verdicts as undisturbed."""
+    """kill -9 while it generates, judges and writes the report: everything is the same as undisturbed."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
@@ -246,10 +257,16 @@ def test_killed_in_every_stage(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode in (-signal.SIGKILL, 0)
+    in_report = subprocess.run([sys.executable, "-c", DIE_IN_REPORT, str(config)], capture_output=True)
+    assert in_report.returncode == -signal.SIGKILL
+    assert not (killed / "run/report.html").exists()
     assert evaluate.main([str(config)]) == 0
     assert responses(killed) == responses(whole)
     assert judgements(killed) == judgements(whole)
-    assert report(killed)["score"] == report(whole)["score"]
+    names = [sorted(each.name for each in (folder / "run").iterdir()) for folder in (whole, killed)]
+    assert names[0] == names[1]  # nothing of the killed report is left
+    for name in ("report.json", "report.md", "report.html"):
+        assert (killed / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
 
 
 # -- what may be wrong -------------------------------------------------------------------------------------------------
@@ -263,6 +280,7 @@ FAULTS = {
     "empty": ([], [], "responses.jsonl"),
     "no stage before": (ONE, ["--stage", "score"], "judgements are missing"),
     "an unknown benchmark": (ONE, ["benchmarks=[{name: mmlu}]"], "should be one of"),
+    "a folder of tests": (ONE, ["benchmarks=[{name: ojbench, path: /nowhere}]"], "/nowhere"),
     "no such file": (ONE, ["model.path=/nowhere.jsonl"], "there is no file /nowhere.jsonl"),
 }
 
@@ -274,6 +292,33 @@ def test_faults_are_named(tmp_path, capsys, fault):
     said = capsys.readouterr().err
     assert message in said
     assert "Traceback" not in said
+
+
+def test_two_problems_of_one_id(tmp_path, capsys):
+    config = from_file(tmp_path, ONE, problems=[*PROBLEMS, PROBLEMS[0]])
+    assert evaluate.main([str(config)]) == 1
+    assert "mine.jsonl:5: the id 'sum' has stood at" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_holds_a_few_responses(tmp_path):
+    """Of 30 MB of responses, each with a program of 20 kB that is judged."""
+    text = f"{'x ' * 140_000}```python\n#{'x' * 20_000}\nint('a')\n```"
+    problems = [{**PROBLEMS[2], "id": f"p{number}"} for number in range(25)]
+    peaks = []
+    for count in (2, len(problems)):
+        root = tmp_path / str(count)
+        root.mkdir()
+        some = problems[:count]
+        rows = [response(problem["id"], run, text) for problem in some for run in range(4)]
+        config = from_file(root, rows, problems=some, runs=4)
+        del rows
+        tracemalloc.start()
+        assert evaluate.main([str(config)]) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(judgements(root)) == 4 * count
+    assert peaks[1] < 10e6, peaks  # the first run has imported everything
 
 
 def test_what_is_there_is_kept_where_some_is_missing(tmp_path):

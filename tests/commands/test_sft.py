@@ -117,7 +117,9 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     assert "plan: 39 examples to train on and 1 held out; 14 steps of 8 rows of 96 tokens" in shown
     assert "reject: bad.jsonl:1: field 'messages'" in shown
     sizes = dict(line.rsplit(maxsplit=1) for line in shown.split("GiB", 1)[1].splitlines()[1:])
-    assert list(sizes) == ["weights, moments, batch", "temporaries", "sum"]
+    step = ["weights", "moments", "batch", "temporaries of a step"]
+    assert list(sizes) == [*step, "this process", "checkpoint being written", "sum"]
+    assert float(sizes["sum"]) == pytest.approx(sum(float(sizes[name]) for name in sizes if name != "sum"), abs=0.04)
     assert list(tmp_path.iterdir()) == [bad]
 
 

@@ -1,10 +1,16 @@
 """The command from end to end: what it writes, what it shows, what it leaves alone."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from unittest import mock
 
 import yaml
 
+from tessy_jax.engine.pair import Pair
+from tests.kit import ROOT
 from tests.kit.run_synthesize import QUESTIONS, call, pair, records, rejects, whole
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
@@ -63,14 +69,51 @@ def test_run_directory_and_second_run(tmp_path, capsys):
     assert yaml.safe_load(before["config.yaml"])["engine"]["batch"] == 3
     metrics = [json.loads(line) for line in before["metrics.jsonl"].splitlines()]
     assert metrics[-1]["done"] == metrics[-1]["total"] == 4
-    assert call("--output", run, "--limit", 4) == 0
-    assert "nothing left to do\n4 rows done, 0 rejected, 0 left" in capsys.readouterr().err
-    assert files(run) == before
-    assert call("--output", run, "--limit", 4, "--show") == 0
+    with mock.patch.object(Pair, "open", side_effect=AssertionError("a finished run needs no tokenizer")):
+        assert call("--output", run, "--limit", 4) == 0
+        assert "nothing left to do\n4 rows done, 0 rejected, 0 left" in capsys.readouterr().err
+        assert files(run) == before
+        assert call("--output", run, "--limit", 4, "--show") == 0
     shown = capsys.readouterr().out
     for record in records(run):
         assert record["messages"][-1]["content"].split()[-1] in shown
     assert files(run) == before
+
+
+def test_a_finished_run_of_other_files_or_settings_is_refused(tmp_path, capsys):
+    """As one that is not finished, with every difference; the models are opened to find out."""
+    folder = tmp_path / "student"
+    shutil.copytree(pair().parent / "student", folder)
+    arguments = "--output", tmp_path / "run", "--limit", 1, f"student.model={folder}"
+    assert call(*arguments) == 0
+    before = files(tmp_path / "run")
+    changes = (
+        ("student.thinking.after=' '", "student.template"),
+        ("student.prompt.template='{{ messages[0].content }}'", "student.template"),
+        ("predictors.student.threshold=0.5", "student.predictor.threshold"),
+    )
+    for override, key in changes:
+        capsys.readouterr()
+        assert call(*arguments, override) == 1
+        assert f"holds a different run:\n  {key}: " in capsys.readouterr().err
+    with (folder / "generation_config.json").open("a") as file:
+        file.write(" ")
+    assert call(*arguments) == 1
+    assert "holds a different run:\n  student.model: " in capsys.readouterr().err
+    assert files(tmp_path / "run") == before
+
+
+def test_pytorch_is_not_imported(tmp_path):
+    code = f"""
+import runpy, sys
+sys.argv = ["synthesize", {str(pair())!r}, "--dry-run"]
+try:
+    runpy.run_module("tessy_jax.synthesize", run_name="__main__", alter_sys=True)
+finally:
+    print("transformers" in sys.modules, "torch" in sys.modules)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (process.returncode, process.stdout.splitlines()[-1]) == (0, "True False"), process.stderr
 
 
 def test_a_higher_limit_goes_on_and_overwrite_starts_anew(tmp_path):

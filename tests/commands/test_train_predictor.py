@@ -21,7 +21,9 @@ from safetensors.numpy import load_file
 
 from tessy_jax import models
 from tessy_jax.config.schema import load_as
+from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.train_predictor import TrainPredictorConfig
+from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.predictors.checkpoint import Checkpoint
 from tessy_jax.train import trainer
 from tessy_jax.train.classifier import Classifier
@@ -165,8 +167,9 @@ def test_dry_run_and_wrong_input(tmp_path: Path, capsys: Any) -> None:
     shown = capsys.readouterr().out
     assert "96 segments of 24 prompts; labels: style" in shown
     assert "76 segments to train on and 20 held out (5 prompts); 40 steps of" in shown
-    table = shown.partition("memory of a device in a step, GiB")[2].splitlines()[1:]
-    assert [line[:28].strip() for line in table] == ["weights, moments, batch", "temporaries", "sum"]
+    table = shown.partition("memory of the host, GiB")[2].splitlines()[1:]
+    step = ["weights", "moments", "batch", "temporaries of a step"]
+    assert [line[:28].strip() for line in table] == [*step, "this process", "checkpoint being written", "sum"]
     assert main([str(config()), "data.train=/nowhere", "--output", str(run)]) == 2
     assert "data.train: there is no file or folder '/nowhere'" in capsys.readouterr().err
     bad = tmp_path / "bad.jsonl"
@@ -181,13 +184,20 @@ def test_dry_run_and_wrong_input(tmp_path: Path, capsys: Any) -> None:
 def test_memory_holds_weights_and_moments() -> None:
     classifier = Classifier.open(load_as(TrainPredictorConfig, config()))
     plan = PredictorData.open(classifier.config, classifier.tokenizer).train.plan
-    found = classifier.memory(None, plan)
-    kept = 3 * 4 * models.parameter_count(classifier.model)
+    device, host = classifier.memory(None, plan)
+    weights = 4 * models.parameter_count(classifier.model)
     batch = plan.rows * plan.length * (4 * 4 + 1 + 4)
-    assert kept + batch <= found["weights, moments, batch"] * 2**30 < 1.1 * (kept + batch)
+    assert device["weights"] == weights
+    assert 2 * weights <= device["moments"] < 2 * weights + 100  # and counts of steps
+    assert batch <= device["batch"] < 1.1 * (3 * weights + batch) - 3 * weights
     activations = plan.rows // 2 * plan.length * classifier.model.hidden_size * 4
-    assert found["temporaries"] * 2**30 > activations
-    assert found["sum"] == found["weights, moments, batch"] + found["temporaries"]
+    assert device["temporaries of a step"] > activations
+    assert host.items() > device.items()  # the device is this machine's processor
+    assert host["checkpoint being written"] == device["weights"] + device["moments"]
+    assert host["this process"] > 2**26
+    sharded = classifier.memory(make_mesh(MeshConfig(fsdp=2), 2), plan)
+    assert device["moments"] / 2 <= sharded.device["moments"] < device["moments"] * 0.6
+    assert sharded.host["moments"] == 2 * sharded.device["moments"]
 
 
 def test_preset_is_the_papers() -> None:

@@ -54,6 +54,21 @@ def test_help_in_ascii():
     assert b"\n? ? ?\n" in process.stdout
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full device")
+@pytest.mark.parametrize("module", ["tessy_jax", "tessy_jax.synthesize", "tessy_jax.convert"])
+def test_help_that_cannot_be_written(module):
+    """A long help fails while it is written, a short one where the stream is flushed."""
+    asked = [sys.executable, "-m", module, "--help"]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert (process.returncode, process.stderr) == (1, "error: cannot write to <stdout>: No space left on device\n")
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(asked, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert (process.returncode, process.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("body", [PRINT, RICH], ids=["print", "rich"])
 @pytest.mark.parametrize("size", [1, 300_000])
 @pytest.mark.parametrize("flush", [False, True])

@@ -75,16 +75,17 @@ def test_a_terminal_gets_a_panel():
 
 
 def test_the_time_left_is_that_of_the_recent_past():
-    past = Remaining(window=100, enough=2)
-    past.see(900.0, 4)  # the first dispatch, which compiled for 900 seconds: the clock starts here
-    past.see(910.0, 5)
-    assert past.seconds(24, 910.0) is None  # one row since
-    past.see(940.0, 8)
-    assert past.seconds(24, 940.0) == 160.0  # 4 rows in 40 seconds, 16 to go
-    assert past.seconds(24, 945.0) == 155.0  # a clock that runs down between two states
-    past.see(1000.0, 20)
-    past.see(1040.0, 22)
-    assert past.seconds(24, 1040.0) == pytest.approx(2 * 100 / 14)  # since second 940 alone: 14 rows in 100 seconds
+    past = Remaining(window=100)
+    past.see(900.0, [1, 1, 1, 1])  # the first dispatch, which compiled for 900 seconds: the clock starts here
+    assert past.seconds(20, 900.0) is None
+    past.see(910.0, [1])
+    assert past.seconds(19, 910.0) == 190.0
+    past.see(940.0, [1, 1, 1])
+    assert past.seconds(16, 940.0) == 160.0  # 4 rows in 40 seconds, 16 to go
+    assert past.seconds(16, 945.0) == 155.0  # a clock that runs down between two states
+    past.see(1000.0, [1] * 12)
+    past.see(1040.0, [1] * 2)
+    assert past.seconds(2, 1040.0) == pytest.approx(2 * 100 / 14)  # since second 940 alone: 14 rows in 100 seconds
 
 
 def test_rows_in_flight_count_for_what_they_have():
@@ -92,10 +93,32 @@ def test_rows_in_flight_count_for_what_they_have():
     state.see([], [0, 0, 0, 0], now=60.0)
     assert state.metrics(60.0)["eta_seconds"] is None
     state.done = 2
-    state.see([1000, 1000], [500, 500, 0, 0], now=90.0)  # 2 rows, and half of two more, in 30 seconds
-    assert state.metrics(90.0)["eta_seconds"] == 30.0  # 3 of 6 are left
-    state.see([], [5000, 5000, 0, 0], now=102.0)  # 4 rows in flight count for 3.6 at most
-    assert state.metrics(102.0)["eta_seconds"] == 3.0  # 5.6 rows in 42 seconds, 0.4 left
+    state.see([1000, 1000], [500, 500], now=90.0)  # 3000 in 30 seconds
+    # All rows have 1000: two lack 500 each, and two are not begun.
+    assert state.metrics(90.0)["eta_seconds"] == 30.0
+
+
+def test_long_rows_are_not_taken_for_short_ones():
+    state = SynthesisProgress(total=3, done=0, started=0.0)
+    state.see([], [0, 0, 0], now=0.0)
+    state.done = 1
+    state.see([100], [100, 100], now=10.0)
+    # One row in 300 has ended, so that two others have 300 more each, at 10 a second for each row in flight.
+    assert state.metrics(10.0)["eta_seconds"] == 30.0
+    state.see([], [400, 400], now=40.0)
+    # One in 900. All wrote 900 in 90 seconds of rows: 3 rows for 10 and 2 rows for 30.
+    assert state.metrics(40.0)["eta_seconds"] == 90.0
+    assert state.metrics(45.0)["eta_seconds"] == 85.0
+
+
+def test_rows_of_several_lengths():
+    past = Remaining()
+    past.see(0.0, active=[0, 0, 0, 0])
+    past.see(10.0, ended=[100, 200], active=[100, 150])
+    # Of 100, 100 (in flight), 150 (in flight), 200: three of four are longer than 100, and none longer than 200. So
+    # rows in flight end at 200 and lack 100 and 50; one that is not begun has 100 + 3/4 x 100. 550 were written.
+    assert past.seconds(2, 10.0) == pytest.approx(100 / (550 / 40))  # the longest alone, as fast as a row is
+    assert past.seconds(7, 10.0) == pytest.approx((100 + 50 + 5 * 175) / 55)
 
 
 def test_a_view_lives_while_it_waits():

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.predictors.probe import Probe
 from tessy_jax.text.tokenizer import ContentTokenizer
+from tessy_jax.train.classifier import Classifier
+from tessy_jax.train.student import Student
 from tests.kit import ROOT
 from tests.kit.run_sft import TIMES
 
@@ -100,6 +103,21 @@ def test_finished_runs_of_synthesize_and_sample(unpack, capsys, command, config)
     assert "nothing left to do" in capsys.readouterr().err
 
 
+def test_a_released_run_that_is_not_finished(unpack, capsys):
+    """The preset has other rules now, and records of both would be mixed. Nothing of the run is changed."""
+    folder = unpack("synthesize") / "released"
+    data = folder / "data/part-00000-of-00001.jsonl"
+    data.write_bytes(lines(data)[0])
+    before = {file: file.read_bytes() for file in folder.rglob("*.json*")}
+    assert synthesize.main(["released.yaml"]) == 1
+    message = capsys.readouterr().err
+    assert (
+        "released holds the beginning of a run by an earlier version, in which this preset had other rules" in message
+    )
+    assert "use --overwrite or another --output" in message
+    assert {file: file.read_bytes() for file in folder.rglob("*.json*")} == before
+
+
 def test_the_first_responses_of_annotate(unpack):
     goes_on(unpack("annotate"), annotate, "annotate.yaml", 0)
 
@@ -122,8 +140,15 @@ def test_predictions_of_a_probe(unpack):
     ],
 )
 def test_checkpoints_of_trainings(unpack, capsys, name, command, config):
-    """They go on after step 21 of 40, and end with the weights of an undisturbed run of the earlier version."""
+    """They go on after step 21 of 40, and end with the weights of an undisturbed run of the earlier version, whose
+    rules they keep: a run of today has others in its identity.
+    """
     folder = unpack(name)
+    learner = {"sft": (Student, SftConfig), "train_predictor": (Classifier, TrainPredictorConfig)}[name]
+    today = learner[0].open(load_as(learner[1], config, []))
+    earlier = replace(today, rules=1)
+    assert (today.identity()["rules"], today.optimizer(40).warmup_from) == (2, 1)
+    assert ("rules" in earlier.identity(), earlier.optimizer(40).warmup_from) == (False, 0)
     before = lines(folder / "run/metrics.jsonl")
     assert command.main([config]) == 0
     assert "going on after step 21 of 40" in capsys.readouterr().err

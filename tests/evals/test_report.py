@@ -4,11 +4,12 @@ import html.parser
 import json
 import re
 import tracemalloc
+from dataclasses import asdict
 
 import pytest
 
 from tessy_jax.evals.interchange import read_lcb_outputs, read_ojbench, write_lcb_eval_all, write_lcb_outputs
-from tessy_jax.evals.judged import Judged, JudgedProblem, read_judged
+from tessy_jax.evals.judged import Judged, JudgedProblem, judge_failed, read_judged
 from tessy_jax.evals.published import COLUMNS, TABLE_1
 from tessy_jax.evals.records import Judgement, Problem, Response, Verdict
 from tessy_jax.evals.report import Report, Result, lengths, to_markdown, write_report
@@ -134,17 +135,21 @@ def test_responses_of_a_file_and_their_judgements(tmp_path):
         for name in ("b", "a")
     ]
     path = write_jsonl(tmp_path / "responses.jsonl", rows)
-    verdicts = [Judgement("a", 1, Verdict.ACCEPTED)]
-    found = list(read_judged([Problem("a", []), Problem("b", []), Problem("c", [])], path, verdicts))
+    verdicts = write_jsonl(tmp_path / "judgements.jsonl", [asdict(Judgement("a", 1, Verdict.ACCEPTED))])
+    problems = [Problem("a", []), Problem("b", []), Problem("c", [])]
+    found = list(read_judged(problems, path, verdicts, runs=2))
     assert [[one.response.response for one in problem.responses] for problem in found] == [
         ["a0", "a1"],
         ["b0", "b1"],
         [],
     ]
     assert [one.judgement and one.judgement.passed for one in found[0].responses] == [None, True]
+    assert [len(problem.responses) for problem in read_judged(problems, path, verdicts, runs=1)] == [1, 1, 0]
+    one, _ = next(read_judged(problems, path, verdicts, runs=2, failed=True)).responses
+    assert one.judgement == judge_failed(one.response)
     write_jsonl(path, [*rows, {"problem_id": "a"}])
-    with pytest.raises(TaskError, match=r"responses.jsonl:5: no response"):
-        list(read_judged([], path, []))
+    with pytest.raises(TaskError, match=r"responses.jsonl:5: cannot be read"):
+        list(read_judged([], path, verdicts, runs=2))
 
 
 def test_files_of_livecodebench(tmp_path):

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tessy_jax import models
-from tessy_jax.models.attention import IMPLEMENTATIONS, attention, reference
-from tessy_jax.models.mask import Mask, PackedMask
+from tessy_jax.models.attention import attention, reference, to_a_cache
+from tessy_jax.models.mask import Mask, PackedMask, RingMask
 
 B, T, N, K, H = 2, 53, 6, 2, 5
 SCALE = 0.3
@@ -18,6 +18,7 @@ SINKS = jnp.asarray([-2.0, 0.5, 3.0, 1.0, -0.5, 5.0])
 # Documents of each row; what is left at its end is padding.
 DOCUMENTS = ((20, 9, 24), (1, 31, 13))
 MASKS = (models.Full(), models.Sliding(11), models.Blocks(7))
+OF_PACKED_ROWS = ("dense", "blocks")
 
 
 def _packed() -> tuple[jax.Array, jax.Array]:
@@ -68,7 +69,7 @@ def test_equals_dense_attention_and_its_gradients(mask: Mask, block: int) -> Non
         assert float(jnp.abs(got - want).max()) <= 5e-6
 
 
-@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
+@pytest.mark.parametrize("implementation", OF_PACKED_ROWS)
 def test_a_sink_takes_part_in_the_sum_alone(implementation: str) -> None:
     """Values and gradients of both ways, against a softmax with the sink as one more score, whose weight is dropped."""
     packed = PackedMask(models.Sliding(11), *_packed())
@@ -98,7 +99,7 @@ def test_a_sink_takes_part_in_the_sum_alone(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("mask", MASKS, ids=str)
-@pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
+@pytest.mark.parametrize("implementation", OF_PACKED_ROWS)
 def test_implementations_equal_the_reference(implementation: str, mask: Mask) -> None:
     packed = PackedMask(mask, *_packed())
     q, k, v, _ = _inputs()
@@ -121,6 +122,107 @@ def test_a_cache_of_int8_is_read_as_it_lies() -> None:
     assert float(jnp.abs(jnp.where(seen, out - expected, 0)).max()) <= 2e-6
 
 
+# Positions of three tokens of each row of a cache with 53 slots, -1 padding: within a block of slots, over its end, in
+# the last block, which lies over the one before it, and once around the ring; the last row is not fed.
+LOOKING = jnp.asarray([[0, 1, 2], [6, 7, 8], [31, -1, -1], [51, 52, -1], [70, 71, 72], [-1, -1, -1]])
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("block", [8, 16, 52])
+@pytest.mark.parametrize("form", ["float", "bfloat16", "int8", "latent"])
+def test_by_length_equals_the_reference(form: str, block: int, chunk: int) -> None:
+    keys = jax.random.split(jax.random.key(1), 3)
+    rows = jnp.asarray([4, 0, 6, 2, 3, 9])  # of a cache of 7: the last row of the list fills it up
+    q, k, v = (jax.random.normal(key, (7, n, T, H)) for key, n in zip(keys, (N, K, K), strict=True))
+    q = q[:6, :, :chunk].swapaxes(1, 2)
+    options: dict[str, Any] = {"scale": SCALE, "sinks": SINKS, "heads_first": True, "rows": rows}
+    if form == "bfloat16":
+        q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
+    if form == "int8":
+        scales = [jnp.abs(x).max(axis=-1, keepdims=True) / 127 for x in (k, v)]
+        k, v = (jnp.round(x / scale).astype(jnp.int8) for x, scale in zip((k, v), scales, strict=True))
+        options |= {"k_scale": scales[0], "v_scale": scales[1]}
+    if form == "latent":
+        k = v = k[:, :1]
+    positions = LOOKING[:, :chunk]
+    for mask in MASKS:
+        ring = RingMask(mask, positions, T)
+        out = attention(q, k, v, ring, **options, block=block, implementation="by_length")
+        expected = reference(q, k, v, ring, **options)
+        error = jnp.where((positions >= 0)[..., None], out.astype(jnp.float32) - expected, 0)
+        assert float(jnp.abs(error).max()) <= (2e-6 if form != "bfloat16" else 2e-2)
+        assert not np.any(np.asarray(out[5], np.float32)), "a row that is not fed gets zero"
+
+
+def test_by_length_reads_no_further_than_the_longest_row_that_is_fed() -> None:
+    """NaN behind it reaches nobody, nor does a neighbour change a bit; a longer row would read it."""
+    q, k, v, _ = _inputs()
+    k, v = (x.swapaxes(1, 2).at[:, :, 24:].set(jnp.nan) for x in (k, v))
+
+    def look(*positions: int) -> np.ndarray:
+        ring = RingMask(models.Full(), jnp.asarray(positions)[:, None], T)
+        options: dict[str, Any] = {"scale": SCALE, "heads_first": True, "block": 8}
+        return np.asarray(attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache()))
+
+    both, alone = look(5, 23), look(5, -1)
+    assert np.all(np.isfinite(both))
+    np.testing.assert_array_equal(both[0], alone[0])
+    assert np.all(np.isnan(look(5, 24)[1]))
+
+
+@pytest.mark.parametrize("slots", [256, 384])  # two parts that are read at once, and three
+def test_the_pallas_kernel_equals_the_reference(slots: int) -> None:
+    """Rows with a part that is empty, a full one, and one that is not fed, whose output is finite."""
+    keys = jax.random.split(jax.random.key(2), 3)
+    q = jax.random.normal(keys[0], (3, 1, 4, 64), jnp.bfloat16)
+    k, v = (jax.random.normal(key, (3, 2, slots, 64), jnp.bfloat16) for key in keys[1:])
+    ring = RingMask(models.Full(), jnp.asarray([[100], [slots - 1], [-1]]), slots)
+    options: dict[str, Any] = {"scale": SCALE, "heads_first": True}
+    out = attention(q, k, v, ring, **options, implementation="pallas_gpu").astype(jnp.float32)
+    assert np.all(np.isfinite(out))
+    assert float(jnp.abs(out - reference(q, k, v, ring, **options))[:2].max()) <= 2e-2
+
+
+def test_what_the_pallas_kernel_refuses() -> None:
+    q = jnp.zeros((3, 1, 4, 64), jnp.bfloat16)
+    k = jnp.zeros((3, 2, 256, 64), jnp.bfloat16)
+    ring = RingMask(models.Full(), jnp.zeros((3, 1), int), 256)
+
+    def refusal(q: jax.Array, k: jax.Array, mask: RingMask = ring, **more: Any) -> str:
+        with pytest.raises(NotImplementedError) as error:
+            attention(q, k, k, mask, scale=1.0, heads_first=True, **more, implementation="pallas_gpu")
+        return str(error.value)
+
+    wide = RingMask(models.Full(), jnp.zeros((3, 2), int), 256)
+    assert "only one new token per row, not 2" in refusal(jnp.tile(q, (1, 2, 1, 1)), k, wide)
+    assert "not float32 and float32" in refusal(q.astype(jnp.float32), k.astype(jnp.float32))
+    assert "not 200 and 64" in refusal(q, k[:, :, :200])
+    assert "not 256 and 32" in refusal(q[..., :32], k[..., :32])
+    assert "tokens see all before them" in refusal(q, k, ring._replace(mask=models.Sliding(7)))
+    assert "does not take sinks" in refusal(q, k, sinks=jnp.zeros(4))
+
+
+def test_the_next_implementation_is_taken() -> None:
+    """One block holds all slots: "by_length" refuses, and what follows does it. Where nothing does, all say why."""
+    q, k, v, _ = _inputs()
+    ring = RingMask(models.Full(), jnp.asarray([[5], [7]]), T)
+    options: dict[str, Any] = {"scale": SCALE, "heads_first": True}
+    k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+    np.testing.assert_array_equal(
+        attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache()),
+        attention(q[:, :1], k, v, ring, **options),
+    )
+    why = r"^attention: 'by_length' takes more slots .* 256\.\nattention: 'blocks' does not take heads_first\.$"
+    with pytest.raises(NotImplementedError, match=why):
+        attention(q[:, :1], k, v, ring, **options, implementation=("by_length", "blocks"))
+
+
+def test_a_gpu_takes_its_kernel_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert to_a_cache() == ("by_length", "dense")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert to_a_cache() == ("pallas_gpu", "by_length", "dense")
+
+
 def test_what_an_implementation_cannot_do_it_refuses() -> None:
     packed = PackedMask(models.Full(), *_packed())
     q, k, v, _ = _inputs()
@@ -130,7 +232,10 @@ def test_what_an_implementation_cannot_do_it_refuses() -> None:
         attention(q, k, v, packed, scale=1.0, block=8)
     with pytest.raises(NotImplementedError, match=r"^attention: 'blocks' takes packed rows \(PackedMask\) only"):
         attention(q, k, v, packed.visible(), scale=1.0, implementation="blocks")
-    with pytest.raises(ValueError, match=r"^attention: there is no 'flash'\. Use one of: dense, blocks\.$"):
+    with pytest.raises(NotImplementedError, match=r"^attention: 'by_length' takes the rows of a cache"):
+        attention(q, k, v, packed, scale=1.0, implementation="by_length")
+    there = r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length, pallas_gpu\.$"
+    with pytest.raises(ValueError, match=there):
         attention(q, k, v, packed, scale=1.0, implementation="flash")
 
 

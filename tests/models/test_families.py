@@ -17,10 +17,17 @@ import torch
 from flax import nnx
 
 from tessy_jax import models
+from tessy_jax.models.by_length import BLOCKS
 from tests.kit import tiny
 
 B, T = 2, 40
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches as short as these are looked at in several blocks of slots."""
+    monkeypatch.setitem(BLOCKS, "cpu", 16)
 
 
 @dataclass

@@ -13,10 +13,17 @@ from jax.sharding import AxisType, PartitionSpec
 
 from tessy_jax import models
 from tessy_jax.models import sharding
+from tessy_jax.models.by_length import BLOCKS
 from tessy_jax.models.sharding import Dim
 from tests.kit import tiny
 
 B, T = 4, 12
+
+
+@pytest.fixture(autouse=True)
+def _short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches as short as these are looked at in several blocks of slots."""
+    monkeypatch.setitem(BLOCKS, "cpu", 5)
 
 
 def mesh_of(**axes: int) -> Any:

@@ -164,6 +164,14 @@ def test_loops_inside_a_loop_count_as_often_as_they_run():
     assert repetition(PROGRAM) == 1.0  # without estimates
 
 
+def test_the_loop_over_a_caches_blocks_counts_as_many_as_are_said():
+    """How many it reads is known at run time alone."""
+    inner = 'body=%experts, metadata={op_name="jit(f)/while/body/attention/by_length/while"}'
+    text = NESTED.replace("body=%experts", inner).replace("mlp/dot", "attention/by_length/while/body/dot")
+    assert traffic(text, blocks=5) == {"attention": 5 * 4096, "rest": 2048}
+    assert repetition(text, blocks=5) == (100 + 5 * 50) / 150
+
+
 NESTED = """
 %experts (c: (s32[], bf16[2048])) -> (s32[], bf16[2048]) {
   %c = (s32[], bf16[2048]{0}) parameter(0)

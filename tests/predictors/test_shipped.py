@@ -59,7 +59,8 @@ def test_the_demo_uses_them(demo_weights: Path) -> None:
         predictor = getattr(config.predictors, role)
         assert isinstance(predictor, ProbePredictor)
         assert Path(predictor.model).resolve() == folder
-    Pair.open(config)
+    pair = Pair.open(config)
+    assert Pair.identity_as(pair.identity(), config) == pair.identity()  # told from files alone
 
 
 @pytest.mark.parametrize("role", SHIPPED)

@@ -2,14 +2,16 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tessy_jax.text.chat import PROBES, Chat
+from tessy_jax.text.templates import possible_hashes
 from tessy_jax.text.thinking import HARMONY, Thinking, thinking_of
-from tessy_jax.text.tokenizer import TextError
+from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 from tests.kit import templates, vocab
 
 USER = [{"role": "user", "content": "Hi"}]
@@ -234,6 +236,45 @@ def test_a_harmony_prompt_token_by_token(harmony):
 def test_options_and_date_are_in_the_hash(small):
     chats = [Chat.load(small), Chat.load(small, options={"effort": "low"}), Chat.load(small, date="2025-10-31")]
     assert len({chat.template_hash for chat in chats}) == 3
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja", None])
+def test_the_hash_is_known_without_a_tokenizer(tmp_path, file):
+    """Whatever the template's place, the variables and the date."""
+    folder, template = vocab.small_chatml(tmp_path), None if file else "{{ messages[0].content }}"
+    if file == "chat_template.jinja":
+        (folder / file).write_text(templates.CHATML + "{# another #}")
+    settings = {"template": template, "options": {"effort": "low"}, "date": "2025-10-31"}
+    chat = Chat.load(folder, thinking=thinking_of(folder, marker="</end>"), **settings)
+    (folder / "tokenizer.json").write_text("unread")
+    assert chat.template_hash in possible_hashes(folder, {"marker": "</end>"}, **settings)
+    for other in ({"date": None}, {"options": {}}, {"template": "{{ messages }}"}):
+        assert chat.template_hash not in possible_hashes(folder, {"marker": "</end>"}, **settings | other)
+    assert chat.template_hash not in possible_hashes(folder, {}, **settings)
+
+
+def test_the_hash_of_a_harmony_template_is_known(harmony):
+    settings = {"template": None, "options": {}, "date": None} | OPTIONS["o200k"]
+    assert harmony.template_hash in possible_hashes(harmony.folder, {}, **settings)
+
+
+def test_a_hash_that_only_transformers_could_tell(tmp_path):
+    folder = vocab.small_plain(tmp_path)
+    assert possible_hashes(folder, {}, template=None, options={}, date=None) == set()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": [{"name": "default", "template": "x"}]}))
+    assert possible_hashes(folder, {}, template=None, options={}, date=None) == set()
+
+
+def test_a_file_that_changes_is_read_again(tmp_path):
+    folder = vocab.small_chatml(tmp_path)
+    first = ContentTokenizer.load(folder)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    spec["added_tokens"][-1]["content"] = "<|another|>"
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    assert "<|another|>" in ContentTokenizer.load(folder).control.keys() - first.control.keys()
+    shutil.rmtree(folder)
+    with pytest.raises(TextError, match="is missing"):
+        ContentTokenizer.load(folder)
 
 
 def test_harmony_ends_thinking_with_the_end_of_its_message(harmony):

@@ -21,8 +21,9 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
-@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("warmup", [0, 1, 4])
 def test_learning_rates_are_those_of_transformers(schedule: str, warmup: int) -> None:
+    """But in the warm-up: it is a step ahead, so that the first step trains."""
     torchs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
     scheduler = SCHEDULES[schedule](torchs, warmup, STEPS)
     expected = []
@@ -30,19 +31,24 @@ def test_learning_rates_are_those_of_transformers(schedule: str, warmup: int) ->
         expected.append(scheduler.get_last_lr()[0])
         torchs.step()
         scheduler.step()
-    optimizer = AdamW(peak=0.3, steps=STEPS, schedule=schedule, warmup=warmup)
-    ours = jax.vmap(optimizer.learning_rate)(jnp.arange(STEPS))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-8)
-    assert (ours[0] == 0) == (warmup > 0)
+    ahead = expected[1 : warmup + 1] + expected[warmup:]
+    for begin, rates in ((0, expected), (1, ahead)):
+        optimizer = AdamW(peak=0.3, steps=STEPS, schedule=schedule, warmup=warmup, warmup_from=begin)
+        ours = jax.vmap(optimizer.learning_rate)(jnp.arange(STEPS))
+        np.testing.assert_allclose(ours, rates, rtol=1e-5, atol=1e-8)
+    assert (np.asarray(ours) > 0).all()
 
 
-def test_a_run_of_one_step_trains() -> None:
-    """A warm-up begins with the rate 0, as in transformers: one step would train nothing."""
-    for warmup in (0.0, 0.03, 0.9):
-        config = OptimizerConfig(lr=0.5, warmup=warmup)
-        assert float(adamw(config, 1).learning_rate(jnp.asarray(0))) == 0.5
-        assert float(adamw(config, 2).learning_rate(jnp.asarray(1))) > 0
-    assert adamw(OptimizerConfig(warmup=0.1), 15).warmup == 2
+@pytest.mark.parametrize("steps", [1, 2, 15, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.1, 0.9])
+def test_every_step_trains(steps: int, warmup: float) -> None:
+    """The first and the last too, also where there is only one."""
+    config = OptimizerConfig(lr=0.5, warmup=warmup, schedule="linear")
+    rates = np.asarray(jax.vmap(adamw(config, steps).learning_rate)(jnp.arange(steps)))
+    assert (rates > 0).all()
+    assert rates.max() == 0.5
+    before = adamw(config, steps, rules=1)
+    assert float(before.learning_rate(jnp.asarray(0))) == (0.0 if warmup else 0.5)
 
 
 def test_twenty_steps_are_torchs() -> None:
@@ -61,7 +67,9 @@ def test_twenty_steps_are_torchs() -> None:
     vectors = [theirs["norm.weight"], theirs["proj.bias"]]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     torchs = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), eps=1e-8)
-    scheduler = transformers.get_cosine_schedule_with_warmup(torchs, 3, STEPS)
+    rising = torch.optim.lr_scheduler.LinearLR(torchs, start_factor=1 / 3, total_iters=2)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(torchs, STEPS - 3)
+    scheduler = torch.optim.lr_scheduler.SequentialLR(torchs, [rising, falling], milestones=[3])
 
     settings = AdamW(peak=0.01, steps=STEPS, warmup=3, weight_decay=0.1, b2=0.95, clip=1.0)
     transform = settings.transform()

@@ -13,6 +13,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 
 from tessy_jax import models
 from tessy_jax.models.balance import Balance
+from tessy_jax.train.learner import RULES
 from tessy_jax.train.step import Compute, init, make_step
 from tessy_jax.train.student import Student
 from tests.kit import tiny
@@ -76,5 +77,7 @@ def test_config_json_asks_for_it(
     file = tmp_path / "config.json"
     raw = {key: value for key, value in json.loads(file.read_text()).items() if "router" not in key}
     file.write_text(json.dumps(raw | settings))
-    student: Any = SimpleNamespace(folder=tmp_path, model=models.read_config(tmp_path))
+    student: Any = SimpleNamespace(folder=tmp_path, model=models.read_config(tmp_path), rules=RULES)
     assert Student.router_loss.fget(student) == (expected if spreads else 0.0)  # type: ignore[attr-defined]
+    student.rules = 1  # a run of an earlier version
+    assert Student.router_loss.fget(student) == 0.0  # type: ignore[attr-defined]

@@ -157,6 +157,17 @@ class BatchPlan:
         """The epoch of a step, from 0."""
         return bisect_right(self._ends, step)
 
+    @property
+    def epoch_ends(self) -> list[int]:
+        """The steps after which an epoch is done: [5, 10] of a run of 12 steps, 5 an epoch."""
+        return [end for end in self._ends if end <= self.steps]
+
+    def passes(self, steps: int) -> float:
+        """Passes over the examples in so many steps: 2.4 in 12 steps, 5 an epoch."""
+        done = self.epoch(steps)
+        first, last = ([0, *self._ends, steps + 1][done + i] for i in (0, 1))
+        return done + (steps - first) / (last - first)
+
     def __getitem__(self, step: int) -> list[Int32[np.ndarray, " N"]]:
         """The examples of each row of a step; raises IndexError past the last."""
         if not 0 <= step < self.steps:

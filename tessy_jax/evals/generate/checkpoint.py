@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from tessy_jax.config.evaluate import CheckpointConfig
 from tessy_jax.config.sections import Budgets
 from tessy_jax.data import records
+from tessy_jax.devices import compilation_cache
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource, prompt_ids
@@ -77,8 +77,7 @@ class Checkpoint:
             WeightsError, ShardingError: with the file and what to do. ConfigError: the budgets fill the context.
         """
         config = self._config
-        if config.engine.compilation_cache is not None:
-            jax.config.update("jax_compilation_cache_dir", str(config.engine.compilation_cache))
+        compilation_cache.use(config.engine)
         mesh = make_mesh(config.mesh, config.engine.batch)
         model = self._source.load(mesh, jnp.dtype(config.engine.dtype))
         return solo_engine(model, _budgets(config), config.budgets.k, config.engine, self._seed, mesh)

@@ -14,7 +14,8 @@ from tessy_jax.evals.tasks.rows import Row, TaskError, read_rows
 
 _NAMED = 3
 """Missing responses that a message names."""
-_GROUP = 100
+_GROUP = 10
+"""Responses that are stored together."""
 
 
 class File:
@@ -40,25 +41,22 @@ class File:
         return "\n".join(f"{message['role']}: {message['content']}" for message in problem.messages)
 
     def write(self, requests: Iterator[Request]) -> Groups:
-        found: dict[tuple[str, int], Response] = {}
+        """In the order of the file, of which memory never holds more than a few responses."""
+        wanted = {(request.problem.id, request.sample_index): request for request in requests}
+        seen: set[tuple[str, int]] = set()
+        written: list[Written] = []
         for response in self._read():
-            if response.key in found:
+            if response.key in seen:
                 name, run = response.key
                 raise SourceError(f"{self._path} holds two responses to problem {name!r}, sample {run}: remove one")
-            found[response.key] = response
-        written: list[Written] = []
-        missing: list[Request] = []
-        for request in requests:
-            key = (request.problem.id, request.sample_index)
-            if key in found:
-                written.append(Written(request, found[key]))
-            else:
-                missing.append(request)
+            seen.add(response.key)
+            if response.key in wanted:
+                written.append(Written(wanted[response.key], response))
             if len(written) == _GROUP:
                 yield Group(written)
                 written = []
         yield Group(written)
-        if missing:
+        if missing := [request for key, request in wanted.items() if key not in seen]:
             some = "; ".join(f"{one.id}, sample {one.sample_index}" for one in missing[:_NAMED])
             raise SourceError(
                 f"{self._path} lacks {len(missing)} responses ({some}{'; ...' if len(missing) > _NAMED else ''}): add "

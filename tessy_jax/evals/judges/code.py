@@ -184,7 +184,8 @@ class CodeJudge:
         return self.tools[language]
 
     def _program(self, target: CodeTarget, source: str) -> Program:
-        text, tool = source.encode(errors="replace"), self._tool(target.language)
+        whole = f"{source}\n\n{target.epilogue}" if target.epilogue else source
+        text, tool = whole.encode(errors="replace"), self._tool(target.language)
         if target.language == "cpp17":
             assert self._compiler
             stack = target.limits.memory_mib
@@ -268,8 +269,8 @@ def _check_target(target: CodeTarget) -> None:
             raise TargetError(f"checker {name}: {error}") from None
     if not target.cases:
         raise TargetError("a problem has no tests: any program would pass them")
-    if target.language == "cpp17" and (target.entry_point or target.prelude):
-        raise TargetError("functions and preludes are for Python: a C++ program reads standard input")
+    if target.language == "cpp17" and (target.entry_point or target.prelude or target.epilogue):
+        raise TargetError("functions, preludes and epilogues are for Python: a C++ program reads standard input")
 
 
 def _limits(limits: Limits, stack_mib: int) -> BoxLimits:

@@ -1,25 +1,27 @@
-"""HumanEval, judged by input and output: https://github.com/openai/human-eval (MIT)
+"""HumanEval: https://github.com/openai/human-eval (MIT)
 
 A row of HumanEval.jsonl, the problem ours:
 
     {"task_id": "Own/0", "prompt": "def double(n):\\n    \\"\\"\\"Twice n.\\"\\"\\"\\n", "entry_point": "double",
      "canonical_solution": "    return 2 * n\\n", "test": "def check(candidate):\\n    assert candidate(2) == 4\\n"}
 
-The official judge runs the asserts in one process with the program, which can then make any of them true. Here an
-assert that calls the function once with literals and compares with one becomes a pair of input and output, which
-`ast` reads and nothing runs. Others (tolerances, loops, calls in calls) cannot be such pairs: `conversion` counts them,
-and a problem that has any is left out unless `partly` is given.
+The official judge runs the asserts in one process with the program, which can then make any of them true. With
+`asserts: pairs` an assert that calls the function once with literals and compares with one becomes a pair of input and
+output, which `ast` reads and nothing runs. Others (tolerances, loops, calls in calls) cannot be such pairs:
+`conversion` counts them, and a problem that has any is left out unless `partly` is given. With `asserts: official` all
+problems are asked, and `check` runs behind the program, in its sandbox.
 """
 
 import ast
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tessy_jax.config.benchmarks import HumanEval
+from tessy_jax.data.hashing import hash_text
 from tessy_jax.evals.extract import CODE
 from tessy_jax.evals.records import Problem
 from tessy_jax.evals.targets import Checker, CodeTarget, Limits, TestCase
@@ -31,6 +33,19 @@ PROMPT = (
     "Complete the following Python function. Give the whole function, with its imports, in one code block that begins "
     "with ```python and ends with ```.\n\n```python\n{code}```"
 )
+
+
+CHECK = """{test}
+
+def {name}():
+    try:
+        check({entry_point})
+    except AssertionError as error:
+        return f"AssertionError {{error}}"
+    return True
+"""
+"""Behind a program whose asserts are run as they are. A failed one is a wrong answer; other errors end the program."""
+CHECKED = "tessy_jax_check"
 
 
 @dataclass(frozen=True)
@@ -46,13 +61,19 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Material:
-    """The function, what stands before it in the prompt, and its tests."""
+    """The function, what stands before it in the prompt, its tests, and the source of these."""
 
     entry_point: str
     prompt: str
     prelude: str
     cases: tuple[TestCase, ...]
     asserts: int
+    test: str = field(repr=False)
+
+    @property
+    def check(self) -> str:
+        """The tests as they are, as a function without arguments that returns true."""
+        return CHECK.format(test=self.test, name=CHECKED, entry_point=self.entry_point)
 
 
 class HumanEvalTask(BaseTask[HumanEval]):
@@ -60,6 +81,9 @@ class HumanEvalTask(BaseTask[HumanEval]):
 
     def __init__(self, config: HumanEval):
         self._all = list(_read(Path(config.path) if config.path else package_file()))
+        if config.asserts == "official":
+            super().__init__(config, iter(self._all), label="HumanEval", runs=1)
+            return
         entries = (entry for entry in self._all if _is_usable(entry.material, config.partly))
         super().__init__(config, entries, label="HumanEval (I/O)", runs=1)
 
@@ -83,16 +107,20 @@ class HumanEvalTask(BaseTask[HumanEval]):
 
     def target(self, problem: Problem) -> CodeTarget:
         material: Material = self.entry(problem).material
+        if self.config.asserts == "official":
+            case, judge = TestCase("", "true"), Checker("json")
+            return CodeTarget(
+                "python3", (case,), LIMITS, judge, CHECKED, prelude=material.prelude, epilogue=material.check
+            )
         return CodeTarget(
             "python3", material.cases, LIMITS, Checker("python"), material.entry_point, prelude=material.prelude
         )
 
     def identity(self) -> dict[str, str | int]:
-        about = self.conversion
-        return super().identity() | {
-            "asserts": f"{about.converted} of {about.asserts}",
-            "tests": self.hash_materials(),
-        }
+        about, tests = self.conversion, self.hash_materials()
+        if self.config.asserts == "official":
+            return super().identity() | {"tests": hash_text(tests + "".join(e.material.check for e in self._all))[:16]}
+        return super().identity() | {"asserts": f"{about.converted} of {about.asserts}", "tests": tests}
 
 
 def package_file() -> Path:
@@ -119,7 +147,7 @@ def _read(path: Path) -> Iterator[Entry]:
         cases, asserts = converted(row, test)
         before = code.partition(f"def {name}")[0]
         problem = Problem(row.text("task_id"), user(PROMPT.format(code=code)))
-        yield Entry(problem, row.place, Material(name, code, before, cases, asserts))
+        yield Entry(problem, row.place, Material(name, code, before, cases, asserts, test))
 
 
 def converted(row: Row, test: str) -> tuple[tuple[TestCase, ...], int]:

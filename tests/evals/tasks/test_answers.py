@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from tessy_jax.config.benchmarks import Aime, Gpqa, HumanEval, OlympiadBench, OwnProblems
 from tessy_jax.evals.judges.choice import judge_choice
@@ -172,6 +173,16 @@ def test_other_asserts_are_counted_and_never_run(tmp_path, test):
     task = humaneval(tmp_path, test + "    assert candidate(2) == 4\n", partly=True)
     assert len(task.target(next(task.problems())).cases) == 1
     assert (task.conversion.asserts, task.conversion.converted, task.conversion.partly) == (2, 1, 1)
+
+
+def test_asserts_as_officially(tmp_path):
+    task = humaneval(tmp_path, "    for n in range(3):\n        assert candidate(n) == 2 * n\n", asserts="official")
+    (problem,) = task.problems()
+    target = task.target(problem)
+    assert (task.label, target.cases, target.prelude) == ("HumanEval", (TestCase("", "true"),), "import math\n\n\n")
+    assert "assert candidate(n) == 2 * n" in target.epilogue
+    with pytest.raises(ValidationError, match="leave partly out"):
+        HumanEval(name="humaneval", asserts="official", partly=True)
 
 
 def test_the_package_of_humaneval():

@@ -1,0 +1,103 @@
+"""Attention of new tokens to a cache's rows that reads what is there: block by block of slots, up to
+the longest row's end.
+
+A cache holds room for the longest text, and most of it is empty most of the time. The number of blocks is known at run
+time alone, so this is a loop with a running softmax (FlashAttention, arXiv 2205.14135) in plain JAX.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Float32, Int, Real
+
+from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
+
+BLOCKS = {"cpu": 256}
+"""Slots per block by platform. Blocks that are read at once are few on accelerators, whose loops cost more."""
+
+ACCELERATOR_BLOCK = 512
+"""Slots per block on the other platforms."""
+
+
+def block_on(platform: str) -> int:
+    """Slots per block that suit a platform ("cpu", "gpu", "tpu")."""
+    return BLOCKS.get(platform, ACCELERATOR_BLOCK)
+
+
+def by_length(
+    q: Float[Array, "B C N H"],
+    k: Real[Array, "R K S H"],
+    v: Real[Array, "R K S H"],
+    mask: Bool[Array, "B C S"] | PackedMask | RingMask,
+    *,
+    scale: float,
+    sinks: Float[Array, " N"] | None = None,
+    k_scale: Float32[Array, "R K S 1"] | None = None,
+    v_scale: Float32[Array, "R K S 1"] | None = None,
+    heads_first: bool = False,
+    rows: Int[Array, " B"] | None = None,
+    block: int | None = None,
+) -> Float[Array, "B C N*H"]:
+    """Attention that reads as many blocks of slots as the longest row has in use.
+
+    A row whose tokens all have negative positions has no length; the output of such tokens is zero. What a row gets
+    does not depend on the others: blocks behind its end change nothing, not by a bit. The other arguments are those of
+    `attention.attention`.
+
+    Raises:
+        NotImplementedError: it is no cache that is looked at, or one of a single block.
+    """
+    if not isinstance(mask, RingMask) or not heads_first:
+        raise NotImplementedError("attention: 'by_length' takes the rows of a cache (RingMask, heads_first) only.")
+    block = block or block_on(jax.default_backend())
+    slots = k.shape[2]
+    if slots <= block:
+        raise NotImplementedError(f"attention: 'by_length' takes more slots than those of one block, {block}.")
+    batch, chunk, heads, head_dim = q.shape
+    kv_heads = k.shape[1]
+    group = heads // kv_heads
+    q = q.reshape(batch, chunk, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(batch, kv_heads, group * chunk, head_dim)
+
+    def visit(i: Int[Array, ""], carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        top, total, out = carry
+        start = jnp.minimum(i * block, slots - block)  # the last block lies over the one before it
+        at = start + jnp.arange(block)
+        visible = mask.visible(at) & (at >= i * block)
+        visible = jnp.tile(visible, (1, group, 1))[:, None]
+
+        scores = jnp.einsum("bkqh,bksh->bkqs", q, part(k, start), preferred_element_type=jnp.float32) * scale
+        if k_scale is not None:
+            scores *= part(k_scale, start).swapaxes(2, 3)
+        scores = jnp.where(visible, scores, HIDDEN)
+        new_top = jnp.maximum(top, scores.max(-1))
+        weights = jnp.where(visible, jnp.exp(scores - new_top[..., None]), 0)
+        shrink = jnp.exp(top - new_top)
+        total = total * shrink + weights.sum(-1)
+
+        if v_scale is not None:
+            weights *= part(v_scale, start).swapaxes(2, 3)
+        weights = weights.astype(q.dtype)
+        new = jnp.einsum("bkqs,bksh->bkqh", weights, part(v, start), preferred_element_type=jnp.float32)
+        return new_top, total, out * shrink[..., None] + new
+
+    def part(x: Real[Array, "R K S _"], start: Int[Array, ""]) -> Real[Array, "B K _ _"]:
+        sizes = (1, kv_heads, block, x.shape[3])
+        if rows is None:
+            x = lax.dynamic_slice_in_dim(x, start, block, axis=2)
+        else:
+            x = jax.vmap(lambda row: lax.dynamic_slice(x, (row, 0, start, 0), sizes)[0])(rows)
+        return x.astype(q.dtype) if x.shape[3] > 1 else x
+
+    used = jnp.minimum(mask.positions.max() + 1, slots)
+    shape = q.shape[:-1]
+    start = (jnp.full(shape, HIDDEN), jnp.zeros(shape, jnp.float32), jnp.zeros(q.shape, jnp.float32))
+    top, total, out = lax.fori_loop(0, (used + block - 1) // block, visit, start)
+
+    seen = total > 0
+    total = jnp.where(seen, total, 1)
+    if sinks is not None:
+        sink = jnp.repeat(sinks.astype(jnp.float32).reshape(kv_heads, group), chunk, axis=1)
+        total /= jax.nn.sigmoid(jnp.where(seen, top + jnp.log(total), 0) - sink)
+    out = (out / total[..., None]).astype(q.dtype).reshape(batch, kv_heads, group, chunk, head_dim)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, chunk, heads * head_dim)

@@ -1,0 +1,33 @@
+"""Which slots a call of prefill reads, and on which shard."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessy_jax.config.sections import EngineConfig
+from tessy_jax.engine.engine import _by_shard
+from tessy_jax.engine.sizes import prefill_rows
+
+
+def test_an_example() -> None:
+    assert [part.tolist() for part in _by_shard(np.array([0, 1, 5]), 8, 2, 2)] == [[0, 5], [1, 8]]
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 9), st.sampled_from([32, 512, 4096]))
+def test_each_slot_is_read_once_and_by_its_own_shard(data: st.DataObject, ways: int, local: int, chunk: int) -> None:
+    batch = ways * local
+    slots = sorted(data.draw(st.sets(st.integers(0, batch - 1), min_size=1)))
+    rows = prefill_rows(EngineConfig(batch=batch), chunk, _Mesh(ways))
+    assert rows.few <= rows.many <= batch
+    for width in (rows.few, rows.many):
+        assert width % ways == 0
+        parts = np.array(list(_by_shard(np.array(slots), batch, width, ways))).reshape(-1, ways, width // ways)
+        assert sorted(parts[parts < batch].tolist()) == slots
+        for shard in range(ways):
+            read = parts[:, shard]
+            assert np.all(read[read < batch] // local == shard)
+
+
+class _Mesh:
+    def __init__(self, ways: int):
+        self.shape = {"data": ways, "fsdp": 1}
