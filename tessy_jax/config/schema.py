@@ -10,8 +10,9 @@ import difflib
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -45,11 +46,38 @@ OutputPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
 """A file or folder that a run creates."""
 
 
-def load_as(schema: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+@dataclass(frozen=True)
+class Variants(Generic[ConfigT]):
+    """Configurations of one command, of which a key at the top chooses.
+
+    Attributes:
+        key: its name.
+        schemas: by its values; the first is taken where the key is absent.
+    """
+
+    key: str
+    schemas: Mapping[str, type[ConfigT]]
+
+    def chosen(self, values: Any, path: str, sources: Mapping[str, str]) -> type[ConfigT]:
+        """The class that `values` are of; raises ConfigError where there is none of that name."""
+        names = list(self.schemas)
+        name = values.get(self.key, names[0]) if isinstance(values, dict) else names[0]
+        if name in names:
+            return self.schemas[name]
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"it should be one of {', '.join(names)}"
+        raise ConfigError(f"'{self.key}' in {_source(self.key, path, sources)} names no {self.key}: {name!r}; {hint}")
+
+    def tagged(self) -> Iterator[tuple[type[ConfigT], str]]:
+        """Every class with what the help says beside keys that only it has."""
+        return ((schema, f" ({self.key}: {name})") for name, schema in self.schemas.items())
+
+
+def load_as(schema: type[ConfigT] | Variants[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
     """The configuration of a YAML file.
 
     Args:
-        schema: the class of the configuration.
+        schema: the class of the configuration, or those to choose from.
         path: of the file.
         overrides: replace values or whole sections, in order: `["engine.batch=8", "mesh={data: 2}"]`.
 
@@ -71,10 +99,13 @@ def load_as(schema: type[ConfigT], path: str | Path, overrides: Sequence[str] = 
         sources[key] = f"override '{override}'"
     values = _change_texts(OmegaConf.to_container(merged), _unmask)
     folder = path.expanduser().parent
+    chosen = schema.chosen(values, str(path), sources) if isinstance(schema, Variants) else schema
     try:
-        return schema.model_validate(values, context=(folder, folder / ".."))
+        return chosen.model_validate(values, context=(folder, folder / ".."))
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(schema, error.errors(), values, str(path), sources))) from None
+        raise ConfigError(
+            "\n".join(_explain(_known(schema, chosen), error.errors(), values, str(path), sources))
+        ) from None
 
 
 _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9._]+(?:[eE:][-+0-9._:]*)?")
@@ -98,12 +129,12 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(str, _Dumper.represent_str)
 
 
-def describe(schema: type[Config]) -> str:
+def describe(schema: type[Config] | Variants[Any]) -> str:
     """Every key of a configuration class with its default and description, one per line, in columns:
 
     engine.batch    8      Slots: rows in flight at the same time, over all devices.
     """
-    rows = [(entry.key + entry.variant, entry.default, entry.description) for entry in _entries(schema)]
+    rows = [(entry.key + entry.variant, entry.default, entry.description) for entry in _known(schema)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {default:<{widths[1]}}  {text}".rstrip() for key, default, text in rows)
 
@@ -115,6 +146,18 @@ class _Entry(NamedTuple):
     variant: str
     default: str
     description: str
+
+
+def _known(schema: type[BaseModel] | Variants[Any], chosen: type[BaseModel] | None = None) -> list[_Entry]:
+    """The keys of a schema. Of variants: those of the `chosen` one (None: the first), then what others have besides."""
+    if not isinstance(schema, Variants):
+        return list(_entries(schema))
+    first = chosen or next(iter(schema.schemas.values()))
+    entries = list(_entries(first))
+    paths = [entry.key.split(".") for entry in entries]
+    own = {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
+    more = (entry for other, tag in schema.tagged() for entry in _entries(other, variant=tag) if entry.key not in own)
+    return entries + list(more)
 
 
 def _entries(schema: type[BaseModel], prefix: str = "", variant: str = "") -> Iterator[_Entry]:
@@ -207,16 +250,16 @@ def _one_line(error: Exception) -> str:
 
 
 def _explain(
-    schema: type[Config], errors: Sequence[ErrorDetails], values: Any, path: str, sources: Mapping[str, str]
+    entries: Sequence[_Entry], errors: Sequence[ErrorDetails], values: Any, path: str, sources: Mapping[str, str]
 ) -> Iterator[str]:
     """One line for each error of pydantic's: the key as the user writes it, where it was set, and the remedy.
 
     Args:
+        entries: the keys that there are.
         values: what was checked, overrides included.
         path: of the file.
         sources: what each override is called, by its key.
     """
-    entries = list(_entries(schema))
     unknown = any(error["type"] == "extra_forbidden" for error in errors)
     for error in errors:
         kind, context, value = error["type"], error.get("ctx", {}), error["input"]
@@ -277,7 +320,7 @@ def _source(key: str, path: str, sources: Mapping[str, str]) -> str:
 def _suggest(key: str, entries: Sequence[_Entry]) -> str:
     """What an unknown key was meant to be: a key of another variant, one with a similar name, or one of its section."""
     if variants := [entry.variant for entry in entries if entry.key == key]:
-        return f"it belongs to another variant{', '.join(variants)}"
+        return f"it belongs to another variant{','.join(variants)}"
     known = [entry.key for entry in entries]
     if near := difflib.get_close_matches(key, known, n=1, cutoff=0.7):
         return f"did you mean '{near[0]}'?"

@@ -46,7 +46,16 @@ class PairConfig(Config):
 
 
 class SynthesisConfig(TraceRunConfig, PairConfig):
-    """Everything `python -m tessy_jax.synthesize` needs to know. The keys of the pair come first."""
+    """What `python -m tessy_jax.synthesize` needs to know for the method of the paper. The keys of the pair come
+    first. Other methods: see `config.methods`.
+    """
+
+    method: Literal["tessy"] = Field(
+        default="tessy",
+        description="Who writes what (docs/methods.md): tessy, student_only, teacher_only, teacher_think, "
+        "teacher_answer, teacher_mix.",
+        exclude_if=lambda value: value == "tessy",  # or the configurations of earlier runs would read otherwise
+    )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisConfig:

@@ -24,7 +24,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from rich.console import Console
 
-from tessy_jax.config.schema import Config, describe, load_as
+from tessy_jax.config.schema import Config, Variants, describe, load_as
 from tessy_jax.console import output
 from tessy_jax.console.messages import complain, say
 from tessy_jax.console.stopping import Stoppable
@@ -135,12 +135,12 @@ class ConfigFile(Generic[ConfigT]):
     """The configuration of a command.
 
     Attributes:
-        schema: its keys.
+        schema: its keys, or variants of them.
         default: the file that is read where the user names none.
         example: an override, for the help.
     """
 
-    schema: type[ConfigT]
+    schema: type[ConfigT] | Variants[ConfigT]
     default: str
     example: str
 

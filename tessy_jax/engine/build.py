@@ -21,6 +21,7 @@ from tessy_jax.cooperate.words_device import DeviceWords
 from tessy_jax.cooperate.words_host import MAX_WORDS, PENDING, HostWords
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
+from tessy_jax.engine.rows import AS_NAMED, Seats
 from tessy_jax.engine.sizes import ROLLBACK_DEPTH, reads_alike
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import Predictor, reads_hidden_states, reads_text
@@ -36,17 +37,19 @@ def build_engine(
     seed: int,
     mesh: Mesh | None = None,
     depth: int = ROLLBACK_DEPTH,
+    seats: Seats = AS_NAMED,
 ) -> Engine:
     """An engine for the student and the teacher, in this order, and their predictors.
 
     Args:
         cooperation: the preset with its budgets. depth: deepest rollback that the caches' rings hold, in tokens.
+        seats: whose models they are, where another's than the role says.
 
     Raises:
         ConfigError: the preset cannot do with such a predictor, or the budgets alone fill the context.
     """
     schedule = build_schedule(models, predictors, cooperation, sizes, mesh, depth)
-    return Engine(schedule, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth)
+    return Engine(schedule, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth, seats)
 
 
 def build_schedule(

@@ -12,10 +12,8 @@ from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem
 from tessy_jax.engine.language_model import prompt_ids
-from tessy_jax.engine.pair import Pair
-from tessy_jax.engine.rows import NAMES
 from tessy_jax.engine.sizes import too_long
-from tessy_jax.engine.solo import Solo
+from tessy_jax.engine.writers import Writers
 from tessy_jax.models import DecoderConfig, init_cache, parameter_bytes, read_config
 from tessy_jax.models.mask import Mask
 
@@ -24,7 +22,7 @@ _SHOWN = 3
 """Problems whose prompts are shown."""
 
 
-def dry_run(models: Pair | Solo, rows: Sequence[Problem | Reject]) -> bool:
+def dry_run(models: Writers, rows: Sequence[Problem | Reject]) -> bool:
     """Prints the rows that cannot be used, each model's prompts of the first problems, the plan and the memory.
 
     Returns whether rows would be rejected.
@@ -36,7 +34,7 @@ def dry_run(models: Pair | Solo, rows: Sequence[Problem | Reject]) -> bool:
     usable = [row for row in found if isinstance(row, _Prompts)]
     for reject in rejects:
         out.print(f"reject: {reject.file}:{reject.line}: {reject.reason}")
-    for role, (name, source) in enumerate(zip(NAMES, models.sources, strict=False)):
+    for role, (name, source) in enumerate(zip(models.names, models.sources, strict=True)):
         out.rule(f"{name}: {source.config.model}")
         for prompts in usable[:_SHOWN]:
             ids = prompts.ids[role]
@@ -65,7 +63,7 @@ class _Prompts(NamedTuple):
     ids: list[list[int]]
 
 
-def _look(models: Pair | Solo, row: Problem | Reject) -> _Prompts | Reject:
+def _look(models: Writers, row: Problem | Reject) -> _Prompts | Reject:
     """What an engine makes of a row: its prompts, or why it rejects it."""
     if isinstance(row, Reject):
         return row
@@ -74,7 +72,7 @@ def _look(models: Pair | Solo, row: Problem | Reject) -> _Prompts | Reject:
     except Exception as error:
         reason: str | None = why(error)
     else:
-        reason = too_long([len(each) for each in ids], models.rooms)
+        reason = too_long([len(each) for each in ids], models.rooms, models.names)
     return _Prompts(row.id, ids) if reason is None else Reject(row.id, row.file, row.line, reason, "")
 
 
@@ -108,8 +106,8 @@ class Part(NamedTuple):
         return Memory(parameter_bytes(self.shapes, engine.dtype), cache)
 
 
-def _parts(models: Pair | Solo) -> Iterator[Part]:
-    for name, source in zip(NAMES, models.sources, strict=False):
+def _parts(models: Writers) -> Iterator[Part]:
+    for name, source in zip(models.names, models.sources, strict=True):
         yield Part(name, source.shapes, cache=source.config.cache)
     for title, own in models.predictor_models.items():
         yield Part(title, read_config(own.folder), mask=own.mask)

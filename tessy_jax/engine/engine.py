@@ -16,14 +16,14 @@ from jax.sharding import Mesh, NamedSharding
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.cooperate.host_callback import ROWS
 from tessy_jax.cooperate.loop import Loop
-from tessy_jax.cooperate.state import Phase, Role
+from tessy_jax.cooperate.state import Phase
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem, Record, RowState, Span
 from tessy_jax.devices.processes import anywhere, everywhere
 from tessy_jax.engine.language_model import LanguageModel, Prompt
-from tessy_jax.engine.rows import Job
+from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
 from tessy_jax.engine.sizes import (
     ROLLBACK_DEPTH,
     make_caches,
@@ -45,9 +45,9 @@ class Dispatch:
     Attributes:
       finished: records of rows that are done. rejected: jobs that failed, with the reason.
       active: the rows in flight, to be journaled.
-      work: what the models did, by role.
-      kept, dropped: tokens of the spans that ended in this dispatch, by role. spans: how many of those are of the
-        trace.
+      work: what the models did, the student's first.
+      kept, dropped: tokens of the spans that ended in this dispatch, the student's first. spans: how many of
+        those are of the trace.
       seconds: by phase: prefill, dispatch, host.
     """
 
@@ -77,6 +77,7 @@ class Engine:
         budgets: limits of one trace.
         mesh: where everything lies; None for one device.
         depth: deepest rollback that the caches' rings hold, in tokens.
+        seats: whose models they are.
 
     Raises:
         ConfigError: the budgets alone fill the context.
@@ -92,11 +93,12 @@ class Engine:
         seed: int,
         mesh: Mesh | None,
         depth: int = ROLLBACK_DEPTH,
+        seats: Seats = AS_NAMED,
     ):
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, budgets, config, seed)
+        self.rows = make_rows(models, predictors, budgets, config, seed, seats)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -133,10 +135,10 @@ class Engine:
             prompts = self.rows.prompts(job.problem.messages)
         except Exception as error:  # templates are programs: whatever one raises, the other rows go on
             return [], why(error)
-        for name, prompt in zip(("student", "teacher"), prompts, strict=True):
+        for name, prompt in zip(self.rows.seats.authors, prompts, strict=True):
             if len(prompt.opening) > self.rows.text_bytes:
                 return prompts, f"the prompt for the {name} has {len(prompt.opening)} bytes without a word's end"
-        return prompts, too_long([prompt.size for prompt in prompts], self._rooms)
+        return prompts, too_long([prompt.size for prompt in prompts], self._rooms, self.rows.seats.authors)
 
     def generate(self, rows: Iterable[Problem | Reject], samples: int = 1) -> Iterator[Record]:
         """The traces of the problems among `rows`, `samples` of each, in the order in which they are finished.
@@ -195,7 +197,7 @@ class Engine:
                         array[slot] = 0
                     rejected.append((job, why(error)))
                     continue
-                self.slots[slot], rows[slot] = _Slot(job, list(job.start.spans)), True
+                self.slots[slot], rows[slot] = _Slot(job, list(self.rows.start(job).spans)), True
                 longest = max(longest, *(int(stream.n[slot]) for stream in fresh.streams))
         everyone = np.flatnonzero(everywhere(rows))
         if len(everyone):
@@ -242,13 +244,14 @@ class Engine:
     ) -> Dispatch:
         logged = np.arange(self.host.log.shape[1]) < self.host.logged[:, None]
         spans = self.host.log[logged]
+        roles = [self.rows.seats.authors.index(name) for name in NAMES]
         return Dispatch(
             finished=finished,
             rejected=rejected,
             active=self.snapshots(),
-            work=jax.tree.map(lambda a: tuple(np.asarray(a).tolist()), work),
-            kept=tuple(int(spans[spans[:, 0] == role, 3].sum()) for role in Role),
-            dropped=tuple(int(spans[spans[:, 0] == role, 4].sum()) for role in Role),
+            work=jax.tree.map(lambda a: tuple(np.asarray(a)[roles].tolist()), work),
+            kept=tuple(int(spans[spans[:, 0] == role, 3].sum()) for role in roles),
+            dropped=tuple(int(spans[spans[:, 0] == role, 4].sum()) for role in roles),
             spans=int((spans[:, 1] == Phase.THINK).sum()),
             seconds=seconds,
         )

@@ -12,12 +12,11 @@ from tessy_jax.config.synthesize import ReleasedCodeCooperation, SynthesisConfig
 from tessy_jax.engine.build import build_engine, tokens_per_turn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.engine.rows import NAMES
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.predictors.base import JudgedModel, OwnModel, PredictorSource
 from tessy_jax.predictors.registry import identify_predictor, open_predictor
 from tessy_jax.text.chat import Chat
-
-ROLES = ("student", "teacher")
 
 RELEASED_RULES = 2
 """Of the preset `released_code`, in the identity of a run. 1 (the manifest has no such key): as it was before prompt
@@ -30,7 +29,7 @@ def _identity(
 ) -> dict[str, Any]:
     values = config.model_dump(mode="json", include={"cooperation", "seed", "columns"})
     values["context"], values["dtype"] = config.engine.context, config.engine.dtype
-    for name, source, predictor in zip(ROLES, sources, predictors, strict=True):
+    for name, source, predictor in zip(NAMES, sources, predictors, strict=True):
         values[name] = {**source, "predictor": predictor}
     return values
 
@@ -57,16 +56,21 @@ class Pair:
             ConfigError: a model or table is not there. TextError: a tokenizer or template cannot be used, or does not
                 conform. WeightsError, ModelConfigError: a checkpoint is incomplete, damaged or of an unknown kind.
         """
-        sources = tuple(ModelSource.open(getattr(config, name), f"{name}.model") for name in ROLES)
+        sources = tuple(ModelSource.open(getattr(config, name), f"{name}.model") for name in NAMES)
         predictors = tuple(
             open_predictor(
                 getattr(config.predictors, name),
                 f"predictors.{name}",
                 JudgedModel(source.chat.tokenizer, source.checkpoint_config),
             )
-            for name, source in zip(ROLES, sources, strict=True)
+            for name, source in zip(NAMES, sources, strict=True)
         )
         return cls(config, sources, predictors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources."""
+        return NAMES
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -92,7 +96,7 @@ class Pair:
     @property
     def predictor_models(self) -> dict[str, OwnModel]:
         """The models that predictors bring along, by name."""
-        named = zip(ROLES, self.predictors, strict=True)
+        named = zip(NAMES, self.predictors, strict=True)
         return {f"{name}'s predictor": own for name, source in named if (own := source.own_model) is not None}
 
     @property
@@ -110,10 +114,10 @@ class Pair:
         """The identity of the pair that `open` would give, told from files without opening a tokenizer, by one that is
         `stored`; None where it cannot be told so, or certainly is another.
         """
-        sources = [ModelSource.identity_as(stored[name], getattr(config, name), f"{name}.model") for name in ROLES]
-        predictors = [identify_predictor(getattr(config.predictors, name), f"predictors.{name}") for name in ROLES]
+        sources = [ModelSource.identity_as(stored[name], getattr(config, name), f"{name}.model") for name in NAMES]
+        predictors = [identify_predictor(getattr(config.predictors, name), f"predictors.{name}") for name in NAMES]
         known_sources, known_predictors = ([each for each in both if each] for both in (sources, predictors))
-        if len(known_sources) + len(known_predictors) < 2 * len(ROLES):
+        if len(known_sources) + len(known_predictors) < 2 * len(NAMES):
             return None
         return _identity(config, known_sources, known_predictors)
 

@@ -12,9 +12,29 @@ from tessy_jax.data.records import Author, Message, Problem, Record, RowState, S
 from tessy_jax.data.records import FinishReason as Ending
 from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.text.retokenize import Retokenizer
+from tessy_jax.text.thinking import Thinking
 
 NAMES: tuple[Author, Author] = ("student", "teacher")
 """Authors by `Role`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Seats:
+    """Whose models play the two roles of the loop: the first role ends the thinking and writes the answer.
+
+    Attributes:
+        authors: by `Role`, whose model it is; records and journals name these.
+        first: who begins.
+        form: how records write thinking; None: as the model of the first role does.
+    """
+
+    authors: tuple[Author, Author] = NAMES
+    first: Author = "student"
+    form: Thinking | None = None
+
+
+AS_NAMED = Seats()
+"""The student and the teacher play their own roles."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +44,6 @@ class Job:
     problem: Problem
     sample_index: int
     state: RowState | None = None
-
-    @property
-    def start(self) -> RowState:
-        return self.state or RowState(
-            id=self.problem.id, sample_index=self.sample_index, text=b"", spans=(), role="student", phase="think",
-            span_start=0, kept=0, span_tokens=(), span_ends=(), event=0, counters={}, finish_think=None,
-        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +55,7 @@ class Rows:
       predictor_vocabs: the vocabularies that the two predictors read, by role; None: it reads no text.
       context: tokens per stream. text_bytes: bytes of text per row. log: spans that fit one dispatch.
       one_string: whether prompt and text are tokenised as one string (preset `released_code`).
+      seats: whose models they are.
     """
 
     models: tuple[LanguageModel, ...]
@@ -51,6 +65,14 @@ class Rows:
     log: int
     seed: int
     one_string: bool = False
+    seats: Seats = AS_NAMED
+
+    def start(self, job: Job) -> RowState:
+        """Where the job begins or goes on."""
+        return job.state or RowState(
+            id=job.problem.id, sample_index=job.sample_index, text=b"", spans=(), role=self.seats.first, phase="think",
+            span_start=0, kept=0, span_tokens=(), span_ends=(), event=0, counters={}, finish_think=None,
+        )  # fmt: skip
 
     def prompts(self, messages: Sequence[Message]) -> list[Prompt]:
         """A problem's prompts, by role."""
@@ -81,8 +103,8 @@ class Rows:
 
     def fill(self, batch: State, slot: int, job: Job, prompts: Sequence[Prompt]) -> None:
         """Writes `job` into a slot: all that is not in its `RowState` follows from it."""
-        row = job.start
-        role = Role(NAMES.index(row.role))
+        row = self.start(job)
+        role = Role(self.seats.authors.index(row.role))
         thinking = row.phase == "think"
         phase = Phase.ANSWER if not thinking else Phase.CLOSING if row.finish_think else Phase.THINK
         values = {
@@ -142,7 +164,7 @@ class Rows:
             sample_index=job.sample_index,
             text=batch.text[slot, : int(batch.written[slot])].tobytes(),
             spans=tuple(spans),
-            role=NAMES[role],
+            role=self.seats.authors[role],
             phase="answer" if phase == Phase.ANSWER else "think",
             span_start=int(batch.span_start[slot]),
             kept=int(batch.kept[slot]),
@@ -169,7 +191,9 @@ class Rows:
             start = spans[-1].end if spans else 0
             if answer:
                 start = int(batch.think_end[slot]) + len(self.models[Role.STUDENT].chat.close_text)
-            span = Span(NAMES[role], "answer" if answer else "think", start, max(start, end), kept, dropped)
+            span = Span(
+                self.seats.authors[role], "answer" if answer else "think", start, max(start, end), kept, dropped
+            )
             last = spans[-1] if spans else None
             if last is not None and (last.by, last.phase) == (span.by, span.phase):  # its author goes on
                 span = Span(
@@ -192,12 +216,18 @@ class Rows:
             return f"thinking ended by '{think.name.lower()}' and on_budget is 'reject'"
         text = batch.text[slot, : int(batch.written[slot])].tobytes()
         text = text.decode("utf-8", errors="ignore").encode()  # a budget can end within a character
-        open_, think_end = self.models[Role.STUDENT].open_text, int(batch.think_end[slot])
+        model, form, think_end = self.models[Role.STUDENT], self.seats.form, int(batch.think_end[slot])
+        open_, close = model.open_text, model.chat.close_text
+        longer = 0
+        if form is not None:
+            text = text[:think_end] + form.close.encode() + text[think_end + len(close) :]
+            open_, longer = form.open, len(form.close.encode()) - len(close)
 
         def place(span: Span) -> Span:
-            limit = think_end if span.phase == "think" else len(text)
-            start, end = (len(text[: min(at, limit)].decode("utf-8", errors="ignore")) for at in (span.start, span.end))
-            return dataclasses.replace(span, start=len(open_) + start, end=len(open_) + end)
+            limit, moved = (think_end, 0) if span.phase == "think" else (len(text), longer)
+            ends = (min(at + moved, limit) for at in (span.start, span.end))
+            start, end = (len(open_) + len(text[:at].decode("utf-8", errors="ignore")) for at in ends)
+            return dataclasses.replace(span, start=start, end=end)
 
         placed = tuple(s for s in map(place, spans) if s.start < s.end)
         authors = [s.by for s in placed if s.phase == "think"]

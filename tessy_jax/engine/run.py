@@ -13,9 +13,8 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.schema import to_yaml
-from tessy_jax.config.synthesize import SynthesisConfig
+from tessy_jax.config.sections import TraceRunConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, say
 from tessy_jax.console.progress import ProgressView, SynthesisProgress, compiling
@@ -38,19 +37,18 @@ from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.dry_run import dry_run
 from tessy_jax.engine.engine import Dispatch
-from tessy_jax.engine.pair import Pair
 from tessy_jax.engine.rows import NAMES, Job
-from tessy_jax.engine.solo import Solo
+from tessy_jax.engine.writers import Writers
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, UserError
 
-ConfigT = TypeVar("ConfigT", SynthesisConfig, SampleConfig)
-ConfigT_contra = TypeVar("ConfigT_contra", SynthesisConfig, SampleConfig, contravariant=True)
+ConfigT = TypeVar("ConfigT", bound=TraceRunConfig)
+ConfigT_contra = TypeVar("ConfigT_contra", bound=TraceRunConfig, contravariant=True)
 
 
 class OpensModels(Protocol[ConfigT_contra]):
-    """`Pair` or `Solo`, the classes: what a configuration becomes."""
+    """What a configuration's models are opened by: a class of `Writers`, or a method of `baselines`."""
 
-    def open(self, config: ConfigT_contra) -> Pair | Solo: ...
+    def open(self, config: ConfigT_contra) -> Writers: ...
     def identity_as(self, stored: Mapping[str, Any], config: ConfigT_contra) -> dict[str, Any] | None: ...
 
 
@@ -143,7 +141,7 @@ def _open_run(config: ConfigT, identity: Mapping[str, Any], overwrite: bool) -> 
     )
 
 
-def _write(work: "Work", models: Pair | Solo, mesh: Mesh | None, console: Console) -> bool:
+def _write(work: "Work", models: Writers, mesh: Mesh | None, console: Console) -> bool:
     """Does what is left of the work; returns whether the user stopped it."""
     say(console, "loading " + " and ".join(source.config.model for source in models.sources))
     compilation_cache.use(models.config.engine)
@@ -243,8 +241,8 @@ class Work:
         progress.rejected += len(dispatch.rejected)
         progress.active = len(dispatch.active)
         progress.see((len(record.content.encode()) for record in dispatch.finished), map(_size, dispatch.active))
-        for role, name in enumerate(NAMES):
-            progress.kept[name] += dispatch.kept[role]
+        for name, kept in zip(NAMES, dispatch.kept, strict=True):
+            progress.kept[name] += kept
         progress.rolled_back += sum(dispatch.dropped)
         progress.switches += dispatch.spans
         counts = {name: getattr(dispatch.work, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}

@@ -11,7 +11,7 @@ from tessy_jax.config.synthesize import ReleasedCodeCooperation
 from tessy_jax.cooperate.params import Params
 from tessy_jax.cooperate.turn import RoleCaches
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
-from tessy_jax.engine.rows import Rows
+from tessy_jax.engine.rows import AS_NAMED, Rows, Seats
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import Predictor, reads_text
 from tessy_jax.text.retokenize import Retokenizer
@@ -92,9 +92,9 @@ def _released_room(budgets: Budgets, config: EngineConfig, margin: int) -> Promp
     )
 
 
-def too_long(sizes: Sequence[int], rooms: Sequence[PromptRoom]) -> str | None:
-    """Why prompts of these sizes, the student's and the teacher's, do not fit into their rooms; None where they do."""
-    for name, size, room in zip(("student", "teacher"), sizes, rooms, strict=False):
+def too_long(sizes: Sequence[int], rooms: Sequence[PromptRoom], names: Sequence[str]) -> str | None:
+    """Why prompts of these sizes, of the models of these names, do not fit into their rooms; None where they do."""
+    for name, size, room in zip(names, sizes, rooms, strict=False):
         if size > room.tokens:
             return f"the prompt has {size} tokens for the {name}; {room.limit}"
     return None
@@ -106,6 +106,7 @@ def make_rows(
     budgets: Budgets,
     config: EngineConfig,
     seed: int,
+    seats: Seats = AS_NAMED,
 ) -> Rows:
     """The rows of an engine; everything by role."""
     return Rows(
@@ -116,6 +117,7 @@ def make_rows(
         log=2 * config.turns_per_dispatch + 2,
         seed=seed,
         one_string=isinstance(budgets, ReleasedCodeCooperation),
+        seats=seats,
     )
 
 

@@ -17,7 +17,7 @@ from tessy_jax.data.records import Message, Problem, RowState
 from tessy_jax.engine.build import build_schedule
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
-from tessy_jax.engine.rows import Job
+from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.models.cache import Cache, init_cache
 from tessy_jax.models.mask import Blocks
@@ -45,6 +45,11 @@ class Solo:
         return cls(config, (ModelSource.open(config, "model"),))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources."""
+        return NAMES[:1]
+
+    @property
     def plan(self) -> str:
         """What decides a text, for the user."""
         return str(self.config.budgets)
@@ -60,8 +65,10 @@ class Solo:
         """None: every word is kept."""
         return {}
 
-    rules = 1
-    """Of the records, as those of a pair."""
+    @property
+    def rules(self) -> int:
+        """Of the records, as those of a pair."""
+        return 1
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""
@@ -97,10 +104,13 @@ class NoTeacher(LanguageModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KeepAll:
-    """A predictor to which every word is style: the student keeps them all."""
+    """A predictor to which all words are alike: style, and the first role keeps them all. With `p_style` 0 they are
+    capability, and the second role does.
+    """
 
     tokenizer: ContentTokenizer
     params: Any = ()
+    p_style: float = 1.0
     threshold: float = 0.5
     shift: int = 0
     layer: None = None
@@ -111,10 +121,10 @@ class KeepAll:
     def style(
         self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"], cache: Any
     ) -> tuple[Float[Array, "B C"], Any]:
-        return jnp.ones(tokens.shape, jnp.float32), cache
+        return self.window(params, tokens, positions), cache
 
     def window(self, params: Any, tokens: Int[Array, "B C"], positions: Int[Array, "B C"]) -> Float[Array, "B C"]:
-        return jnp.ones(tokens.shape, jnp.float32)
+        return jnp.full(tokens.shape, self.p_style, jnp.float32)
 
 
 class DirectChat(Chat):
@@ -139,9 +149,15 @@ def answer_job(model: LanguageModel, problem: Problem, sample: int = 0) -> Job:
 
 
 def solo_engine(
-    model: LanguageModel, budgets: Budgets, k: int, config: EngineConfig, seed: int, mesh: Mesh | None
+    model: LanguageModel,
+    budgets: Budgets,
+    k: int,
+    config: EngineConfig,
+    seed: int,
+    mesh: Mesh | None,
+    seats: Seats = AS_NAMED,
 ) -> Engine:
-    """An engine in which `model` writes thinking and answer, `k` tokens per turn, as the student."""
+    """An engine in which `model` writes thinking and answer, `k` tokens per turn, as the first of `seats`."""
     teacher = NoTeacher(**{field.name: getattr(model, field.name) for field in dataclasses.fields(LanguageModel)})
     keep = KeepAll(model.chat.tokenizer)
     limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
@@ -149,4 +165,4 @@ def solo_engine(
     models, predictors = (model, teacher), (keep, keep)
     pair = build_schedule(models, predictors, cooperation, config, mesh)
     alone = RollbackSchedule((pair.turns[Role.STUDENT],))
-    return Engine(alone, models, predictors, config, cooperation, seed, mesh)
+    return Engine(alone, models, predictors, config, cooperation, seed, mesh, seats=seats)

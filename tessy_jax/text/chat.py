@@ -272,7 +272,7 @@ class Chat:
     @property
     def close_text(self) -> bytes:
         """What stands between the trace and the answer."""
-        return (self.thinking.before + self.thinking.marker + self.thinking.after).encode()
+        return self.thinking.close.encode()
 
     def closed_ids(self, trace: bytes, answer: bytes = b"", start: int = 0) -> list[int]:
         """Canonical tokens of `trace[start:]`, the end of thinking and `answer`; `start` is 0 or a sync point of the

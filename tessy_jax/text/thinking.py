@@ -20,6 +20,11 @@ class Thinking:
     marker: str = "</think>"
     after: str = "\n\n"
 
+    @property
+    def close(self) -> str:
+        """What stands between the trace and the answer."""
+        return self.before + self.marker + self.after
+
 
 HARMONY = Thinking("<|channel|>analysis<|message|>", "", "<|end|>", "<|start|>assistant<|channel|>final<|message|>")
 """GPT-OSS: thinking is a message of the analysis channel, and the answer one of the final channel. The message's end is

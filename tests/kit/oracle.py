@@ -84,11 +84,12 @@ class Oracle:
     loops: Callable[[bytes, int], bool] | None
     seed: int
     probes: tuple[Callable[[list[int], int], float], ...] = ()
+    first: int = STUDENT
 
     def trace(self, messages: list[dict], record: str, sample: int) -> Trace:
         prompts = [a.chat.prompt_ids(messages) for a in self.authors]
         key = self._key(record, sample)
-        y, role, used, spans, rejections = b"", STUDENT, 0, [], 0
+        y, role, used, spans, rejections = b"", self.first, 0, [], 0
         while True:
             kept, tokens, why = self._span(prompts[role], y, role, key, used)
             if len(kept) > 0:

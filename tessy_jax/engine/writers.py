@@ -1,0 +1,68 @@
+"""What a run needs of models that write traces, found and checked, whoever writes what."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from jax.sharding import Mesh
+
+from tessy_jax.config.sections import TraceRunConfig
+from tessy_jax.engine.engine import Dispatch
+from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.engine.rows import Job
+from tessy_jax.engine.sizes import PromptRoom
+from tessy_jax.predictors.base import OwnModel
+
+
+class JobRunner(Protocol):
+    """An engine, or what drives several."""
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[Dispatch]:
+        """Runs all `jobs`; see `Engine.run`."""
+        ...
+
+
+class Writers(Protocol):
+    """Models that write a run's traces, their weights not loaded: `Pair`, `Solo`, those of `baselines`."""
+
+    @property
+    def config(self) -> TraceRunConfig:
+        """Of the command."""
+        ...
+
+    @property
+    def sources(self) -> tuple[ModelSource, ...]:
+        """The models that will be loaded."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sources: "student", "teacher"."""
+        ...
+
+    @property
+    def plan(self) -> str:
+        """What decides a trace, for the user."""
+        ...
+
+    @property
+    def rooms(self) -> list[PromptRoom]:
+        """The room for the prompt of each source; raises ConfigError where there is none."""
+        ...
+
+    @property
+    def predictor_models(self) -> dict[str, OwnModel]:
+        """The models that predictors bring along, by name."""
+        ...
+
+    @property
+    def rules(self) -> int:
+        """The number of the rules that records follow and that no key of the configuration says."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the records depend on but for `rules`, for the manifest."""
+        ...
+
+    def load(self, mesh: Mesh | None = None) -> JobRunner:
+        """Loads what is to be loaded before the first trace; raises UserError."""
+        ...
