@@ -2,6 +2,7 @@
 
 import atexit
 import json
+import re
 import shutil
 import tempfile
 from functools import cache
@@ -86,7 +87,8 @@ def test_accuracy_by_epoch():
     assert (found[12]["problems"], found[12]["runs"]) == (6, 2)
     assert (whole() / "curves.png").read_bytes().startswith(b"\x89PNG")
     log = (whole() / "run.log").read_text()
-    assert f"     2    12  {found[12]['accuracy']:.2f} ± {found[12]['standard_error']:.2f}" in log
+    last = re.escape(f"{found[12]['accuracy']:.2f} ± {found[12]['standard_error']:.2f}")
+    assert re.search(rf"     2    12 +{last}\n", log)
 
 
 def test_the_numbers_are_those_of_evaluate(tmp_path):
