@@ -41,7 +41,7 @@ class Here(Topology):
 def planned(tmp_path_factory) -> dict:
     """The plan of the tiny pair on two virtual devices, as the command writes it."""
     file = tmp_path_factory.mktemp("plan") / "plan.json"
-    changes = ("engine.batch=4", "mesh.data=2")
+    changes = ("engine.batch=4", "mesh.data=2", "engine.context=512")  # whole blocks of slots
     assert plan.main([str(pair()), "--topology", "cpu", *changes, "--json", str(file)]) == 0
     return json.loads(file.read_text())
 
@@ -57,7 +57,8 @@ def test_memory_by_kind_is_what_the_compiler_counts(planned):
 
 def test_a_decode_step_moves_at_least_the_least(planned):
     for step in planned["steps"]:
-        assert 1 <= step["moved"] / step["least"] < 4  # tiny models: activations are not small beside weights
+        # Tiny models: activations are not small beside weights, and a CPU copies each block of a cache to multiply it.
+        assert 1 <= step["moved"] / step["least"] < 5
         assert step["program"]["operations"] > 0
 
 
