@@ -69,9 +69,11 @@ def pretend_read(engine: Engine) -> None:
         for role in Role:
             stream = state.streams[role]
             read = jnp.maximum(stream.n - 1, 0)
+            # Two arrays, not one twice: a donated buffer must not be shared.
             state = state.with_stream(role, stream.replace(cached=read, high=read + 0))
         engine.carry = engine.carry.replace(state=state)
 
+    # The engine is made by `solo_engine`, and only this benchmark wants one that does not read.
     engine._prefill = prefill  # type: ignore[method-assign]
 
 

@@ -77,9 +77,8 @@ def main() -> int:
             ]
             show(f"decode by length: {name}; {config.engine.batch} rows", table)
             report.setdefault("decode by length", []).extend({"model": name, **row} for row in table)
-    if options.alone:
-        return 0
-    report["cooperation"] = cooperation(config, engine, problems, options.repeats, mesh)
+    if not options.alone:
+        report["cooperation"] = cooperation(config, engine, problems, options.repeats, mesh)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0

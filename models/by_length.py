@@ -1,5 +1,4 @@
-"""Attention of new tokens to a cache's rows that reads what is there: block by block of slots, up to
-the longest row's end.
+"""Attention of new tokens to a cache's rows that reads what is there, block by block, to the longest row's end.
 
 A cache holds room for the longest text, and most of it is empty most of the time. The number of blocks is known at run
 time alone, so this is a loop with a running softmax (FlashAttention, arXiv 2205.14135) in plain JAX.
@@ -13,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Real
 from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
 
 BLOCKS = {"cpu": 256}
-"""Slots per block by platform. Blocks that are read at once are few on accelerators, whose loops cost more."""
+"""Slots per block by platform. A round of the loop costs more on accelerators: their blocks are larger."""
 
 ACCELERATOR_BLOCK = 512
 """Slots per block on the other platforms."""

@@ -9,13 +9,12 @@ import jax
 from jax.sharding import Mesh
 
 from tessy_jax import models
+from tessy_jax.engine.dry_run import GIB
 from tessy_jax.train.data import batches
 from tessy_jax.train.lora import Tuning
 from tessy_jax.train.loss import Objective
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.step import Compute, abstract, make_step, state_shardings
-
-GIB = 2**30
 
 
 class Memory(NamedTuple):

@@ -16,7 +16,7 @@ from tessy_jax.engine.engine import Dispatch
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.engine.rows import NAMES, Job
 from tessy_jax.engine.sizes import PromptRoom
-from tessy_jax.predictors.base import OwnModel
+from tessy_jax.engine.writers import WithoutPredictors
 
 
 def author_of(record: str, sample: int) -> Author:
@@ -26,7 +26,7 @@ def author_of(record: str, sample: int) -> Author:
 
 
 @dataclass(frozen=True)
-class Mix:
+class Mix(WithoutPredictors):
     """The student alone and the teacher alone, each for its own traces."""
 
     config: BaselineConfig
@@ -57,16 +57,6 @@ class Mix:
     def rooms(self) -> list[PromptRoom]:
         """The room for each prompt: whoever writes thinks and answers; raises ConfigError where there is none."""
         return [part.rooms[0] for part in self.parts]
-
-    @property
-    def predictor_models(self) -> dict[str, OwnModel]:
-        """None: everything is kept."""
-        return {}
-
-    @property
-    def rules(self) -> int:
-        """Of the records."""
-        return 1
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""

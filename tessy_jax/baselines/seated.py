@@ -19,14 +19,14 @@ from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.engine.rows import Seats
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.engine.solo import KeepAll, solo_engine
+from tessy_jax.engine.writers import WithoutPredictors
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
-from tessy_jax.predictors.base import OwnModel
 from tessy_jax.text.thinking import Thinking, thinking_of
 
 
 @dataclass(frozen=True)
-class Seated:
+class Seated(WithoutPredictors):
     """The models of a method, in the roles of the loop.
 
     Attributes:
@@ -54,16 +54,6 @@ class Seated:
         """The room for each prompt; raises ConfigError where there is none."""
         cooperation = self.config.cooperation
         return prompt_room(cooperation, self.config.engine, cooperation.k)
-
-    @property
-    def predictor_models(self) -> dict[str, OwnModel]:
-        """None: everything is kept."""
-        return {}
-
-    @property
-    def rules(self) -> int:
-        """Of the records."""
-        return 1
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""

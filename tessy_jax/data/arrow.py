@@ -16,11 +16,13 @@ _UNREADABLE = (ValueError, OverflowError, pyarrow.ArrowException)
 
 
 def read_parquet(path: Path) -> Iterator[Any]:
+    """The rows of a Parquet file; raises what pyarrow raises for a file that is none."""
     with pyarrow.parquet.ParquetFile(path) as table:
         yield from _rows(table.iter_batches(_BATCH))
 
 
 def read_arrow(path: Path) -> Iterator[Any]:
+    """The rows of an Arrow file or stream; raises what pyarrow raises for a file that is none."""
     with pyarrow.memory_map(str(path)) as source:
         try:
             stream = pyarrow.ipc.open_stream(source)

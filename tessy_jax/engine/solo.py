@@ -19,9 +19,9 @@ from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
 from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
+from tessy_jax.engine.writers import WithoutPredictors
 from tessy_jax.models.cache import Cache, init_cache
 from tessy_jax.models.mask import Blocks
-from tessy_jax.predictors.base import OwnModel
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import ContentTokenizer
 
@@ -33,7 +33,7 @@ def _identity(config: SampleConfig, alone: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Solo:
+class Solo(WithoutPredictors):
     """A model's folder and chat, checked against its template. Its records are those of a student."""
 
     config: SampleConfig
@@ -59,16 +59,6 @@ class Solo:
         """The room for a prompt, twice; raises ConfigError where there is none."""
         budgets = self.config.budgets
         return prompt_room(budgets, self.config.engine, budgets.k)
-
-    @property
-    def predictor_models(self) -> dict[str, OwnModel]:
-        """None: every word is kept."""
-        return {}
-
-    @property
-    def rules(self) -> int:
-        """Of the records, as those of a pair."""
-        return 1
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on, for the manifest."""

@@ -66,3 +66,17 @@ class Writers(Protocol):
     def load(self, mesh: Mesh | None = None) -> JobRunner:
         """Loads what is to be loaded before the first trace; raises UserError."""
         ...
+
+
+class WithoutPredictors:
+    """What is the same of all `Writers` whose words nobody judges."""
+
+    @property
+    def predictor_models(self) -> dict[str, OwnModel]:
+        """None: everything is kept."""
+        return {}
+
+    @property
+    def rules(self) -> int:
+        """The first: the rules of such records have never changed."""
+        return 1

@@ -89,8 +89,8 @@ def select(config: SelectConfig, options: argparse.Namespace, console: Console) 
         _write(config, run, candidates)
         kept = sum(one.reason is None for one in candidates.values())
         say(console, f"{kept} of {len(candidates)} records kept, {bad} rows are no records; records in {run.path}/data")
-        for reason, count in Counter(_kind(one.reason) for one in candidates.values() if one.reason).most_common():
-            say(console, f"{count:>8}  {reason}")
+        for line in _reasons(candidates):
+            say(console, line)
     return REJECTS if bad else DONE
 
 
@@ -185,8 +185,10 @@ def _keep_n(config: SelectConfig, candidates: Iterable[Candidate]) -> None:
             one.reason = f"n: {config.n} of this problem's {len(left)} records are kept, by {config.prefer}"
 
 
-def _kind(reason: str) -> str:
-    return reason.partition(":")[0]
+def _reasons(candidates: dict[Key, Candidate]) -> list[str]:
+    """How many records each rule takes out, the most first, as lines of text."""
+    rules = Counter(one.reason.partition(":")[0] for one in candidates.values() if one.reason)
+    return [f"{count:>8}  {rule}" for rule, count in rules.most_common()]
 
 
 # -- right answers -----------------------------------------------------------------------------------------------------
@@ -286,8 +288,8 @@ def _write(config: SelectConfig, run: RunDir, candidates: dict[Key, Candidate]) 
 def _dry_run(config: SelectConfig, candidates: dict[Key, Candidate], bad: int, benchmark: Benchmark | None) -> None:
     out = Console(highlight=False, markup=False, soft_wrap=True)
     out.print(f"{len(candidates)} records, {bad} rows are no records")
-    for reason, count in Counter(_kind(one.reason) for one in candidates.values() if one.reason).most_common():
-        out.print(f"{count:>8}  {reason}")
+    for line in _reasons(candidates):
+        out.print(line)
     left = sum(one.reason is None for one in candidates.values())
     then = "" if config.n is None else f"; then at most {config.n} of a problem, by {config.prefer}"
     judged = "" if benchmark is None else f", whose answers would be judged against {benchmark.label}"

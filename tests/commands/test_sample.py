@@ -26,7 +26,6 @@ from tessy_jax.cooperate.state import Role
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.data.segments import Segment
 from tessy_jax.engine.engine import Engine
-from tessy_jax.engine.sizes import PrefillRows
 from tessy_jax.engine.solo import Solo
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.repetition import Repetition
@@ -126,12 +125,6 @@ def test_weights_are_there_once_and_the_silent_cache_is_small():
     assert caches[0].layers[0].k.shape[2] == 192
     assert type(caches[1].layers[0].mask) is models.Blocks
     assert [turn.role for turn in shared.loop.schedule.turns] == [Role.STUDENT]  # nothing of a teacher is compiled
-
-
-def test_prompts_are_read_in_calls_that_waste_little():
-    rows = PrefillRows(2, 16, ways=1)
-    assert [rows.width(new) for new in (1, 2, 3, 8, 9, 16, 17)] == [2, 2, 2, 2, 16, 16, 16]
-    assert [PrefillRows(1, 3, ways=1).width(new) for new in (1, 2, 3)] == [1, 3, 3]
 
 
 def test_interrupted_and_resumed(tmp_path, monkeypatch, capsys, interrupt):

@@ -6,11 +6,17 @@ from hypothesis import strategies as st
 
 from tessy_jax.config.sections import EngineConfig
 from tessy_jax.engine.engine import _by_shard
-from tessy_jax.engine.sizes import prefill_rows
+from tessy_jax.engine.sizes import PrefillRows, prefill_rows
 
 
 def test_an_example() -> None:
     assert [part.tolist() for part in _by_shard(np.array([0, 1, 5]), 8, 2, 2)] == [[0, 5], [1, 8]]
+
+
+def test_prompts_are_read_in_calls_that_waste_little() -> None:
+    rows = PrefillRows(2, 16, ways=1)
+    assert [rows.width(new) for new in (1, 2, 3, 8, 9, 16, 17)] == [2, 2, 2, 2, 16, 16, 16]
+    assert [PrefillRows(1, 3, ways=1).width(new) for new in (1, 2, 3)] == [1, 3, 3]
 
 
 @given(st.data(), st.integers(1, 4), st.integers(1, 9), st.sampled_from([32, 512, 4096]))

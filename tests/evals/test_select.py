@@ -121,7 +121,7 @@ def test_rules(given, arguments, kept, reasons, capsys):
     assert {file: file.read_bytes() for file in (given / "kept").rglob("*.jsonl")} == before
 
 
-def correct(given: Path, **more: str) -> str:
+def correct(given: Path) -> str:
     return f"correct={{name: jsonl, path: {given / 'problems.jsonl'}}}"
 
 
