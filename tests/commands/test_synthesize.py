@@ -9,7 +9,7 @@ from unittest import mock
 
 import yaml
 
-from tessy_jax.engine.pair import Pair
+from tessy_jax.baselines.registry import Methods
 from tests.kit import ROOT
 from tests.kit.run_synthesize import QUESTIONS, call, pair, records, rejects, whole
 
@@ -69,7 +69,7 @@ def test_run_directory_and_second_run(tmp_path, capsys):
     assert yaml.safe_load(before["config.yaml"])["engine"]["batch"] == 3
     metrics = [json.loads(line) for line in before["metrics.jsonl"].splitlines()]
     assert metrics[-1]["done"] == metrics[-1]["total"] == 4
-    with mock.patch.object(Pair, "open", side_effect=AssertionError("a finished run needs no tokenizer")):
+    with mock.patch.object(Methods, "open", side_effect=AssertionError("a finished run needs no tokenizer")):
         assert call("--output", run, "--limit", 4) == 0
         assert "nothing left to do\n4 rows done, 0 rejected, 0 left" in capsys.readouterr().err
         assert files(run) == before

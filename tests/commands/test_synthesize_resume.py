@@ -8,11 +8,11 @@ import signal
 import time
 from unittest.mock import Mock
 
+from tessy_jax.baselines.registry import Methods
 from tessy_jax.cooperate.turn import WorkCount
 from tessy_jax.data import jsonl
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.engine.engine import Dispatch, Engine
-from tessy_jax.engine.pair import Pair
 from tessy_jax.synthesize import main
 from tests.kit.run_synthesize import call, kill_often, pair, records, start, whole
 
@@ -114,8 +114,10 @@ def test_first_interrupt_finishes_the_dispatch(tmp_path, monkeypatch, capsys, in
 
 
 def test_interrupt_before_the_loop(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Pair, "open", Mock(side_effect=KeyboardInterrupt))
-    assert main([str(pair()), "--output", str(tmp_path / "run")]) == 130
+    config = str(pair())
+    capsys.readouterr()  # a library's progress bars, where this test is the first to make the models
+    monkeypatch.setattr(Methods, "open", Mock(side_effect=KeyboardInterrupt))
+    assert main([config, "--output", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
