@@ -325,7 +325,7 @@ def _suggest(key: str, entries: Sequence[_Entry]) -> str:
     """What an unknown key was meant to be: a key of another variant, one with a similar name, or one of its section."""
     if variants := [entry.variant for entry in entries if entry.key == key]:
         return f"it belongs to another variant{','.join(variants)}"
-    known = [_with_names_of(leaf, entry.key) for entry in entries]
+    known = [_with_names_of(key, entry.key) for entry in entries]
     if near := difflib.get_close_matches(key, known, n=1, cutoff=0.7):
         return f"did you mean '{near[0]}'?"
     prefix = key.rpartition(".")[0]

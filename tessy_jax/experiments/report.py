@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from tessy_jax.console.progress import duration
 from tessy_jax.data.jsonl import replace_file
+from tessy_jax.evals.published import SOURCE
+from tessy_jax.evals.report import published_rows
 from tessy_jax.experiments.numbers import AUTHORS, numbers
 from tessy_jax.experiments.results import Results
 
@@ -89,7 +91,11 @@ def _scores(found: Numbers) -> Table:
         for one in found["benchmarks"]
         for row in one["rows"]
     }
-    return Table("Table 1: pass@1, %", *_by_benchmark(found, list(found["arms"]), cells), [METHOD])
+    rows = _by_benchmark(found, list(found["arms"]), cells)
+    published = published_rows([one["label"] for one in found["benchmarks"]])
+    rows += [[f"{name} (published)", *values] for name, values in published.items()]
+    below = [f"Published: {SOURCE}, under other conditions; not results of this program."] if published else []
+    return Table("Table 1: pass@1, %", _columns(found), rows, [METHOD, *below])
 
 
 def _differences(found: Numbers, other: str, title: str) -> Table:
@@ -100,14 +106,16 @@ def _differences(found: Numbers, other: str, title: str) -> Table:
         if row.get(f"less_{other}") is not None
     }
     arms = [arm for arm in found["arms"] if any(name == arm for name, _ in cells)]
-    return Table(f"Less {title}, points", *_by_benchmark(found, arms, cells))
+    return Table(f"Less {title}, points", _columns(found), _by_benchmark(found, arms, cells))
 
 
-def _by_benchmark(found: Numbers, arms: Sequence[str], cells: Mapping[tuple[str, str], str]) -> tuple[list, list]:
-    """Head and rows of a table with a column for each benchmark."""
-    head = ["", *(f"{one['label']} (N={one['problems']})" for one in found["benchmarks"])]
-    rows = [[arm, *(cells.get((arm, one["label"]), "not run yet") for one in found["benchmarks"])] for arm in arms]
-    return head, rows
+def _columns(found: Numbers) -> list[str]:
+    return ["", *(f"{one['label']} (N={one['problems']})" for one in found["benchmarks"])]
+
+
+def _by_benchmark(found: Numbers, arms: Sequence[str], cells: Mapping[tuple[str, str], str]) -> list[list[str]]:
+    """A row for each arm, with a cell for each benchmark."""
+    return [[arm, *(cells.get((arm, one["label"]), "not run yet") for one in found["benchmarks"])] for arm in arms]
 
 
 def _interval(one: Mapping[str, Any], sign: bool = False) -> str:

@@ -86,12 +86,15 @@ class Results:
         arms: the base model first, then those of the configuration, in its order.
         labels: of the benchmarks.
         groups: by benchmark and problem, where its score is the mean of groups' scores.
+        base_is_greedy: so that it answers with every seed as with the first.
+        stages: how many there are in all.
     """
 
     config: ExperimentConfig
     arms: list[Arm]
     labels: list[str]
     groups: dict[str, dict[str, str]]
+    base_is_greedy: bool
     stages: int
     unfinished: list[Unfinished]
 
@@ -134,6 +137,7 @@ def read_results(config: ExperimentConfig, stages: Sequence[Stage], marks: Marks
         list(arms.values()),
         [each.label for each in benchmarks],
         {each.label: _groups(each) for each in benchmarks if each.task.mean_over is not None},
+        sum(stage.arm == BASE for stage in stages) < len(config.seeds),
         len(stages),
         [Unfinished(stage.name, _why(stage, marks)) for stage in stages if not marks.is_done(stage)],
     )

@@ -93,14 +93,19 @@ def _paths(value: Any) -> Iterator[str]:
         yield value
 
 
-@cache
 def _hash_path(path: str) -> str:
     """Of a file, whole; of a folder, which may be a model of hundreds of gigabytes, names and lengths."""
     place = Path(path)
     if place.is_file():
-        return hash_file(place)
+        return _hash_file(place, place.stat().st_mtime_ns)
     files = sorted(file for file in place.rglob("*") if file.is_file())
     return hash_text("\n".join(f"{file.relative_to(place)} {file.stat().st_size}" for file in files))
+
+
+@cache
+def _hash_file(path: Path, changed: int) -> str:
+    """Of all stages that name a file, the first reads it."""
+    return hash_file(path)
 
 
 def plan_stages(config: ExperimentConfig) -> list[Stage]:
