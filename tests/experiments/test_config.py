@@ -121,7 +121,7 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
     arms = ARMS | {"own": {"method": "student_only", "synthesize": ["limt=1"], "sft": ["epoch=1"]}}
     file = write_experiment(tmp_path, arms=arms)
     for name, wrong in (
-        ("sft", {"bach": 1}),
+        ("sft", {"batchs": 1}),
         ("evaluate", {"model": {"kind": "server", "url": "http://x", "model": "y"}}),
     ):
         values = yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) | wrong
@@ -129,10 +129,13 @@ def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
     found = refused(file).splitlines()
     assert any(line.startswith("arms.own.synthesize: unknown key 'limt' in override 'limt=1'") for line in found)
     assert any(line.startswith("arms.own.sft: unknown key 'epoch' in override 'epoch=1'") for line in found)
-    assert [line for line in found if "'bach'" in line] == [
-        f"unknown key 'bach' in {tmp_path}/sft.yaml; did you mean 'batch'?"
+    assert [line for line in found if "'batchs'" in line] == [
+        f"unknown key 'batchs' in {tmp_path}/sft.yaml; did you mean 'batch'?"
     ]
-    assert any("'model.kind' in" in line and "should be checkpoint, got 'server'" in line for line in found)
+    assert [line.partition(", got ")[2] for line in found if "'model.kind' in" in line] == [
+        "'server': an experiment evaluates the students that it trains"
+    ]
+    assert len(found) == 4
 
 
 def test_stages_and_their_words(tmp_path: Path) -> None:
@@ -219,9 +222,6 @@ def test_the_experiment_of_the_paper(capsys: pytest.CaptureFixture[str], monkeyp
 
     assert experiment.main([str(file), "--dry-run"]) == 1
     said = capsys.readouterr().out
-    assert (
-        "teacher.model: no folder 'openai/gpt-oss-120b': as a hub id, the first stage that needs it downloads it"
-        in said
-    )
+    assert "teacher.model: no folder 'openai/gpt-oss-120b' is here: as a hub id, the first stage that needs it" in said
     for name in ("prompts.jsonl", "lcb_pro_706.jsonl", "OJBench_testdata", "gpqa_diamond.csv", "aime2025.jsonl"):
         assert f"data/{name}" in said

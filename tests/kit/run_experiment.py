@@ -37,7 +37,7 @@ from tests.kit.tiny import llama
 
 BUDGETS = {"k": 7, "max_think_tokens": 24, "max_answer_tokens": 8}
 ARMS: dict[str, Any] = {
-    "own": {"method": "student_only"},
+    "own": {"method": "student_only", "sft": ["checkpoint.every=1"]},
     "teacher": {"method": "teacher_only"},
     "half": {"data": "teacher", "sft": ["max_steps=1"]},
 }
