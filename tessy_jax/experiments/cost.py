@@ -18,6 +18,7 @@ from tessy_jax.data.records import Problem
 from tessy_jax.errors import DONE, ERROR, UserError
 from tessy_jax.evals.benchmark import open_benchmarks
 from tessy_jax.experiments.marks import Marks
+from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.stages import Stage
 from tessy_jax.models.hub import is_hub_id
 
@@ -129,7 +130,7 @@ def dry_run(stages: Sequence[Stage], marks: Marks) -> int:
     out.print(f"synthesize: {totals['synthesize']} tokens to generate, and what is rolled back")
     out.print(f"sft: {totals['sft']} tokens to train on, padding included; fewer where several examples share a row")
     out.print(f"evaluate: {totals['evaluate']} tokens to generate")
-    for line in to_download:
+    for line in (*notes_on(stages), *to_download):
         out.print(line)
     for line in costs.absent:
         out.print(f"error: {line}")

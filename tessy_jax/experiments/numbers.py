@@ -20,6 +20,7 @@ def numbers(results: Results) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "control": config.control,
         "arms": {arm.name: arm.source for arm in results.arms},
+        "notes": results.notes,
         "stages": {"all": results.stages, "unfinished": [asdict(one) for one in results.unfinished]},
         "benchmarks": [_benchmark(results, label) for label in results.labels],
         "training_loss": _of_arms(results, lambda arm: arm.trainings, _losses),

@@ -48,19 +48,19 @@ def write_report(folder: Path, results: Results) -> None:
 
 def to_markdown(found: Numbers) -> str:
     """The tables, in Markdown."""
-    parts = [f"# {_cell(found['title'])}", *map(_cell, unfinished_in_words(found))]
+    parts = [f"# {_cell(found['title'])}", *map(_cell, remarks(found))]
     for table in tables(found):
         parts += [f"## {_cell(table.title)}", _markdown(table), *map(_cell, table.notes)]
     return "\n\n".join(parts) + "\n"
 
 
-def unfinished_in_words(found: Numbers) -> list[str]:
-    """What the report lacks; nothing where all is done."""
-    unfinished = found["stages"]["unfinished"]
+def remarks(found: Numbers) -> list[str]:
+    """What a reader must know, and what the report lacks."""
+    unfinished, notes = found["stages"]["unfinished"], list(found["notes"])
     if not unfinished:
-        return []
+        return notes
     named = "; ".join(f"{one['stage']}: {one['why']}" for one in unfinished)
-    return [f"{len(unfinished)} of {found['stages']['all']} stages are not in this report: {named}."]
+    return [*notes, f"{len(unfinished)} of {found['stages']['all']} stages are not in this report: {named}."]
 
 
 def tables(found: Numbers) -> Iterator[Table]:

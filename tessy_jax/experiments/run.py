@@ -11,6 +11,7 @@ from tessy_jax.console.messages import log_to, say, tell
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
 from tessy_jax.experiments.marks import Marks, check, hold
+from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.processes import Processes, Runner
 from tessy_jax.experiments.schedule import Schedule
 from tessy_jax.experiments.stages import Stage, plan_stages
@@ -39,6 +40,8 @@ def experiment(
         return _report(config, stages, Marks(config.output), console)
     with hold(config.output) as marks, log_to(config.output / "run.log"):
         replace_file(config.output / "config.yaml", to_yaml(config))
+        for note in notes_on(stages):
+            tell(console, note)
         schedule = Schedule(stages, marks, runner or Processes(), config.jobs, console)
         if schedule.left:
             schedule.run()

@@ -11,6 +11,7 @@ from tessy_jax.config.experiment import ExperimentConfig
 from tessy_jax.config.methods import METHODS
 from tessy_jax.config.schema import load_as
 from tessy_jax.errors import ConfigError
+from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.stages import plan_stages
 from tests.kit import ROOT
 from tests.kit.run_experiment import ARMS, write_experiment
@@ -225,3 +226,12 @@ def test_the_experiment_of_the_paper(capsys: pytest.CaptureFixture[str], monkeyp
     assert "teacher.model: no folder 'openai/gpt-oss-120b' is here: as a hub id, the first stage that needs it" in said
     for name in ("prompts.jsonl", "lcb_pro_706.jsonl", "OJBench_testdata", "gpqa_diamond.csv", "aime2025.jsonl"):
         assert f"data/{name}" in said
+
+
+def test_a_student_that_is_prompted_otherwise_in_training_is_named(tmp_path: Path) -> None:
+    file = write_experiment(tmp_path)
+    stages = plan_stages(load_as(ExperimentConfig, file))
+    assert notes_on(stages) == []
+    stages = plan_stages(load_as(ExperimentConfig, file, ["arms.half.sft=['prompt.system=Think.']"]))
+    [note] = notes_on(stages)
+    assert note.startswith("half: sft has another prompt than student.prompt of synthesize")
