@@ -88,14 +88,15 @@ def load_as(schema: type[ConfigT] | Variants[ConfigT], path: str | Path, overrid
     merged: Any = OmegaConf.create(_change_texts(read_yaml(path), _mask))
     sources: dict[str, str] = {}
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, text = override.partition("=")
         if not equals or not key.strip(". "):
             raise ConfigError(f"override '{override}' is not of the form key=value, for example engine.batch=8")
         try:
             value = OmegaConf.select(OmegaConf.from_dotlist([_mask(override)]), key)
             OmegaConf.update(merged, key, value, merge=False)
         except Exception as error:  # of YAML, of OmegaConf, or of Python over a value that is none
-            raise ConfigError(f"cannot read override '{override}': {_one_line(error)}") from error
+            hint = f"; a text with braces needs quotes: {key}='{text}'" if text[:1] in "{[" else ""
+            raise ConfigError(f"cannot read override '{override}': {_one_line(error)}{hint}") from error
         sources[key] = f"override '{override}'"
     values = _change_texts(OmegaConf.to_container(merged), _unmask)
     folder = path.expanduser().parent
