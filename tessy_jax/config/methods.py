@@ -90,6 +90,10 @@ class TeacherReferenceConfig(TaughtConfig):
     def _check_places(cls, value: str) -> str:
         return _with_places(value, "{problem}", "{reference}")
 
+    def texts(self, problems: int) -> int:
+        """With the references."""
+        return super().texts(problems) + problems
+
 
 class TeacherScoreConfig(TaughtConfig):
     """The best of several texts of the student, as the teacher thinks."""
@@ -107,6 +111,10 @@ class TeacherScoreConfig(TaughtConfig):
     @classmethod
     def _check_places(cls, value: str) -> str:
         return _with_places(value, "{response}")
+
+    def texts(self, problems: int) -> int:
+        """The candidates, and what the teacher says of each."""
+        return super().texts(problems) * self.candidates * 2
 
 
 def _with_places(template: str, *places: str) -> str:

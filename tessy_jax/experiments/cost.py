@@ -60,21 +60,23 @@ class _Costs:
 
     def _traces(self, config: TraceRunConfig) -> Cost:
         budgets = config.cooperation  # type: ignore[attr-defined]  # of every method
-        records = self._records(config)
-        return Cost(records, "records", records and records * (budgets.max_think_tokens + budgets.max_answer_tokens))
+        longest, problems = budgets.max_think_tokens + budgets.max_answer_tokens, self._problems(config)
+        if problems is None:
+            return Cost(None, "records", None)
+        return Cost(problems * config.samples, "records", config.texts(problems) * longest)
 
-    def _records(self, config: TraceRunConfig) -> int | None:
+    def _problems(self, config: TraceRunConfig) -> int | None:
         def count() -> int:
             return sum(isinstance(row, Problem) for row in read_rows(config.input, config.columns, config.limit))
 
-        rows = self._count(f"{config.input} {config.columns} {config.limit}", count)
-        return rows and rows * config.samples
+        return self._count(f"{config.input} {config.columns} {config.limit}", count)
 
     def _training(self, config: SftConfig, stage: Stage) -> Cost:
         [data] = stage.needs
         assert isinstance(data.config, TraceRunConfig)
-        if (records := self._records(data.config)) is None:
+        if (problems := self._problems(data.config)) is None:
             return Cost(None, "steps", None)
+        records = problems * data.config.samples
         steps = config.epochs * math.ceil(records / config.batch.rows)  # an example a row: packing needs fewer
         steps = steps if config.max_steps is None else min(steps, config.max_steps)
         return Cost(steps, "steps", steps * config.batch.rows * config.data.length)

@@ -7,9 +7,7 @@ from typing import Any
 
 from tessy_jax.evals.seeds import Passes, difference_over_seeds, score_over_seeds
 from tessy_jax.experiments.results import Arm, Results, Training
-from tessy_jax.experiments.traces import TraceCounts
-
-AUTHORS = ("student", "teacher")
+from tessy_jax.experiments.traces import AUTHORS, TraceCounts
 
 
 def numbers(results: Results) -> dict[str, Any]:
@@ -138,28 +136,36 @@ def _authors(seeds: Sequence[TraceCounts]) -> dict[str, Any]:
     """Shares of the thinking by author, and switches."""
     records = max(1, sum(one.records for one in seeds))
     return {
-        "thinking_tokens": _shares([one.thinking_tokens for one in seeds]),
+        "thinking_tokens": _shares([one.thinking for one in seeds]),
         "thinking_characters": _shares([one.thinking_characters for one in seeds]),
-        "answer_tokens": _shares([one.answer_tokens for one in seeds]),
+        "answer_tokens": _shares([one.answers for one in seeds]),
         "switches_per_record": sum(one.switches for one in seeds) / records,
     }
 
 
 def _cost(seeds: Sequence[TraceCounts]) -> dict[str, Any]:
-    """Tokens by model, of all seeds together and by record."""
+    """Tokens by model, of all seeds together and by record. What is generated is kept, rolled back or left out: no
+    record has a candidate that was not chosen, or a reference.
+    """
     records = sum(one.records for one in seeds)
     by_model = {}
     for author in AUTHORS:
-        kept, rolled_back = (
-            sum(getattr(one, name).get(author, 0) for one in seeds) for name in ("kept", "rolled_back")
+        generated, kept, rolled_back = (
+            sum(getattr(one, name)[author] for one in seeds) for name in ("generated", "kept", "rolled_back")
         )
         by_model[author] = {
-            "generated": kept + rolled_back,
+            "generated": generated,
             "kept": kept,
             "rolled_back": rolled_back,
-            "generated_per_record": (kept + rolled_back) / max(1, records),
+            "left_out": generated - kept - rolled_back,
+            "generated_per_record": generated / max(1, records),
         }
-    return {"records": records, "rejected": sum(one.rejected for one in seeds), "models": by_model}
+    return {
+        "records": records,
+        "rejected": sum(one.rejected for one in seeds),
+        "models": by_model,
+        "rolled_back_by_either": sum(one.unattributed for one in seeds),
+    }
 
 
 def _shares(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:

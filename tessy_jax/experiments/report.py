@@ -9,8 +9,9 @@ from tessy_jax.console.progress import duration
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.evals.published import SOURCE
 from tessy_jax.evals.report import published_rows
-from tessy_jax.experiments.numbers import AUTHORS, numbers
+from tessy_jax.experiments.numbers import numbers
 from tessy_jax.experiments.results import Results
+from tessy_jax.experiments.traces import AUTHORS
 
 Numbers = Mapping[str, Any]
 """As in `report.json`."""
@@ -162,17 +163,22 @@ def _authors(found: Numbers) -> Table:
 
 
 def _cost(found: Numbers) -> Table:
-    names = ("generated", "kept", "rolled_back")
+    names = ("generated", "kept", "rolled_back", "left_out")
     head = ["", "records", "rejected"]
     head += [f"{author}: {name.replace('_', ' ')}" for author in AUTHORS for name in (*names, "per record")]
+    head.append("rolled back by either")
     rows = []
     for arm, one in found["cost"].items():
         cells = [f"{one['records']:,}", f"{one['rejected']:,}"]
         for author in AUTHORS:
             model = one["models"][author]
             cells += [*(f"{model[name]:,}" for name in names), f"{model['generated_per_record']:,.1f}"]
-        rows.append([arm, *cells])
-    return Table("Cost of the data, tokens of all seeds, each in its model's tokens", head, rows)
+        rows.append([arm, *cells, f"{one['rolled_back_by_either']:,}"])
+    below = (
+        "Generated is kept, rolled back, or left out (texts of steps that are in no record). Rolled back by either: in "
+        "turns that kept nothing, where both models wrote; a record does not say whose, and it is in no other column."
+    )
+    return Table("Cost of the data, tokens of all seeds, each in its model's tokens", head, rows, [below])
 
 
 def _training(found: Numbers) -> Table:

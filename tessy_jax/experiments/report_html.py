@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tessy_jax.console.html_page import PAGE_END, page_start
-from tessy_jax.experiments.numbers import AUTHORS
 from tessy_jax.experiments.report import Numbers, Table, remarks, tables
+from tessy_jax.experiments.traces import AUTHORS
 
 _STYLE = ".wide { overflow-x: auto; } .wide td, .wide th { white-space: nowrap; }"
 _AUTHOR_COLOURS = {"student": "#0f8b8d", "teacher": "#e07a1f"}

@@ -12,6 +12,7 @@ import pytest
 
 from tessy_jax import experiment
 from tessy_jax.data.run_rows import RunDir
+from tessy_jax.experiments.stages import Stage
 from tessy_jax.train.checkpoints import Checkpoints
 from tests.evals.test_seeds import plain
 from tests.kit.browser import Page
@@ -64,13 +65,18 @@ def test_killed_in_every_kind_of_stage(file: Path, tmp_path: Path, monkeypatch: 
     shutil.copytree(file.parent / "out", tmp_path / "whole")
     assert call(file, *one, "--output", tmp_path / "whole", runner=InProcess()) == 0
 
-    out, stored = tmp_path / "out", 0
-    append, save = RunDir.append, Checkpoints.save
+    out, now = tmp_path / "out", ""
+    stored, append, save = 0, RunDir.append, Checkpoints.save
+
+    def begin(stage: Stage) -> None:
+        nonlocal now
+        now = stage.name
 
     def append_and_die(self: RunDir, record: Any) -> None:
         nonlocal stored
         append(self, record)
-        if (stored := stored + 1) == 2:
+        stored += now == command
+        if stored == 2:
             raise Killed
 
     def save_and_die(self: Checkpoints, step: int, *more: Any) -> None:
@@ -81,7 +87,7 @@ def test_killed_in_every_kind_of_stage(file: Path, tmp_path: Path, monkeypatch: 
 
     killed = []
     for command in ("base/seed-0/evaluate", "own/seed-0/synthesize", "own/seed-0/sft", "own/seed-0/evaluate"):
-        stored, runner = 0, InProcess()
+        stored, runner = 0, InProcess(before=begin)
         with monkeypatch.context() as patch:
             if command.endswith("sft"):
                 patch.setattr(Checkpoints, "save", save_and_die)
@@ -154,11 +160,11 @@ def test_the_rest_is_counted_right(judged: Path) -> None:
     found = report(judged)
     for arm, author in (("own", "student"), ("teacher", "teacher")):
         traces = [record for seed in SEEDS for record in records(judged / arm / f"seed-{seed}/synthesize")]
-        spans = [span for record in traces for span in record["spans"]]
-        kept, dropped = (sum(span[name] for span in spans) for name in ("n_tokens", "dropped_tokens"))
-        assert kept == sum(record["n_tokens"][name] for record in traces for name in ("student", "teacher", "answer"))
-        assert dropped == sum(record["n_tokens"]["rolled_back"] for record in traces)
-        cost = {"generated": kept + dropped, "kept": kept, "rolled_back": dropped}
+        totals = [record["n_tokens"] for record in traces]
+        kept = sum(one["student"] + one["teacher"] + one["answer"] for one in totals)
+        answers = [span for record in traces for span in record["spans"] if span["phase"] == "answer"]
+        dropped = sum(one["rolled_back"] for one in totals) + sum(span["dropped_tokens"] for span in answers)
+        cost = {"generated": kept + dropped, "kept": kept, "rolled_back": dropped, "left_out": 0}
         assert found["cost"][arm]["models"][author] == cost | {"generated_per_record": (kept + dropped) / 8}
         assert (found["cost"][arm]["records"], found["cost"][arm]["rejected"]) == (8, 0)
         assert found["authors"][arm]["thinking_tokens"][author] == found["authors"][arm]["answer_tokens"][author] == 1.0

@@ -7,6 +7,7 @@ import atexit
 import importlib
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,7 +125,8 @@ class InProcess:
         self.started.append(stage.name)
         self.before(stage)
         if stage.name in self.real:
-            return Processes().start(stage)
+            with warnings.catch_warnings(action="ignore"):  # that JAX, which this process has, may suffer by a fork
+                return Processes().start(stage)
         return Ended(importlib.import_module(f"tessy_jax.{stage.command}").main(list(stage.words)))
 
 
