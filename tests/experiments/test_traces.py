@@ -49,9 +49,8 @@ def test_two_authors(tmp_path: Path) -> None:
     assert found.answers == Counter({"student": 6})
     assert found.thinking_characters == Counter({"student": 30, "teacher": 110})
     assert found.kept == Counter({"student": 9, "teacher": 11})
-    assert found.rolled_back == Counter(
-        {"student": 2, "teacher": 2 + 2 + 4}
-    )  # alone it was the teacher who kept nothing
+    # Where the teacher thought alone, it was the teacher whose turns kept nothing.
+    assert found.rolled_back == Counter({"student": 2, "teacher": 2 + 2 + 4})
     assert found.generated == Counter({"student": 9 + 2, "teacher": 11 + 8})
     assert found.unattributed == 9
 
