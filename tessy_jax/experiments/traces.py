@@ -52,12 +52,16 @@ def count_traces(folder: Path) -> TraceCounts:
     """
     counts = TraceCounts(rejected=sum(1 for _ in _rows(folder, "rejects*.jsonl")))
     written: set[tuple[str, int]] = set()
-    for record in _records(folder, "*/data/part-*.jsonl"):
-        _add_generated(counts, record)
-        written.add(_key(record))
-    for record in _records(folder, "data/part-*.jsonl"):
+    for step in sorted({file.parents[1] for file in folder.glob("*/data/part-*.jsonl")}):
+        cost = _Cost(counts)
+        for record in _records(step):
+            cost.add(record)
+            written.add(_key(record))
+        cost.end()
+    cost = _Cost(counts)
+    for record in _records(folder):
         if _key(record) not in written:
-            _add_generated(counts, record)
+            cost.add(record)
         counts.records += 1
         counts.switches += record.switches
         counts.thinking.update({author: getattr(record.n_tokens, author) for author in AUTHORS})
@@ -65,24 +69,44 @@ def count_traces(folder: Path) -> TraceCounts:
         for span in record.spans:
             if span.phase == "think":
                 counts.thinking_characters[span.by] += span.end - span.start
+    cost.end()
     return counts
 
 
-def _add_generated(counts: TraceCounts, record: Record) -> None:
-    """What it took to write a text. Its spans are those that kept something; its totals are of all."""
-    tokens, dropped = record.n_tokens, Counter[str]()
-    for span in record.spans:
-        dropped[span.by] += span.dropped_tokens
-    rest = tokens.rolled_back - sum(span.dropped_tokens for span in record.spans if span.phase == "think")
-    thinkers = [author for author in AUTHORS if getattr(tokens, author)]
-    if len(thinkers) == 1:
-        dropped[thinkers[0]] += rest
-    else:
-        counts.unattributed += rest
-    counts.rolled_back.update(dropped)
-    counts.generated.update(dropped)
-    counts.generated.update({author: getattr(tokens, author) for author in AUTHORS})
-    counts.generated.update({_answers(record): tokens.answer})
+class _Cost:
+    """What it took to write the texts of one run directory.
+
+    Spans say whose the tokens are that were rolled back in turns that kept something. Of all other turns a record has
+    the sum alone: it is its author's, where no record has two, and else nobody's.
+    """
+
+    def __init__(self, counts: TraceCounts):
+        """`counts`: where it is added."""
+        self._counts = counts
+        self._rest: Counter[tuple[str, ...]] = Counter()  # of turns that kept nothing, by who thinks in the record
+
+    def add(self, record: Record) -> None:
+        counts, tokens, dropped = self._counts, record.n_tokens, Counter[str]()
+        for span in record.spans:
+            dropped[span.by] += span.dropped_tokens
+        counts.rolled_back.update(dropped)
+        counts.generated.update(dropped)
+        counts.generated.update({author: getattr(tokens, author) for author in AUTHORS})
+        counts.generated.update({_answers(record): tokens.answer})
+        of_spans = sum(span.dropped_tokens for span in record.spans if span.phase == "think")
+        self._rest[tuple(author for author in AUTHORS if getattr(tokens, author))] += tokens.rolled_back - of_spans
+
+    def end(self) -> None:
+        """After all records."""
+        authors = {author for key in self._rest for author in key}
+        alone = all(len(key) < 2 for key in self._rest)
+        for key, rest in self._rest.items():
+            owners = key or tuple(authors)
+            if alone and len(owners) == 1:
+                self._counts.rolled_back[owners[0]] += rest
+                self._counts.generated[owners[0]] += rest
+            else:
+                self._counts.unattributed += rest
 
 
 def _answers(record: Record) -> str:
@@ -94,8 +118,8 @@ def _key(record: Record) -> tuple[str, int]:
     return record.problem.id, hash(record.content)
 
 
-def _records(folder: Path, pattern: str) -> Iterator[Record]:
-    return map(Record.from_row, _rows(folder, pattern))
+def _records(folder: Path) -> Iterator[Record]:
+    return map(Record.from_row, _rows(folder, "data/part-*.jsonl"))
 
 
 def _rows(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:

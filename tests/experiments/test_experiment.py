@@ -28,9 +28,9 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration of an experiment that was run undisturbed, one stage of it as a process."""
+    """The configuration of an experiment that was run undisturbed."""
     file = write_experiment(tmp_path_factory.mktemp("experiment"))
-    runner = InProcess(real=("half/seed-1/sft",))
+    runner = InProcess()
     assert call(file, runner=runner) == 0
     assert len(runner.started) == len(set(runner.started)) == 2 + 2 * (3 + 3 + 2)
     assert "nothing left to do" not in (file.parent / "out/run.log").read_text()
@@ -57,6 +57,20 @@ def test_a_second_start_starts_nothing(file: Path, tmp_path: Path) -> None:
     assert call(file, "--output", tmp_path / "moved", runner=runner) == 0
     assert runner.started == []
     assert tables(tmp_path / "moved") == tables(file.parent / "out")
+
+
+def test_a_stage_is_a_process_that_understands_its_words(file: Path, tmp_path: Path) -> None:
+    """It finds what was written by them, and nothing to do: only its mark is new."""
+    out = tmp_path / "out"
+    shutil.copytree(file.parent / "out", out)
+    marks = (out / "stages.jsonl").read_text().splitlines(keepends=True)
+    left = [line for line in marks if json.loads(line)["stage"] != "own/seed-1/synthesize"]
+    (out / "stages.jsonl").write_text("".join(left))
+    runner = InProcess(real=("own/seed-1/synthesize",))
+    assert call(file, "--output", out, runner=runner) == 0
+    assert runner.started == ["own/seed-1/synthesize"]
+    assert "4 rows done, 0 rejected, 0 left" in (out / "own/seed-1/synthesize.log").read_text()
+    assert tables(out) == tables(file.parent / "out")
 
 
 def test_killed_in_every_kind_of_stage(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import jax
 import yaml
 
 from tessy_jax import experiment
@@ -103,8 +104,13 @@ def write_experiment(root: Path, **changes: Any) -> Path:
 
 def call(file: Path, *arguments: object, runner: object) -> int:
     """The command, whose stages `runner` runs."""
-    with mock.patch.object(run, "Processes", return_value=runner), _one_loop():
-        return experiment.main([str(file), *map(str, arguments)])
+    usual = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        with mock.patch.object(run, "Processes", return_value=runner), _one_loop():
+            return experiment.main([str(file), *map(str, arguments)])
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", usual)
 
 
 @dataclass
