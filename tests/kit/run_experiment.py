@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jax
 import yaml
 
 from tessy_jax import experiment
@@ -104,13 +103,8 @@ def write_experiment(root: Path, **changes: Any) -> Path:
 
 def call(file: Path, *arguments: object, runner: object) -> int:
     """The command, whose stages `runner` runs."""
-    usual = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    try:
-        with mock.patch.object(run, "Processes", return_value=runner), _one_loop():
-            return experiment.main([str(file), *map(str, arguments)])
-    finally:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", usual)
+    with mock.patch.object(run, "Processes", return_value=runner), _one_loop():
+        return experiment.main([str(file), *map(str, arguments)])
 
 
 @dataclass
