@@ -33,6 +33,7 @@ def attention(
     heads_first: bool = False,
     rows: Int[Array, " B"] | None = None,
     block: int | None = None,
+    platform: str | None = None,
     implementation: str | Sequence[str] = "dense",
 ) -> Float[Array, "B C N*H"]:
     """For each query the mean of the values it sees, weighted by softmax(scale * q · k): heads side by side.
@@ -47,7 +48,8 @@ def attention(
         k_scale, v_scale: factors of int8 keys and values; None: 1.
         heads_first: `k` and `v` have their heads before their tokens, as a cache holds them.
         rows: which row of `k` and `v` each row of queries looks at; None: the same.
-        block: tokens per block of "blocks" and "by_length"; None: what suits this machine.
+        block: tokens per block of "blocks" and "by_length"; None: what suits the platform.
+        platform: what it will run on ("cpu", "gpu", "tpu"); None: this process's default.
         implementation: a key of `IMPLEMENTATIONS`; of several the first that can do what is asked.
 
     Raises:
@@ -63,17 +65,18 @@ def attention(
             raise ValueError(f"attention: there is no {name!r}. Use one of: {', '.join(IMPLEMENTATIONS)}.")
         try:
             with jax.named_scope(name):
-                return _run(name, q, k, v, mask, scale=scale, **given)
+                return _run(name, platform or jax.default_backend(), q, k, v, mask, scale=scale, **given)
         except NotImplementedError as refusal:
             refusals.append(str(refusal))
     raise NotImplementedError("\n".join(refusals))
 
 
-def _run(name: str, *args: Any, **options: Any) -> Float[Array, "B C NH"]:
+def _run(name: str, platform: str, *args: Any, **options: Any) -> Float[Array, "B C NH"]:
     run = IMPLEMENTATIONS[name]
-    if refused := options.keys() - inspect.signature(run).parameters.keys():
+    known = inspect.signature(run).parameters.keys()
+    if refused := options.keys() - known:
         raise NotImplementedError(f"attention: {name!r} does not take {', '.join(sorted(refused))}.")
-    return run(*args, **options)
+    return run(*args, **options, **({"platform": platform} if "platform" in known else {}))
 
 
 def dense(
@@ -176,6 +179,6 @@ ON_OTHER_PLATFORMS = ("by_length", "dense")
 """The same on the other platforms: a ring as short as a block is looked at as a whole."""
 
 
-def to_a_cache() -> tuple[str, ...]:
-    """Implementations to try in turn, on this machine, where new tokens look at a cache."""
-    return TO_A_CACHE.get(jax.default_backend(), ON_OTHER_PLATFORMS)
+def to_a_cache(platform: str) -> tuple[str, ...]:
+    """Implementations to try in turn, on a platform, where new tokens look at a cache."""
+    return TO_A_CACHE.get(platform, ON_OTHER_PLATFORMS)

@@ -36,6 +36,7 @@ def by_length(
     heads_first: bool = False,
     rows: Int[Array, " B"] | None = None,
     block: int | None = None,
+    platform: str | None = None,
 ) -> Float[Array, "B C N*H"]:
     """Attention that reads as many blocks of slots as the longest row has in use.
 
@@ -48,7 +49,7 @@ def by_length(
     """
     if not isinstance(mask, RingMask) or not heads_first:
         raise NotImplementedError("attention: 'by_length' takes the rows of a cache (RingMask, heads_first) only.")
-    block = block or block_on(jax.default_backend())
+    block = block or block_on(platform or jax.default_backend())
     slots = k.shape[2]
     if slots <= block:
         raise NotImplementedError(f"attention: 'by_length' takes more slots than those of one block, {block}.")

@@ -75,6 +75,11 @@ class Cache:
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
     rows: Int[Array, " A"] | None = None
 
+    @property
+    def platform(self) -> str:
+        """What it lies on: that of the mesh, which is not this process's where programs are compiled for a slice."""
+        return jax.default_backend() if self.sharding is None else self.sharding.mesh.devices.flat[0].platform
+
     def of_rows(self, rows: Int[Array, " A"] | None) -> Self:
         """The same cache for passes that feed some of its rows only: nothing is copied. None: all of them again.
 
@@ -110,7 +115,8 @@ class Cache:
                 v_scale=v_scale,
                 heads_first=True,
                 rows=None if rows is None else self._own(rows, ring.k),
-                implementation=to_a_cache(),
+                platform=self.platform,
+                implementation=to_a_cache(self.platform),
             )
 
         if self.sharding is None:

@@ -24,6 +24,7 @@ def pallas_gpu(
     *,
     scale: float,
     heads_first: bool = False,
+    platform: str | None = None,
 ) -> Float[Array, "B C N*H"]:
     """One token of each row looks at a cache. Arguments: see `attention.attention`.
 
@@ -40,7 +41,8 @@ def pallas_gpu(
         raise _refusal(f"only bfloat16 or float16 throughout, not {q.dtype} and {k.dtype}")
     if parts is None or head_dim not in (64, 128):
         raise _refusal(f"only multiples of {BLOCK} slots and heads of 64 or 128, not {slots} and {head_dim}")
-    if (platform := jax.default_backend()) not in ("gpu", "cpu"):
+    platform = platform or jax.default_backend()
+    if platform not in ("gpu", "cpu"):
         raise _refusal(f"only GPUs, not {platform!r}")
     from jax.experimental.pallas.ops.gpu.decode_attention import gqa  # late: it takes Triton's half of Pallas along
 

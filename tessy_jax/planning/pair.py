@@ -149,8 +149,8 @@ def _programs(shapes: Shapes) -> Iterator[Any]:
 def _step(shapes: Shapes, role: Role) -> Step:
     """A decode step of `role`: the loop in which the engine takes them; it costs what its body does, with full rows."""
     carry, params = shapes.carry(shapes.config.engine), shapes.params
-    blocks = math.ceil(shapes.config.engine.context / block_on(jax.default_backend()))
     cache = carry.caches[role].model
+    blocks = math.ceil(shapes.config.engine.context / block_on(cache.platform))
     program, text = compile_program(
         f"decode step, {NAMES[role]}",
         jax.jit(shapes.schedule.turns[role].generate, donate_argnums=(1, 2)),

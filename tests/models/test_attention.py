@@ -162,7 +162,7 @@ def test_by_length_reads_no_further_than_the_longest_row_that_is_fed() -> None:
     def look(*positions: int) -> np.ndarray:
         ring = RingMask(models.Full(), jnp.asarray(positions)[:, None], T)
         options: dict[str, Any] = {"scale": SCALE, "heads_first": True, "block": 8}
-        return np.asarray(attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache()))
+        return np.asarray(attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache("cpu")))
 
     both, alone = look(5, 23), look(5, -1)
     assert np.all(np.isfinite(both))
@@ -209,7 +209,7 @@ def test_the_next_implementation_is_taken() -> None:
     options: dict[str, Any] = {"scale": SCALE, "heads_first": True}
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
     np.testing.assert_array_equal(
-        attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache()),
+        attention(q[:, :1], k, v, ring, **options, implementation=to_a_cache("cpu")),
         attention(q[:, :1], k, v, ring, **options),
     )
     why = r"^attention: 'by_length' takes more slots .* 256\.\nattention: 'blocks' does not take heads_first\.$"
@@ -217,10 +217,17 @@ def test_the_next_implementation_is_taken() -> None:
         attention(q[:, :1], k, v, ring, **options, implementation=("by_length", "blocks"))
 
 
-def test_a_gpu_takes_its_kernel_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert to_a_cache() == ("by_length", "dense")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert to_a_cache() == ("pallas_gpu", "by_length", "dense")
+def test_the_platform_decides() -> None:
+    """That which it will run on, whatever this process runs on: a plan for TPUs is compiled on CPUs."""
+    assert to_a_cache("gpu") == ("pallas_gpu", "by_length", "dense")
+    assert to_a_cache("cpu") == to_a_cache("tpu") == ("by_length", "dense")
+    q, k, v, _ = _inputs()
+    k, v = (jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, 400 - T), (0, 0))) for x in (k, v))
+    ring = RingMask(models.Full(), jnp.asarray([[5], [7]]), 400)
+    options: dict[str, Any] = {"scale": SCALE, "heads_first": True, "implementation": "by_length"}
+    attention(q[:, :1], k, v, ring, **options, platform="cpu")
+    with pytest.raises(NotImplementedError, match=r"more slots than those of one block, 512\.$"):
+        attention(q[:, :1], k, v, ring, **options, platform="tpu")
 
 
 def test_what_an_implementation_cannot_do_it_refuses() -> None:
