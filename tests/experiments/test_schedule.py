@@ -36,6 +36,7 @@ def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script.write_text(SCRIPT.replace("ROOT", str(tmp_path)))
     script.chmod(0o755)
     behave(tmp_path, "")
+    (tmp_path / "order").touch()
     monkeypatch.setattr(sys, "executable", str(script))
     # What such stages wrote is nothing to report of.
     monkeypatch.setattr("tessy_jax.experiments.run._report", lambda *_: None)
@@ -118,13 +119,12 @@ def test_rejects_are_no_failure_and_a_signal_is(python: Path, capsys: pytest.Cap
 def test_ctrl_c_reaches_the_stages_and_the_same_command_goes_on(
     python: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    waits = 'trap "echo saved; exit 130" INT; for n in {1..600}; do sleep 0.1; done'
-    behave(python, f"[[ $stage == b/seed-0/* ]] && {{ {waits}; }}; true")
+    waits = f'echo "ready $stage" >> {python}/order; for n in {{1..600}}; do sleep 0.1; done'
+    behave(python, f'[[ $stage == b/seed-0/* ]] && {{ trap "echo saved; exit 130" INT; {waits}; }}; true')
 
     def stop() -> None:
-        while "begin b/seed-0/synthesize" not in (python / "order").read_text():
+        while not order(python, "ready"):
             time.sleep(0.05)
-        time.sleep(0.1)  # for its trap
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=stop)
@@ -139,7 +139,8 @@ def test_ctrl_c_reaches_the_stages_and_the_same_command_goes_on(
 
 
 def test_a_killed_experiment_leaves_no_stage_behind(python: Path) -> None:
-    behave(python, f'trap "touch {python}/saved; exit 130" INT; for n in {{1..600}}; do sleep 0.1; done')
+    waits = f'echo "ready $stage" >> {python}/order; for n in {{1..600}}; do sleep 0.1; done'
+    behave(python, f'trap "touch {python}/saved; exit 130" INT; {waits}')
     (python / "order").write_text("")
     code = (
         f"import sys; sys.executable = {str(python / 'python')!r}\n"
@@ -147,10 +148,9 @@ def test_a_killed_experiment_leaves_no_stage_behind(python: Path) -> None:
     )
     real, paths = os.readlink("/proc/self/exe"), os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([real, "-c", code], stderr=subprocess.DEVNULL, env=paths)
-    while not order(python):
+    while not order(python, "ready"):
         assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(0.2)
     process.kill()
     process.wait()
     end = time.monotonic() + 60
