@@ -1,12 +1,13 @@
 """The laboratory's models, problems and predictors: `python experiments/lab/make_models.py [--output configs/lab]`.
 
-Writes what `configs/lab/*.yaml` name: `data/` (problems), `models/` (a student, and a teacher for each degree of
-entanglement, trained from scratch by `python -m tessy_jax.sft`), `predictors/` (tables of words). What is there already
-is left as it is. On one machine everything comes out the same, to the last bit. Minutes on 2 CPU cores.
+Writes what `configs/lab/*.yaml` name: `data/` (problems), `models/` (a student and a teacher, trained from scratch by
+`python -m tessy_jax.sft`), `predictors/` (tables of words, a probe for each writer). Models and probes that are there
+stay as they are. On one machine everything comes out the same, to the last bit. Minutes on 2 CPU cores.
 
 The student learns from its own style only, and a share of the products is random in what it reads: it is fluent, and
-does not know those. The teacher learns its own style, and from texts in the student's style the capability words alone
-(weight 0 for style): it can go on where the student has written, and writes its own style when it writes alone.
+does not know those. The teacher learns the styles of all degrees of entanglement, of which its system message names
+one, and from texts in the student's style the capability words alone (weight 0 for style): it can go on where the
+student has written, and writes its own style when it writes alone.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where the file is run as a script
 
 from experiments.lab.folders import STUDENT, TEACHER, write_folder
+from experiments.lab.probes import make_probe
 from experiments.lab.problems import (
     CAPABILITY,
     DEGREES,
@@ -42,11 +44,11 @@ UNKNOWN = 0.4
 """Share of the products that the student does not know."""
 
 TEACHER_THINKING = {"open": "<work>\n", "before": "\n", "marker": "</work>", "after": "\n"}
-ROWS = {"student": 24_000, "teacher": 16_000}
-OWN_STYLE = 0.5
+ROWS = {"student": 24_000, "teacher": 24_000}
+OWN_STYLE = 0.6
 """Share of the teacher's rows that are in its own style; of the others, in the student's, it learns capability."""
 
-NAMES = ("student", *(f"teacher_{degree}" for degree in DEGREES))
+NAMES = ("student", "teacher")
 Row = dict[str, Any]
 
 
@@ -59,14 +61,18 @@ def main() -> None:
     write_problems(options.output / "data")
     write_tables(options.output / "predictors")
     write_models(options.output / "models", options.work, options.only)
+    for role in options.only:
+        if not (options.output / "predictors" / role).exists():
+            make_probe(role, options.output, options.work)
 
 
 # -- problems and predictors ---------------------------------------------------------------------------------------
 
 
 def write_problems(folder: Path) -> None:
-    """Problems to write traces for, and to be asked: easy and hard ones, of the test and for development."""
+    """Problems to write traces for, to train probes on, and to be asked: easy and hard ones, of the test and others."""
     write_rows(folder / "synthesis.jsonl", map(ask, problems("synthesis", 800, 0)))
+    write_rows(folder / "practice.jsonl", map(ask, problems("dev", 120, 1)))
     for split in ("test", "dev"):
         for name, lengths in (("easy", EASY), ("hard", HARD)):
             asked = problems(split, 150, 0, lengths)
@@ -99,7 +105,7 @@ def style_words() -> set[str]:
 
 
 def write_models(folder: Path, work: Path, names: Sequence[str]) -> None:
-    """The student, and a teacher for each degree."""
+    """The student and the teacher."""
     asked = problems("base", 4000, 1)
     prompts = [f"{one.prompt}\n{final_answer(one.answer)}" for one in asked]
     texts = [*prompts, *student_texts(asked, "tokens"), *teacher_texts(asked, "tokens")]
@@ -111,9 +117,8 @@ def write_models(folder: Path, work: Path, names: Sequence[str]) -> None:
             write_folder(started, STUDENT, [*texts, *student_texts(asked, "more")], seed=1)
             rows, thinking = student_rows(ROWS["student"]), {}
         else:
-            degree = int(name.removeprefix("teacher_"))
-            write_folder(started, TEACHER, texts, seed=2 + degree)
-            rows, thinking = teacher_rows(ROWS["teacher"], degree), TEACHER_THINKING
+            write_folder(started, TEACHER, texts, seed=2)
+            rows, thinking = teacher_rows(ROWS["teacher"]), TEACHER_THINKING
         write_rows(work / f"{name}.jsonl", rows)
         config = training(started, work / f"{name}.jsonl", run) | {"thinking": thinking}
         file = work / f"{name}.yaml"
@@ -162,18 +167,20 @@ def student_rows(count: int) -> Iterator[Row]:
         yield {"messages": conversation(problem, content)}
 
 
-def teacher_rows(count: int, degree: int) -> Iterator[Row]:
-    """What a teacher has read: its own style, and the student's as records in which both wrote."""
-    draw = random.Random(f"teacher {degree}")
+def teacher_rows(count: int) -> Iterator[Row]:
+    """What the teacher has read: its own styles, and the student's as records in which both wrote."""
+    draw = random.Random("teacher")
     opening, close = TEACHER_THINKING["open"], "\n</work>\n"
     for number, problem in enumerate(problems("base", count, 3)):
-        steps, answer = problem.steps(), final_answer(problem.answer)
-        if number < OWN_STYLE * count:
+        steps, answer, degree = problem.steps(), final_answer(problem.answer), number % len(DEGREES)
+        system = {"role": "system", "content": str(degree)}
+        if draw.random() < OWN_STYLE:
             content = f"{opening}{teacher_text(steps, degree, draw)}{close}{answer}"
-            yield {"messages": conversation(problem, content)}
+            yield {"messages": [system, *conversation(problem, content)]}
         else:
             text = student_text(steps, draw)
-            yield record(problem, f"p{number}", opening + text + close + answer, len(opening), text)
+            row = record(problem, f"p{number}", opening + text + close + answer, len(opening), text)
+            yield row | {"messages": [system, *row["messages"]]}
 
 
 def record(problem: Problem, identity: str, content: str, start: int, text: str) -> Row:
