@@ -9,6 +9,11 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form owner/name; the hub is not asked."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
 def model_folder(name: str, key: str) -> Path:
     """The folder of the model that the configuration names at `key`; a hub id is downloaded (the only network access).
 
@@ -23,7 +28,7 @@ def model_folder(name: str, key: str) -> Path:
         if folder.suffix == ".gguf":
             remedy = f"convert it to a folder first: python -m tessy_jax.convert {name} {folder.stem}"
         raise ConfigError(f"{key}: '{name}' is not a folder with a Hugging Face checkpoint; {remedy}")
-    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+    if not is_hub_id(name):
         raise ConfigError(f"{key}: there is no folder '{name}', and it is no hub id (owner/name) either")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

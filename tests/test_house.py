@@ -15,6 +15,7 @@ from tests.kit import ROOT
 PACKAGE = ROOT / "tessy_jax"
 LEVELS = (
     ("commands",),
+    ("experiments",),
     ("planning",),
     ("train",),
     ("analysis",),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -163,8 +163,8 @@ def _known(schema: type[BaseModel] | Variants[Any], chosen: type[BaseModel] | No
 def _entries(schema: type[BaseModel], prefix: str = "", variant: str = "") -> Iterator[_Entry]:
     """The keys of a schema that hold values, depth first; the variants of a section one after the other."""
     for name, field in schema.model_fields.items():
-        key = prefix + name
         sections = list(_sections(field.annotation))
+        key = prefix + name + (f".{_NAME}" if sections and get_origin(field.annotation) is dict else "")
         chosen_by = field.discriminator or _discriminator(field.annotation)
         for section in sections:
             tag = f" ({chosen_by}: {_tag(section, chosen_by)})" if chosen_by else variant
@@ -172,6 +172,10 @@ def _entries(schema: type[BaseModel], prefix: str = "", variant: str = "") -> It
         if not sections:
             default = _show(field.default) if field.default_factory is None else "derived"
             yield _Entry(key, variant, default, field.description or "")
+
+
+_NAME = "<name>"
+"""Stands in a key for the name that the user gives to one of several sections."""
 
 
 def _discriminator(annotation: Any) -> Any:
@@ -321,9 +325,15 @@ def _suggest(key: str, entries: Sequence[_Entry]) -> str:
     """What an unknown key was meant to be: a key of another variant, one with a similar name, or one of its section."""
     if variants := [entry.variant for entry in entries if entry.key == key]:
         return f"it belongs to another variant{','.join(variants)}"
-    known = [entry.key for entry in entries]
+    known = [_with_names_of(leaf, entry.key) for entry in entries]
     if near := difflib.get_close_matches(key, known, n=1, cutoff=0.7):
         return f"did you mean '{near[0]}'?"
     prefix = key.rpartition(".")[0]
     siblings = dict.fromkeys(name for name in known if name.rpartition(".")[0] == prefix)
     return "known keys: " + ", ".join((prefix and siblings) or dict.fromkeys(name.split(".")[0] for name in known))
+
+
+def _with_names_of(leaf: str, key: str) -> str:
+    """A key with the user's names: "arms.a.lr" and "arms.<name>.rate" give "arms.a.rate"."""
+    given = leaf.split(".")
+    return ".".join(given[at] if part == _NAME and at < len(given) else part for at, part in enumerate(key.split(".")))

@@ -77,6 +77,11 @@ def compare(a: Path, b: Path) -> Table:
     return table
 
 
+def read_passes(config: EvaluateConfig, benchmark: Benchmark) -> dict[str, float]:
+    """By problem, the share of the responses that passed, from an evaluation's judgements."""
+    return {name: sum(found) / len(found) for name, found in passes(_judgements(config, benchmark)).items()}
+
+
 def _cells(one: Difference) -> list[str]:
     interval = f"{one.low:+.2f} to {one.high:+.2f}"
     return [f"{one.value:+.2f}", interval, str(one.problems), str(one.better), str(one.worse)]
