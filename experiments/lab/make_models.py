@@ -44,7 +44,10 @@ UNKNOWN = 0.4
 """Share of the products that the student does not know."""
 
 TEACHER_THINKING = {"open": "<work>\n", "before": "\n", "marker": "</work>", "after": "\n"}
-ROWS = {"student": 24_000, "teacher": 24_000}
+ROUNDS = {"student": (4e-3,), "teacher": (4e-3, 2e-3)}
+"""Learning rates of the rounds in which a model is trained; each has its own texts."""
+
+ROWS = 24_000
 OWN_STYLE = 0.6
 """Share of the teacher's rows that are in its own style; of the others, in the student's, it learns capability."""
 
@@ -112,39 +115,40 @@ def write_models(folder: Path, work: Path, names: Sequence[str]) -> None:
     for name in names:
         if (folder / name / "config.json").exists():
             continue
-        started, run = work / f"{name}-untrained", work / name
+        model = work / f"{name}-untrained"
         if name == "student":
-            write_folder(started, STUDENT, [*texts, *student_texts(asked, "more")], seed=1)
-            rows, thinking = student_rows(ROWS["student"]), {}
+            write_folder(model, STUDENT, [*texts, *student_texts(asked, "more")], seed=1)
         else:
-            write_folder(started, TEACHER, texts, seed=2)
-            rows, thinking = teacher_rows(ROWS["teacher"]), TEACHER_THINKING
-        write_rows(work / f"{name}.jsonl", rows)
-        config = training(started, work / f"{name}.jsonl", run) | {"thinking": thinking}
-        file = work / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        code = subprocess.run([sys.executable, "-m", "tessy_jax.sft", str(file)]).returncode
-        if code:
-            raise SystemExit(f"error: sft {file} ended with exit code {code}")
-        shutil.copytree(run / "export", folder / name, dirs_exist_ok=True)
+            write_folder(model, TEACHER, texts, seed=2)
+        for number, rate in enumerate(ROUNDS[name], start=1):
+            run = work / f"{name}-{number}"
+            rows = student_rows(ROWS, number) if name == "student" else teacher_rows(ROWS, number)
+            write_rows(run.with_suffix(".jsonl"), rows)
+            config = training(model, run, rate) | {"thinking": {} if name == "student" else TEACHER_THINKING}
+            run.with_suffix(".yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+            code = subprocess.run([sys.executable, "-m", "tessy_jax.sft", str(run.with_suffix(".yaml"))]).returncode
+            if code:
+                raise SystemExit(f"error: sft {run.with_suffix('.yaml')} ended with exit code {code}")
+            model = run / "export"
+        shutil.copytree(model, folder / name, dirs_exist_ok=True)
 
 
-def training(model: Path, rows: Path, output: Path) -> Row:
-    """The configuration of a training from scratch."""
+def training(model: Path, run: Path, rate: float) -> Row:
+    """The configuration of a round."""
     return {
         "model": str(model),
         "data": {
-            "train": str(rows),
+            "train": str(run.with_suffix(".jsonl")),
             "held_out": 0.01,
-            "length": 128 if "student" in model.name else 192,
+            "length": 128 if run.name.startswith("student") else 192,
             "weights": {"style": 0.0},  # of the student's texts that a teacher reads
         },
         "batch": {"rows": 16},
         "epochs": 1,
-        "optimizer": {"lr": 4e-3, "warmup": 0.05},
+        "optimizer": {"lr": rate, "warmup": 0.05},
         "compute": {"dtype": "float32", "remat": "none", "attention": "dense", "loss_chunk": 4096},
         "checkpoint": {"every": 5000, "keep": 1, "best": 0},
-        "output": str(output),
+        "output": str(run),
     }
 
 
@@ -158,28 +162,28 @@ def teacher_texts(asked: Iterable[Problem], seed: str) -> Iterator[str]:
     return (teacher_text(one.steps(), degree, draw) for degree in DEGREES for one in asked)
 
 
-def student_rows(count: int) -> Iterator[Row]:
+def student_rows(count: int, number: int) -> Iterator[Row]:
     """What the student has read: right but for products that it does not know."""
-    draw, unknown = random.Random("student"), unknown_facts(UNKNOWN)
-    for problem in problems("base", count, 2):
+    draw, unknown = random.Random("student" * number), unknown_facts(UNKNOWN)
+    for problem in problems("base", count, 2 * number):
         steps = problem.steps(unknown, draw)
         content = f"<think>\n{student_text(steps, draw)}\n</think>\n\n{final_answer(steps[-1].result)}"
         yield {"messages": conversation(problem, content)}
 
 
-def teacher_rows(count: int) -> Iterator[Row]:
+def teacher_rows(count: int, number: int) -> Iterator[Row]:
     """What the teacher has read: its own styles, and the student's as records in which both wrote."""
-    draw = random.Random("teacher")
+    draw = random.Random("teacher" * number)
     opening, close = TEACHER_THINKING["open"], "\n</work>\n"
-    for number, problem in enumerate(problems("base", count, 3)):
-        steps, answer, degree = problem.steps(), final_answer(problem.answer), number % len(DEGREES)
+    for index, problem in enumerate(problems("base", count, 2 * number + 1)):
+        steps, answer, degree = problem.steps(), final_answer(problem.answer), index % len(DEGREES)
         system = {"role": "system", "content": str(degree)}
         if draw.random() < OWN_STYLE:
             content = f"{opening}{teacher_text(steps, degree, draw)}{close}{answer}"
             yield {"messages": [system, *conversation(problem, content)]}
         else:
             text = student_text(steps, draw)
-            row = record(problem, f"p{number}", opening + text + close + answer, len(opening), text)
+            row = record(problem, f"p{index}", opening + text + close + answer, len(opening), text)
             yield row | {"messages": [system, *row["messages"]]}
 
 
