@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tessy_jax.baselines.mix import Mix
 from tessy_jax.baselines.seated import student_only, teacher_answer, teacher_only, teacher_think
+from tessy_jax.baselines.staged import teacher_reference, teacher_score
 from tessy_jax.config.methods import BaselineConfig
 from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.console.messages import say
@@ -21,6 +22,8 @@ OPEN: dict[str, Callable[[Any], Writers]] = {
     "teacher_think": teacher_think,
     "teacher_answer": teacher_answer,
     "teacher_mix": Mix.open,
+    "teacher_reference": teacher_reference,
+    "teacher_score": teacher_score,
 }
 
 

@@ -88,14 +88,15 @@ def load_as(schema: type[ConfigT] | Variants[ConfigT], path: str | Path, overrid
     merged: Any = OmegaConf.create(_change_texts(read_yaml(path), _mask))
     sources: dict[str, str] = {}
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, text = override.partition("=")
         if not equals or not key.strip(". "):
             raise ConfigError(f"override '{override}' is not of the form key=value, for example engine.batch=8")
         try:
             value = OmegaConf.select(OmegaConf.from_dotlist([_mask(override)]), key)
             OmegaConf.update(merged, key, value, merge=False)
         except Exception as error:  # of YAML, of OmegaConf, or of Python over a value that is none
-            raise ConfigError(f"cannot read override '{override}': {_one_line(error)}") from error
+            hint = f"; a text with braces needs quotes: {key}='{text}'" if text[:1] in "{[" else ""
+            raise ConfigError(f"cannot read override '{override}': {_one_line(error)}{hint}") from error
         sources[key] = f"override '{override}'"
     values = _change_texts(OmegaConf.to_container(merged), _unmask)
     folder = path.expanduser().parent
@@ -325,7 +326,7 @@ def _suggest(key: str, entries: Sequence[_Entry]) -> str:
     """What an unknown key was meant to be: a key of another variant, one with a similar name, or one of its section."""
     if variants := [entry.variant for entry in entries if entry.key == key]:
         return f"it belongs to another variant{','.join(variants)}"
-    known = [_with_names_of(leaf, entry.key) for entry in entries]
+    known = [_with_names_of(key, entry.key) for entry in entries]
     if near := difflib.get_close_matches(key, known, n=1, cutoff=0.7):
         return f"did you mean '{near[0]}'?"
     prefix = key.rpartition(".")[0]

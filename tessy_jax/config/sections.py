@@ -185,3 +185,7 @@ class TraceRunConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
     samples: PositiveInt = Field(default=1, description="Traces per problem.")
     limit: PositiveInt | None = Field(default=None, description="Stop after this many problems; null: all.")
+
+    def texts(self, problems: int) -> int:
+        """Texts, of thinking and answer, that a run writes for so many problems at most."""
+        return problems * self.samples

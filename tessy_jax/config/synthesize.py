@@ -53,7 +53,7 @@ class SynthesisConfig(TraceRunConfig, PairConfig):
     method: Literal["tessy"] = Field(
         default="tessy",
         description="Who writes what (docs/methods.md): tessy, student_only, teacher_only, teacher_think, "
-        "teacher_answer, teacher_mix.",
+        "teacher_answer, teacher_mix, teacher_reference, teacher_score.",
         exclude_if=lambda value: value == "tessy",  # or the configurations of earlier runs would read otherwise
     )
 

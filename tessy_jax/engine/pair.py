@@ -14,6 +14,7 @@ from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.engine.rows import NAMES
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
+from tessy_jax.engine.writers import Stage
 from tessy_jax.predictors.base import JudgedModel, OwnModel, PredictorSource
 from tessy_jax.predictors.registry import identify_predictor, open_predictor
 from tessy_jax.text.chat import Chat
@@ -103,6 +104,11 @@ class Pair:
     def rules(self) -> int:
         """The number of the rules that records follow and that no key of the configuration says."""
         return RELEASED_RULES if isinstance(self.config.cooperation, ReleasedCodeCooperation) else 1
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """None: nothing is written first."""
+        return ()
 
     def identity(self) -> dict[str, Any]:
         """What the records depend on but for `rules`, for the manifest."""

@@ -74,8 +74,7 @@ def write_traces(
     if options.pod:
         processes.initialize()
     mesh = make_mesh(config.mesh, config.engine.batch)
-    index, count = jax.process_index(), jax.process_count()
-    if count == 1 and not options.dry_run and not options.overwrite:
+    if jax.process_count() == 1 and not options.dry_run and not options.overwrite:
         known = _recognise(config, models_of)
         if known is not None:  # so an opened pair would be the one of the run that is there
             with _open_run(config, known, overwrite=False) as run, log_to(run.log_path):
@@ -86,7 +85,18 @@ def write_traces(
     models = models_of.open(config)
     if options.dry_run:
         return REJECTS if dry_run(models, rows) else DONE
+    return _write_run(models, rows, options, mesh, console)
 
+
+def _write_run(
+    models: Writers,
+    rows: Sequence[Problem | Reject],
+    options: argparse.Namespace,
+    mesh: Mesh | None,
+    console: Console,
+) -> int:
+    """Writes a run and, before it, the stages that it is made of; returns the exit code."""
+    index, count, config = jax.process_index(), jax.process_count(), models.config
     begun = None if options.overwrite else rules_of(config.output, TRACES.format)
     rules = begun or models.rules
     identity = models.identity() | _input_identity(config) | numbered(rules)
@@ -101,9 +111,27 @@ def write_traces(
         if work.is_done and count == 1:
             say(console, "nothing left to do")
             stopped = False
+        elif not _write_stages(models, rows, options, mesh, console):
+            return INTERRUPTED
         else:
             stopped = _write(work, models, mesh, console)
         return _end(work, stopped, options.show, console)
+
+
+def _write_stages(
+    models: Writers,
+    rows: Sequence[Problem | Reject],
+    options: argparse.Namespace,
+    mesh: Mesh | None,
+    console: Console,
+) -> bool:
+    """Writes what must be there first; returns whether it is."""
+    for stage in models.stages:
+        say(console, f"first: {stage.name}")
+        if _write_run(stage.models, stage.rows(rows), options, mesh, console) == INTERRUPTED:
+            return False
+        processes.barrier("stage")  # what one process reads, another may have written
+    return True
 
 
 def _recognise(config: ConfigT, models_of: OpensModels[ConfigT]) -> dict[str, Any] | None:

@@ -1,11 +1,14 @@
 """What a run needs of models that write traces, found and checked, whoever writes what."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
 from tessy_jax.config.sections import TraceRunConfig
+from tessy_jax.data.inputs import Reject
+from tessy_jax.data.records import Problem
 from tessy_jax.engine.engine import Dispatch
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.engine.rows import Job
@@ -19,6 +22,21 @@ class JobRunner(Protocol):
     def run(self, jobs: Iterator[Job]) -> Iterator[Dispatch]:
         """Runs all `jobs`; see `Engine.run`."""
         ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What must have been written before: a run of its own within the run directory.
+
+    Attributes:
+        name: of its folder, for the user.
+        models: who writes it; their configuration says where and how often.
+        rows: its input, from that of the run; called when the stages before it are done.
+    """
+
+    name: str
+    models: "Writers"
+    rows: Callable[[Sequence[Problem | Reject]], Sequence[Problem | Reject]]
 
 
 class Writers(Protocol):
@@ -59,6 +77,11 @@ class Writers(Protocol):
         """The number of the rules that records follow and that no key of the configuration says."""
         ...
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What is written first, in order."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What the records depend on but for `rules`, for the manifest."""
         ...
@@ -80,3 +103,8 @@ class WithoutPredictors:
     def rules(self) -> int:
         """The first: the rules of such records have never changed."""
         return 1
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """None: nothing is written first."""
+        return ()

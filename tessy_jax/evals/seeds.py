@@ -65,14 +65,12 @@ def difference_over_seeds(
     """The second model's score less the first's, paired by seed and problem.
 
     Args:
-        first, second: by seed; a first of one seed only is a model that no seed changes, and goes with every second.
+        first, second: by seed; seeds that only one of them has are left out.
 
     Raises:
         ScoreError: they have no seed, or no problem, in common.
     """
-    alone = next(iter(first.values())) if len(first) == 1 else None
-    seeds = [seed for seed in second if alone is not None or seed in first]
-    pairs = [(alone if alone is not None else first[seed], second[seed]) for seed in seeds]
+    pairs = [(first[seed], second[seed]) for seed in second if seed in first]
     names = _common([one for pair in pairs for one in pair])
     return _interval(
         np.array([[after[name] - before[name] for name in names] for before, after in pairs]), _numbers(names, groups)

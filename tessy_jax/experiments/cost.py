@@ -18,6 +18,7 @@ from tessy_jax.data.records import Problem
 from tessy_jax.errors import DONE, ERROR, UserError
 from tessy_jax.evals.benchmark import open_benchmarks
 from tessy_jax.experiments.marks import Marks
+from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.stages import Stage
 from tessy_jax.models.hub import is_hub_id
 
@@ -59,21 +60,23 @@ class _Costs:
 
     def _traces(self, config: TraceRunConfig) -> Cost:
         budgets = config.cooperation  # type: ignore[attr-defined]  # of every method
-        records = self._records(config)
-        return Cost(records, "records", records and records * (budgets.max_think_tokens + budgets.max_answer_tokens))
+        longest, problems = budgets.max_think_tokens + budgets.max_answer_tokens, self._problems(config)
+        if problems is None:
+            return Cost(None, "records", None)
+        return Cost(problems * config.samples, "records", config.texts(problems) * longest)
 
-    def _records(self, config: TraceRunConfig) -> int | None:
+    def _problems(self, config: TraceRunConfig) -> int | None:
         def count() -> int:
             return sum(isinstance(row, Problem) for row in read_rows(config.input, config.columns, config.limit))
 
-        rows = self._count(f"{config.input} {config.columns} {config.limit}", count)
-        return rows and rows * config.samples
+        return self._count(f"{config.input} {config.columns} {config.limit}", count)
 
     def _training(self, config: SftConfig, stage: Stage) -> Cost:
         [data] = stage.needs
         assert isinstance(data.config, TraceRunConfig)
-        if (records := self._records(data.config)) is None:
+        if (problems := self._problems(data.config)) is None:
             return Cost(None, "steps", None)
+        records = problems * data.config.samples
         steps = config.epochs * math.ceil(records / config.batch.rows)  # an example a row: packing needs fewer
         steps = steps if config.max_steps is None else min(steps, config.max_steps)
         return Cost(steps, "steps", steps * config.batch.rows * config.data.length)
@@ -129,7 +132,7 @@ def dry_run(stages: Sequence[Stage], marks: Marks) -> int:
     out.print(f"synthesize: {totals['synthesize']} tokens to generate, and what is rolled back")
     out.print(f"sft: {totals['sft']} tokens to train on, padding included; fewer where several examples share a row")
     out.print(f"evaluate: {totals['evaluate']} tokens to generate")
-    for line in to_download:
+    for line in (*notes_on(stages), *to_download):
         out.print(line)
     for line in costs.absent:
         out.print(f"error: {line}")

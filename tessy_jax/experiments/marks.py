@@ -6,13 +6,15 @@ A stage is done where its last line has exit code 0 or 3 and the hash of what it
 nothing is started to find that out. All others are run: what they have done before, they find themselves.
 """
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from tessy_jax.data.jsonl import LineFile, read_objects, remove_torn_line
 from tessy_jax.data.records import dump_line
-from tessy_jax.data.run_folder import RunDirError
+from tessy_jax.data.run_folder import RunDirError, explained, take_lock
 from tessy_jax.errors import DONE, REJECTS
 from tessy_jax.experiments.stages import Stage
 
@@ -55,33 +57,43 @@ class Marks:
 
     def add(self, stage: Stage, code: int, seconds: float) -> None:
         mark = Mark(stage.name, stage.hash, code, round(seconds, 3))
-        file = LineFile(self._path)
-        file.append(dump_line({**mark._asdict(), "command": stage.typed}))
-        file.close()
+        with explained(self._path):
+            file = LineFile(self._path)
+            file.append(dump_line({**mark._asdict(), "command": stage.typed}))
+            file.close()
         self._all.append(mark)
         self._last[stage.name] = mark
 
 
-def prepare(folder: Path) -> None:
-    """Makes the folder of an experiment, or finds one.
+@contextmanager
+def hold(folder: Path) -> Iterator[Marks]:
+    """Makes the folder of an experiment, or finds one, and holds it for this process.
 
     Raises:
-        RunDirError: it holds something else.
+        RunDirError: it holds something else, or another process holds it.
     """
+    check(folder)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).touch()
+    lock = take_lock(folder, (0, 1))
+    try:
+        remove_torn_line(folder / FILE)
+        yield Marks(folder)
+    finally:
+        os.close(lock)
+
+
+def check(folder: Path) -> None:
+    """Raises RunDirError where a folder holds something else than an experiment."""
     if folder.exists() and not folder.is_dir():
         raise RunDirError(f"{folder} is a file, not a folder: use another --output")
-    marks = folder / FILE
-    if marks.exists():
-        remove_torn_line(marks)
+    if not folder.exists() or (folder / FILE).exists():
         return
-    entries = folder.iterdir() if folder.exists() else ()
-    foreign = sorted(entry.name for entry in entries if not entry.name.startswith(".lock-"))
-    if foreign:
+    if foreign := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".lock-")):
         raise RunDirError(
             f"{folder} is not empty and holds no experiment (it has {', '.join(foreign[:3])}): use another --output"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    marks.touch()
 
 
 def _read(path: Path) -> Iterator[Mark]:

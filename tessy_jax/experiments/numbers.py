@@ -5,12 +5,9 @@ from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
-from tessy_jax.evals.scores import ScoreError
-from tessy_jax.evals.seeds import difference_over_seeds, score_over_seeds
+from tessy_jax.evals.seeds import Passes, difference_over_seeds, score_over_seeds
 from tessy_jax.experiments.results import Arm, Results, Training
-from tessy_jax.experiments.traces import TraceCounts
-
-AUTHORS = ("student", "teacher")
+from tessy_jax.experiments.traces import AUTHORS, TraceCounts
 
 
 def numbers(results: Results) -> dict[str, Any]:
@@ -21,6 +18,7 @@ def numbers(results: Results) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "control": config.control,
         "arms": {arm.name: arm.source for arm in results.arms},
+        "notes": results.notes,
         "stages": {"all": results.stages, "unfinished": [asdict(one) for one in results.unfinished]},
         "benchmarks": [_benchmark(results, label) for label in results.labels],
         "training_loss": _of_arms(results, lambda arm: arm.trainings, _losses),
@@ -45,38 +43,40 @@ def _of_arms(
 
 
 def _benchmark(results: Results, label: str) -> dict[str, Any]:
-    groups = results.groups.get(label)
-    control = results.config.control
-    rows: list[dict[str, Any]] = []
-    for arm in results.arms:
-        if not arm.evaluations:
-            continue
-        passes = {seed: found[label].passes for seed, found in arm.evaluations.items()}
-        others = {"base": results.base} | ({"control": results.arm(control)} if control is not None else {})
-        rows.append(
-            {
-                "arm": arm.name,
-                "score": asdict(score_over_seeds(list(passes.values()), groups)),
-                "by_seed": {str(seed): found[label].score for seed, found in arm.evaluations.items()},
-                **{
-                    f"less_{name}": None if other is arm else _difference(other, passes, label, groups)
-                    for name, other in others.items()
-                },
-            }
-        )
-    problems = max((row["score"]["problems"] for row in rows), default=0)
-    return {"label": label, "problems": problems, "rows": rows}
+    rows = [_score(results, label, arm) for arm in results.arms if arm.evaluations]
+    return {"label": label, "problems": max((row["score"]["problems"] for row in rows), default=0), "rows": rows}
+
+
+def _score(results: Results, label: str, arm: Arm) -> dict[str, Any]:
+    """An arm on a benchmark: its score, and how far it is from the base model and from the control."""
+    groups, control = results.groups.get(label), results.config.control
+    others = {"less_base": results.base} | ({} if control is None else {"less_control": results.arm(control)})
+    after = _passes(results, arm, label)
+    return {
+        "arm": arm.name,
+        "score": asdict(score_over_seeds([one[label].passes for one in arm.evaluations.values()], groups)),
+        "by_seed": {str(seed): one[label].score for seed, one in arm.evaluations.items()},
+        **{
+            name: None if other is arm else _difference(_passes(results, other, label), after, groups)
+            for name, other in others.items()
+        },
+    }
+
+
+def _passes(results: Results, arm: Arm, label: str) -> dict[int, Passes]:
+    """By seed; a greedy base model answers with all seeds alike, and was asked once."""
+    found: dict[int, Passes] = {seed: one[label].passes for seed, one in arm.evaluations.items()}
+    if arm is results.base and results.base_is_greedy and found:
+        [once] = found.values()
+        return dict.fromkeys(results.config.seeds, once)
+    return found
 
 
 def _difference(
-    other: Arm, passes: dict[int, dict[str, float]], label: str, groups: dict[str, str] | None
+    before: Mapping[int, Passes], after: Mapping[int, Passes], groups: Mapping[str, str] | None
 ) -> dict[str, Any] | None:
-    """To another arm, on the seeds and problems of both; None where there are none yet."""
-    before = {seed: found[label].passes for seed, found in other.evaluations.items()}
-    try:
-        return asdict(difference_over_seeds(before, passes, groups))
-    except ScoreError:
-        return None
+    """On the seeds of both; None where there are none yet."""
+    return asdict(difference_over_seeds(before, after, groups)) if set(before) & set(after) else None
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -136,28 +136,36 @@ def _authors(seeds: Sequence[TraceCounts]) -> dict[str, Any]:
     """Shares of the thinking by author, and switches."""
     records = max(1, sum(one.records for one in seeds))
     return {
-        "thinking_tokens": _shares([one.thinking_tokens for one in seeds]),
+        "thinking_tokens": _shares([one.thinking for one in seeds]),
         "thinking_characters": _shares([one.thinking_characters for one in seeds]),
-        "answer_tokens": _shares([one.answer_tokens for one in seeds]),
+        "answer_tokens": _shares([one.answers for one in seeds]),
         "switches_per_record": sum(one.switches for one in seeds) / records,
     }
 
 
 def _cost(seeds: Sequence[TraceCounts]) -> dict[str, Any]:
-    """Tokens by model, of all seeds together and by record."""
+    """Tokens by model, of all seeds together and by record. What is generated is kept, rolled back or left out: no
+    record has a candidate that was not chosen, or a reference.
+    """
     records = sum(one.records for one in seeds)
     by_model = {}
     for author in AUTHORS:
-        kept, rolled_back = (
-            sum(getattr(one, name).get(author, 0) for one in seeds) for name in ("kept", "rolled_back")
+        generated, kept, rolled_back = (
+            sum(getattr(one, name)[author] for one in seeds) for name in ("generated", "kept", "rolled_back")
         )
         by_model[author] = {
-            "generated": kept + rolled_back,
+            "generated": generated,
             "kept": kept,
             "rolled_back": rolled_back,
-            "generated_per_record": (kept + rolled_back) / max(1, records),
+            "left_out": generated - kept - rolled_back,
+            "generated_per_record": generated / max(1, records),
         }
-    return {"records": records, "rejected": sum(one.rejected for one in seeds), "models": by_model}
+    return {
+        "records": records,
+        "rejected": sum(one.rejected for one in seeds),
+        "models": by_model,
+        "rolled_back_by_either": sum(one.unattributed for one in seeds),
+    }
 
 
 def _shares(counts: Sequence[Mapping[str, int]]) -> dict[str, float]:

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 from tessy_jax.console.progress import duration
 from tessy_jax.data.jsonl import replace_file
-from tessy_jax.experiments.numbers import AUTHORS, numbers
+from tessy_jax.evals.published import SOURCE
+from tessy_jax.evals.report import published_rows
+from tessy_jax.experiments.numbers import numbers
 from tessy_jax.experiments.results import Results
+from tessy_jax.experiments.traces import AUTHORS
 
 Numbers = Mapping[str, Any]
 """As in `report.json`."""
@@ -46,19 +49,19 @@ def write_report(folder: Path, results: Results) -> None:
 
 def to_markdown(found: Numbers) -> str:
     """The tables, in Markdown."""
-    parts = [f"# {_cell(found['title'])}", *map(_cell, unfinished_in_words(found))]
+    parts = [f"# {_cell(found['title'])}", *map(_cell, remarks(found))]
     for table in tables(found):
         parts += [f"## {_cell(table.title)}", _markdown(table), *map(_cell, table.notes)]
     return "\n\n".join(parts) + "\n"
 
 
-def unfinished_in_words(found: Numbers) -> list[str]:
-    """What the report lacks; nothing where all is done."""
-    unfinished = found["stages"]["unfinished"]
+def remarks(found: Numbers) -> list[str]:
+    """What a reader must know, and what the report lacks."""
+    unfinished, notes = found["stages"]["unfinished"], list(found["notes"])
     if not unfinished:
-        return []
+        return notes
     named = "; ".join(f"{one['stage']}: {one['why']}" for one in unfinished)
-    return [f"{len(unfinished)} of {found['stages']['all']} stages are not in this report: {named}."]
+    return [*notes, f"{len(unfinished)} of {found['stages']['all']} stages are not in this report: {named}."]
 
 
 def tables(found: Numbers) -> Iterator[Table]:
@@ -89,7 +92,11 @@ def _scores(found: Numbers) -> Table:
         for one in found["benchmarks"]
         for row in one["rows"]
     }
-    return Table("Table 1: pass@1, %", *_by_benchmark(found, list(found["arms"]), cells), [METHOD])
+    rows = _by_benchmark(found, list(found["arms"]), cells)
+    published = published_rows([one["label"] for one in found["benchmarks"]])
+    rows += [[f"{name} (published)", *values] for name, values in published.items()]
+    below = [f"Published: {SOURCE}, under other conditions; not results of this program."] if published else []
+    return Table("Table 1: pass@1, %", _columns(found), rows, [METHOD, *below])
 
 
 def _differences(found: Numbers, other: str, title: str) -> Table:
@@ -100,14 +107,16 @@ def _differences(found: Numbers, other: str, title: str) -> Table:
         if row.get(f"less_{other}") is not None
     }
     arms = [arm for arm in found["arms"] if any(name == arm for name, _ in cells)]
-    return Table(f"Less {title}, points", *_by_benchmark(found, arms, cells))
+    return Table(f"Less {title}, points", _columns(found), _by_benchmark(found, arms, cells))
 
 
-def _by_benchmark(found: Numbers, arms: Sequence[str], cells: Mapping[tuple[str, str], str]) -> tuple[list, list]:
-    """Head and rows of a table with a column for each benchmark."""
-    head = ["", *(f"{one['label']} (N={one['problems']})" for one in found["benchmarks"])]
-    rows = [[arm, *(cells.get((arm, one["label"]), "not run yet") for one in found["benchmarks"])] for arm in arms]
-    return head, rows
+def _columns(found: Numbers) -> list[str]:
+    return ["", *(f"{one['label']} (N={one['problems']})" for one in found["benchmarks"])]
+
+
+def _by_benchmark(found: Numbers, arms: Sequence[str], cells: Mapping[tuple[str, str], str]) -> list[list[str]]:
+    """A row for each arm, with a cell for each benchmark."""
+    return [[arm, *(cells.get((arm, one["label"]), "not run yet") for one in found["benchmarks"])] for arm in arms]
 
 
 def _interval(one: Mapping[str, Any], sign: bool = False) -> str:
@@ -154,17 +163,22 @@ def _authors(found: Numbers) -> Table:
 
 
 def _cost(found: Numbers) -> Table:
-    names = ("generated", "kept", "rolled_back")
+    names = ("generated", "kept", "rolled_back", "left_out")
     head = ["", "records", "rejected"]
     head += [f"{author}: {name.replace('_', ' ')}" for author in AUTHORS for name in (*names, "per record")]
+    head.append("rolled back by either")
     rows = []
     for arm, one in found["cost"].items():
         cells = [f"{one['records']:,}", f"{one['rejected']:,}"]
         for author in AUTHORS:
             model = one["models"][author]
             cells += [*(f"{model[name]:,}" for name in names), f"{model['generated_per_record']:,.1f}"]
-        rows.append([arm, *cells])
-    return Table("Cost of the data, tokens of all seeds, each in its model's tokens", head, rows)
+        rows.append([arm, *cells, f"{one['rolled_back_by_either']:,}"])
+    below = (
+        "Generated is kept, rolled back, or left out (texts of steps that are in no record). Rolled back by either: in "
+        "turns that kept nothing, where both models wrote; a record does not say whose, and it is in no other column."
+    )
+    return Table("Cost of the data, tokens of all seeds, each in its model's tokens", head, rows, [below])
 
 
 def _training(found: Numbers) -> Table:

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tessy_jax.console.html_page import PAGE_END, page_start
-from tessy_jax.experiments.numbers import AUTHORS
-from tessy_jax.experiments.report import Numbers, Table, tables, unfinished_in_words
+from tessy_jax.experiments.report import Numbers, Table, remarks, tables
+from tessy_jax.experiments.traces import AUTHORS
 
 _STYLE = ".wide { overflow-x: auto; } .wide td, .wide th { white-space: nowrap; }"
 _AUTHOR_COLOURS = {"student": "#0f8b8d", "teacher": "#e07a1f"}
@@ -21,7 +21,7 @@ def page(found: Numbers) -> str:
     sources = found["arms"].items()
     about = "".join(f"<li><b>{html.escape(arm)}</b>: {html.escape(source)}</li>" for arm, source in sources)
     head = f"{len(found['seeds'])} seeds: {', '.join(map(str, found['seeds']))}"
-    notes = "".join(f"<p><b>{html.escape(line)}</b></p>" for line in unfinished_in_words(found))
+    notes = "".join(f"<p><b>{html.escape(line)}</b></p>" for line in remarks(found))
     sections = [f"<p>{head}</p><ul>{about}</ul>{notes}", *map(_table, tables(found)), *_figures(found)]
     body = "\n".join(f"<section>{section}</section>" for section in sections)
     return f"{page_start(found['title'], _STYLE)}{body}\n{PAGE_END}"

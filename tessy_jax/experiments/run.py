@@ -1,7 +1,6 @@
 """What `experiment` runs: all stages that are not done, and the report of those that are."""
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,9 +9,9 @@ from tessy_jax.config.experiment import ExperimentConfig
 from tessy_jax.config.schema import to_yaml
 from tessy_jax.console.messages import log_to, say, tell
 from tessy_jax.data.jsonl import replace_file
-from tessy_jax.data.run_folder import take_lock
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
-from tessy_jax.experiments.marks import Marks, prepare
+from tessy_jax.experiments.marks import Marks, check, hold
+from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.processes import Processes, Runner
 from tessy_jax.experiments.schedule import Schedule
 from tessy_jax.experiments.stages import Stage, plan_stages
@@ -32,25 +31,24 @@ def experiment(
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
     stages = plan_stages(config)
+    check(config.output)
     if options.dry_run:
         from tessy_jax.experiments.cost import dry_run
 
         return dry_run(stages, Marks(config.output))
-    prepare(config.output)
     if options.report:
-        return _report(config, Marks(config.output), stages, console)
-    lock = take_lock(config.output, (0, 1))
-    try:
+        return _report(config, stages, Marks(config.output), console)
+    with hold(config.output) as marks, log_to(config.output / "run.log"):
         replace_file(config.output / "config.yaml", to_yaml(config))
-        with log_to(config.output / "run.log"):
-            schedule = Schedule(stages, Marks(config.output), runner or Processes(), config.jobs, console)
-            if not schedule.left:
-                tell(console, f"nothing left to do: all {len(stages)} stages are done")
+        for note in notes_on(stages):
+            tell(console, note)
+        schedule = Schedule(stages, marks, runner or Processes(), config.jobs, console)
+        if schedule.left:
             schedule.run()
-            _report(config, schedule.marks, stages, console)
-            return _end(schedule, console)
-    finally:
-        os.close(lock)
+        else:
+            tell(console, f"nothing left to do: all {len(stages)} stages are done")
+        _report(config, stages, marks, console)
+        return _end(schedule, console)
 
 
 def _end(schedule: Schedule, console: Console) -> int:
@@ -69,11 +67,13 @@ def _end(schedule: Schedule, console: Console) -> int:
     return REJECTS if rejects else DONE
 
 
-def _report(config: ExperimentConfig, marks: Marks, stages: Sequence[Stage], console: Console) -> int:
+def _report(config: ExperimentConfig, stages: Sequence[Stage], marks: Marks, console: Console) -> int:
+    """Writes the report of what is done."""
     from tessy_jax.experiments.report import write_report
     from tessy_jax.experiments.results import read_results
 
     results = read_results(config, stages, marks)
+    config.output.mkdir(parents=True, exist_ok=True)
     write_report(config.output, results)
     say(console, f"report: {config.output}/report.md, report.html, report.json")
     return DONE

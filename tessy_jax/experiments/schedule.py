@@ -115,7 +115,7 @@ class Schedule:
         if code == INTERRUPTED:
             if not self.interrupted:
                 self._stop()
-        elif code in (DONE, REJECTS):
+        elif self.marks.is_done(stage):
             rejects = ", with rejects" if code == REJECTS else ""
             tell(self.console, f"{stage.name}: done in {duration(seconds)}{rejects}")
         else:
@@ -142,7 +142,9 @@ def _explain(stage: Stage, code: int) -> Iterator[str]:
 
 
 def _ending(code: int) -> str:
-    if code >= 0:
+    if code in (DONE, REJECTS):
+        return "it ended well, but there is no run directory"
+    if code > 0:
         return f"exit code {code}"
     try:
         name = signal.Signals(-code).name

@@ -93,14 +93,19 @@ def _paths(value: Any) -> Iterator[str]:
         yield value
 
 
-@cache
 def _hash_path(path: str) -> str:
     """Of a file, whole; of a folder, which may be a model of hundreds of gigabytes, names and lengths."""
     place = Path(path)
     if place.is_file():
-        return hash_file(place)
+        return _hash_file(place, place.stat().st_mtime_ns)
     files = sorted(file for file in place.rglob("*") if file.is_file())
     return hash_text("\n".join(f"{file.relative_to(place)} {file.stat().st_size}" for file in files))
+
+
+@cache
+def _hash_file(path: Path, changed: int) -> str:
+    """Of all stages that name a file, the first reads it."""
+    return hash_file(path)
 
 
 def plan_stages(config: ExperimentConfig) -> list[Stage]:
@@ -119,6 +124,7 @@ class _Planner:
         self._config = config
         self._root = config.output
         self._problems: dict[str, None] = {}
+        self._evaluates = True
         self._students: dict[str, str] = {}  # arm -> the student that it trains
 
     def plan(self) -> list[Stage]:
@@ -177,7 +183,7 @@ class _Planner:
                 yield stage
 
     def _evaluate(self, arm: str, seed: int, model: str, needs: Stage | None) -> Iterator[Stage]:
-        if self._config.evaluate is not None:
+        if self._config.evaluate is not None and self._evaluates:
             values = {"model.kind": "checkpoint", "model.model": model, "seed": seed}
             stage = self._stage(arm, seed, "evaluate", EvaluateConfig, self._config.evaluate, (), values, needs=needs)
             if stage is not None:
@@ -230,11 +236,13 @@ class _Planner:
                         ] = None
 
     def _check_evaluated(self) -> None:
+        """Notes where the models that are to be evaluated would not be checkpoints."""
         if (file := self._config.evaluate) is None:
             return
         section = read_yaml(Path(file)).get("model")
         kind = section.get("kind", "checkpoint") if isinstance(section, dict) else "checkpoint"
         if kind != "checkpoint":
+            self._evaluates = False
             self._problems[
                 f"'model.kind' in {file} should be checkpoint, got {kind!r}: an experiment evaluates the students that "
                 "it trains"

@@ -30,7 +30,8 @@ def call(method: str, *arguments: object) -> int:
     """The command in this process; models in the same seats are loaded and compiled once."""
 
     def load(self: Seated, mesh: Mesh | None = None) -> Engine:
-        key = tuple((source.folder, source.config.prompt.system) for source in self.sources), self.seats
+        models = tuple((one.folder, one.config.prompt.system, one.config.sampling.temperature) for one in self.sources)
+        key = models, self.seats
         if key not in _engines:
             _engines[key] = _load(self, mesh)
         engine = _engines[key]
