@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
 
 .DEFAULT_GOAL := help
-.PHONY: help demo predictors test lint clean
+.PHONY: help demo predictors lab lab-map test lint clean
 
 help:  ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo "Variables: PYTHON (default python3) makes .venv; RUN (runs/demo) and SFT (runs/sft_demo) are the demo's runs."
 
 demo: $(VENV)/demo.stamp  ## Write traces with two small models, into runs/demo; train one on them, into runs/sft_demo; again: resume.
@@ -31,6 +31,14 @@ predictors: $(VENV)/demo.stamp  ## Train the demo's boundary predictors anew, in
 	$(BIN)/python -m tessy_jax.demo
 	$(call probe,,smollm2-135m-instruct)
 	$(call probe,_teacher,gemma3-270m)
+
+lab: $(VENV)/demo.stamp  ## The paper's comparison with models that learn in minutes, into runs/lab (docs/lab.md); again: resume.
+	$(BIN)/python experiments/lab/make_models.py
+	$(BIN)/python -m tessy_jax.experiment configs/lab/central.yaml
+
+lab-map: $(VENV)/demo.stamp  ## The same for degrees of entanglement and numbers of rows, into runs/lab_map; hours, resumes.
+	$(BIN)/python experiments/lab/make_models.py
+	$(BIN)/python -m tessy_jax.experiment configs/lab/map.yaml
 
 test: $(VENV)/test.stamp $(VENV)/sandbox.stamp  ## Run the tests (they use the demo's models).
 	$(BIN)/python -m tessy_jax.demo $(TESSY_DEMO_WEIGHTS)

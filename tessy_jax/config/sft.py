@@ -60,6 +60,11 @@ class DataConfig(Config):
     held_out: ShareOrSource = Field(
         default=0.01, description="Share of the problems kept for evaluation, or a source like those of train; 0: none."
     )
+    limit: PositiveInt | None = Field(
+        default=None,
+        description="Train on so many examples, drawn by the seed; fewer ones are among more. null: all.",
+        exclude_if=lambda value: value is None,  # or the configurations of earlier runs would read otherwise
+    )
     turns: Literal["last", "all"] = Field(
         default="last", description="Train on the last assistant message of a conversation, or on each."
     )

@@ -179,3 +179,15 @@ def test_fields_that_nothing_reads_are_counted(tmp_path, chat):
             "persona": 2,
             "mood": 1,
         }
+
+
+def test_a_seed_draws_examples_of_which_fewer_are_among_more(tmp_path, chat):
+    source = write(tmp_path / "in.jsonl", [row(n) for n in range(20)])
+    corpus = Corpus.open(tmp_path / "corpus", [source], chat, Options(1000))
+    drawn = {count: corpus.draw(count, seed=3).names(range(count)) for count in (5, 12, 20)}
+    assert drawn[20] == corpus.names(range(20))
+    assert set(drawn[5]) < set(drawn[12])
+    assert drawn[12] == [name for name in drawn[20] if name in drawn[12]]
+    assert drawn[12] != corpus.draw(12, seed=4).names(range(12))
+    with pytest.raises(InputError, match=r"data\.limit: the data has 20 examples to train on, not 21"):
+        corpus.draw(21, seed=3)

@@ -196,6 +196,17 @@ class Corpus:
         held = held_out_numbers(self._files["problems.u64"][self.index], share, wrong)
         return replace(self, index=self.index[~held]), replace(self, index=self.index[held])
 
+    def draw(self, count: int, seed: int) -> "Corpus":
+        """So many of the examples, in their order; by the same seed fewer ones are among more.
+
+        Raises:
+            InputError: there are not so many.
+        """
+        if count > len(self):
+            raise InputError(f"data.limit: the data has {len(self)} examples to train on, not {count}")
+        drawn = np.random.default_rng(seed).permutation(len(self))[:count]
+        return replace(self, index=self.index[np.sort(drawn)])
+
 
 def _data(source: Path) -> Path:
     """The records of a run directory; any other source is itself."""

@@ -49,6 +49,7 @@ class SftData:
             reports["held out"] = held_out.report
         else:
             corpus, held_out = corpus.split(data.held_out)
+        corpus = corpus if data.limit is None else corpus.draw(data.limit, config.seed)
         arrange = pack if data.pack else one_each
         process = jax.process_index(), jax.process_count()
         weights = Weights(**data.weights.model_dump())
