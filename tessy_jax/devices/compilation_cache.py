@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from tessy_jax.devices.host_callbacks import keep_programs_with_callbacks
+
 log = logging.getLogger(__name__)
 
 _FAILURES = ("Error reading persistent compilation cache", "Error writing persistent compilation cache")
@@ -47,6 +49,7 @@ def use(section: Section) -> None:
         jax.config.update("jax_compilation_cache_dir", wanted)
         compilation_cache.reset_cache()  # or what this process has compiled before has settled the folder
     if folder is not None:
+        keep_programs_with_callbacks()
         _say_failures_once(folder)
 
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 from tessy_jax.config.sections import EngineConfig
 from tessy_jax.devices import compilation_cache
 from tessy_jax.devices.compilation_cache import user_folder
+from tessy_jax.devices.host_callbacks import keep_programs_with_callbacks
+from tests.kit import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,56 @@ def test_programs_are_kept_by_default_and_not_where_the_key_is_null(tmp_path, mo
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
     assert user_folder().stat().st_mode & 0o077 == 0  # who can write there has programs run
+
+
+CALLS = """
+import sys
+import jax, numpy as np
+from jax import lax, monitoring
+from tessy_jax.config.sections import EngineConfig
+from tessy_jax.devices import compilation_cache
+
+compilation_cache.use(EngineConfig(compilation_cache=sys.argv[1]))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+misses = []
+monitoring.register_event_listener(lambda name, **_: misses.append(name.endswith("/cache_misses")))
+shape = jax.ShapeDtypeStruct((), np.int32)
+
+def call(function, x):
+    return jax.pure_callback(lambda x: np.asarray(function(x), np.int32), shape, x)
+
+@jax.jit
+def program(x):
+    x = call(lambda x: x + len(sys.argv[2]), x)
+    return lax.while_loop(lambda x: x < 100, lambda x: call(lambda x: x * 2 + len(sys.argv[3]), x), x)
+
+print(program(np.int32(3)), any(misses))
+"""
+
+
+def test_programs_that_call_the_host_are_kept(tmp_path):
+    """They call the functions of the process that has loaded them, each in its place."""
+
+    def run(*words: str) -> list[str]:
+        process = subprocess.run(
+            [sys.executable, "-c", CALLS, tmp_path, *words], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return process.stdout.split()
+
+    assert run("abc", "") == ["192", "True"]
+    assert run("abcde", "") == ["128", "False"]
+    assert run("", "xy") == ["158", "False"]  # 3 8 18 38 78 158
+
+
+def test_another_jax_is_left_as_it_is(monkeypatch):
+    from jax._src import compiler
+
+    def of_another_version(backend, module, callbacks):
+        raise NotImplementedError
+
+    monkeypatch.setattr(compiler, "compile_or_get_cached", of_another_version)
+    keep_programs_with_callbacks()
+    assert compiler.compile_or_get_cached is of_another_version
 
 
 def test_several_processes_use_what_the_configuration_names(tmp_path, monkeypatch):
