@@ -158,8 +158,12 @@ TURNS = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "user", "assistant", "assistant"]), "content": TEXT},
     optional={"loss": VALUES, "weight": st.sampled_from([0, 1, 2, None]), "tool_calls": VALUES},
 )
-TO_TRAIN = st.fixed_dictionaries(
-    {}, optional={"id": VALUES, "prompt": TEXT, "response": TEXT | VALUES, "messages": st.lists(TURNS), "spans": VALUES}
+CONVERSATIONS = st.one_of(
+    st.fixed_dictionaries({"prompt": TEXT, "response": TEXT}, optional={"id": VALUES, "system": TEXT}),
+    st.lists(TURNS, max_size=3).map(lambda turns: {"messages": [{"role": "user", "content": "Hi"}, *turns]}),
+    st.fixed_dictionaries(
+        {}, optional={"prompt": TEXT, "response": VALUES, "messages": st.lists(TURNS, max_size=3), "spans": VALUES}
+    ),
 ).map(lambda row: json.dumps(row).encode())
 
 
@@ -169,9 +173,12 @@ def chat(tmp_path_factory):
 
 
 @settings(FUZZ, max_examples=100)
-@given(lines=st.lists(LINES | TO_TRAIN, min_size=1, max_size=6), turns=st.sampled_from(["last", "all"]))
+@given(
+    lines=st.lists(st.booleans().flatmap((LINES, CONVERSATIONS).__getitem__), min_size=1, max_size=6),
+    turns=st.sampled_from(["last", "all"]),
+)
 def test_any_lines_to_train_on(tmp_path, chat, lines, turns):
-    """Every row is an example, or a reject that names its place in one line."""
+    """Every row gives examples, or a reject that names its place in one line."""
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"\n".join(lines))
     try:
