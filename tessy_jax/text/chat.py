@@ -93,7 +93,7 @@ class Chat:
         thinking = thinking or thinking_of(folder)
         tokenizer = ContentTokenizer.load(folder, structural=(thinking.marker,))
         refuse_unknown_tokens(Path(folder), tokenizer.ids)
-        reference = open_reference(folder)
+        reference = open_reference(folder, template)
         if template is None:
             template = template_of(reference, folder)
         template = dated(template, date)

@@ -14,23 +14,42 @@ _JSON = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
     *("config.json", "generation_config.json"),
 )
+_GIVE_ONE = "give a Jinja template as prompt.template in the config."
 
 
-def open_reference(folder: str | Path) -> Any:
-    """The folder's tokenizer as `transformers` reads it; no network. Raises `TextError` for a damaged file."""
+def open_reference(folder: str | Path, template: str | None = None) -> Any:
+    """The folder's tokenizer as `transformers` reads it; no network. Raises `TextError` for a damaged file.
+
+    Args:
+        template: a chat template instead of those of the folder, which are not looked at then.
+    """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch was not found: it is not needed
     check_files(Path(folder))
+    if template is None:
+        _check_named_templates(Path(folder))
+    instead = {} if template is None else {"chat_template": template}
     try:
         with without_collection(), _without_torch():
             from transformers import AutoTokenizer
 
-            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **instead)
     except Exception as error:  # it is said nowhere what may come
         reason = " ".join(str(error).split())
         raise TextError(
-            f"{Path(folder) / 'tokenizer_config.json'}: transformers cannot read the tokenizer of this folder "
+            f"{_damaged(Path(folder))}: transformers cannot read the tokenizer of this folder "
             f"({type(error).__name__}: {reason:.200}). Download its tokenizer files again."
         ) from None
+
+
+def _damaged(folder: Path) -> Path:
+    """Which of a tokenizer's files transformers cannot read; it does not say."""
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception:  # it raises nothing narrower
+        return folder / "tokenizer.json"
+    return folder / "tokenizer_config.json"
 
 
 @contextmanager
@@ -54,9 +73,8 @@ def check_files(folder: Path) -> None:
     for name in _JSON:
         if (folder / name).is_file():
             read_json(folder / name, TextError)
-    for template in (folder / "chat_template.jinja", *sorted(folder.glob("additional_chat_templates/*.jinja"))):
-        if template.is_file():
-            read_text(template, TextError)
+    for template in _template_files(folder):
+        read_text(template, TextError)
 
 
 def template_of(reference: Any, folder: str | Path) -> str:
@@ -64,22 +82,44 @@ def template_of(reference: Any, folder: str | Path) -> str:
     found = reference.chat_template
     if not found:
         raise TextError(
-            f"{folder} has no chat template: give a Jinja template as prompt.template in the config"
-            " (base models have none)."
+            f"{folder} has no chat template, neither as chat_template.jinja nor in tokenizer_config.json: "
+            "give a Jinja template as prompt.template in the config (base models have none)."
         )
+    place = Path(folder) if _template_files(Path(folder)) else Path(folder) / "tokenizer_config.json"
     if isinstance(found, dict):
         if "default" not in found:
             raise TextError(
-                f"{folder} has chat templates named {', '.join(map(repr, found))} and none named 'default': "
+                f"{place} has chat templates named {', '.join(map(repr, found))} and none named 'default': "
                 "give the one to use as prompt.template in the config."
             )
         found = found["default"]
     if not isinstance(found, str):
-        raise TextError(
-            f"{Path(folder) / 'tokenizer_config.json'}: chat_template: is {type(found).__name__}, not text: "
-            "give a Jinja template as prompt.template in the config."
-        )
+        raise TextError(f"{place}: chat_template: is {type(found).__name__}, not text: {_GIVE_ONE}")
     return found
+
+
+def _check_named_templates(folder: Path) -> None:
+    """Raises `TextError` where tokenizer_config.json has a list that is not one of names and templates."""
+    found = read_settings(folder, "tokenizer_config.json").get("chat_template")
+    if not isinstance(found, list) or _template_files(folder):
+        return
+    place = f"{folder / 'tokenizer_config.json'}: chat_template"
+    if not found:
+        raise TextError(f"{place}: is an empty list: {_GIVE_ONE}")
+    for number, entry in enumerate(found):
+        if not isinstance(entry, dict):
+            raise TextError(f"{place}[{number}]: is {type(entry).__name__}, not an object: {_GIVE_ONE}")
+        for key in ("name", "template"):
+            if key not in entry:
+                raise TextError(f"{place}[{number}]: has no {key!r}: {_GIVE_ONE}")
+            if not isinstance(entry[key], str):
+                raise TextError(f"{place}[{number}].{key}: is {type(entry[key]).__name__}, not text: {_GIVE_ONE}")
+
+
+def _template_files(folder: Path) -> list[Path]:
+    """The chat templates in files of their own; where there are any, those of tokenizer_config.json do not count."""
+    names = (folder / "chat_template.jinja", *sorted(folder.glob("additional_chat_templates/*.jinja")))
+    return [file for file in names if file.is_file()]
 
 
 def read_settings(folder: Path, name: str) -> dict[str, Any]:

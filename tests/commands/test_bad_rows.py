@@ -18,13 +18,6 @@ from tessy_jax.engine.solo import Solo
 from tests.kit import templates
 from tests.kit.run_synthesize import pair, records, rejects, write_problems
 
-REFUSING = (
-    "{%- for message in messages %}"
-    "{%- if 'REFUSED' in message.content %}{{ raise_exception('No such thing here') }}{%- endif %}"
-    "{%- if 'DIVIDED' in message.content %}{{ 1 // 0 }}{%- endif %}"
-    "{%- if 'ADDED' in message.content %}{{ message.content + 1 }}{%- endif %}"
-    "{%- endfor %}" + templates.CHATML
-)
 GOOD = ("What is 2 + 3?", "Sum of odd numbers.", "Is 91 prime?", "Hi", "n squared?")
 ROWS = [
     {"id": name, "question": question}
@@ -42,7 +35,7 @@ def config() -> Path:
     root = pair().parent
     values = {
         "model": str(root / "student"),
-        "prompt": {"template": REFUSING},
+        "prompt": {"template": templates.REFUSING},
         "sampling": {"temperature": 0.8, "top_k": 20},
         "budgets": {"k": 7, "max_think_tokens": 30, "max_answer_tokens": 3},
         "engine": {

@@ -52,6 +52,15 @@ def add_tokens(special: bool) -> Callable[[Path], object]:
     return add
 
 
+def name_templates(entries: Callable[[str], list[Any]]) -> Callable[[Path], object]:
+    """Puts a list in place of the chat template."""
+
+    def put(folder: Path) -> None:
+        edit(folder / "tokenizer_config.json", lambda v: v.update(chat_template=entries(v["chat_template"])))
+
+    return put
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "lfs tokenizer": (pointer("tokenizer.json"), ("tokenizer.json", "Git LFS pointer")),
     "lfs config": (pointer("config.json"), ("config.json", "Git LFS pointer")),
@@ -84,11 +93,28 @@ CHATS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "lfs settings": (pointer("tokenizer_config.json"), ("tokenizer_config.json", "Git LFS pointer")),
     "lfs template": (pointer("chat_template.jinja"), ("chat_template.jinja", "Git LFS pointer")),
     "named templates": (
-        lambda f: edit(
-            f / "tokenizer_config.json",
-            lambda v: v.update(chat_template=[{"name": n, "template": v["chat_template"]} for n in ("rag", "tools")]),
-        ),
-        ("'rag', 'tools'", "prompt.template"),
+        name_templates(lambda text: [{"name": name, "template": text} for name in ("rag", "tools")]),
+        ("tokenizer_config.json", "'rag', 'tools'", "prompt.template"),
+    ),
+    "a template for tools": (
+        name_templates(lambda text: [{"name": "tool_use", "template": text}]),
+        ("tokenizer_config.json", "'tool_use'", "prompt.template"),
+    ),
+    "no named templates": (
+        name_templates(lambda text: []),
+        ("tokenizer_config.json: chat_template: is an empty list", "prompt.template"),
+    ),
+    "a name without its template": (
+        name_templates(lambda text: [{"name": "rag", "template": text}, {"name": "default"}]),
+        ("tokenizer_config.json: chat_template[1]: has no 'template'", "prompt.template"),
+    ),
+    "a template that is a number": (
+        name_templates(lambda text: [{"name": "default", "template": 3}]),
+        ("tokenizer_config.json: chat_template[0].template: is int, not text", "prompt.template"),
+    ),
+    "templates without objects": (
+        name_templates(lambda text: [text]),
+        ("tokenizer_config.json: chat_template[0]: is str, not an object", "prompt.template"),
     ),
     "added tokens": (
         lambda f: (f / "added_tokens.json").write_text('{"<new>": 77}'),
@@ -141,6 +167,15 @@ def test_of_a_model_that_writes(fails: Callable[..., None], tmp_path: Path, kind
     model = copy(pair().parent / "student", tmp_path)
     damage(model)
     fails(synthesize, [str(pair()), f"student.model={model}"], words)
+
+
+def test_a_template_of_the_configuration_replaces_a_damaged_one(tmp_path: Path) -> None:
+    """As the messages advise."""
+    model = copy(pair().parent / "student", tmp_path)
+    template = json.loads((model / "tokenizer_config.json").read_text())["chat_template"]
+    wanted = Chat.load(model).prompt_ids([{"role": "user", "content": "Hi"}])
+    name_templates(lambda text: [{"name": "default"}])(model)
+    assert Chat.load(model, template=template).prompt_ids([{"role": "user", "content": "Hi"}]) == wanted
 
 
 @pytest.mark.parametrize("kind", list(DAMAGE))

@@ -29,6 +29,7 @@ from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.solo import Solo
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.repetition import Repetition
+from tests.kit import templates
 from tests.kit.oracle import Author, Oracle
 from tests.kit.run_synthesize import QUESTIONS, pair, records, rejects
 
@@ -208,7 +209,10 @@ def test_its_text_can_be_annotated(tmp_path):
 
 # -- the same engine as an annotator -----------------------------------------------------------------------------------
 
-SEGMENTS = [Segment("r", 0, i, 0, text) for i, text in enumerate(["Okay, so five.", "Hmm.", "漢字 and 👍", "x " * 300])]
+SEGMENTS = [
+    Segment("r", 0, i, 0, text)
+    for i, text in enumerate(["Okay, so five.", "REFUSED", "Hmm.", "漢字 and 👍", "x " * 300])
+]
 
 
 @cache
@@ -217,6 +221,7 @@ def annotator(thinking: bool) -> Llm:
     return Llm.open(
         LlmConfig.model_validate(
             {"kind": "llm", "model": str(pair().parent / "student"), "max_answer_tokens": 12, "engine": sizes}
+            | {"prompt": {"template": templates.REFUSING}}
             | ({"thinking": {}} if thinking else {})
         )
     )
@@ -224,15 +229,20 @@ def annotator(thinking: bool) -> Llm:
 
 @pytest.mark.parametrize("thinking", [False, True])
 def test_an_annotator_answers_as_torch_generates(thinking):
-    """Greedy: the plain prompt, or the prompt with an empty thinking; what it says is no list, and so is refused."""
+    """Greedy: the plain prompt, or the prompt with an empty thinking; what it says is no list, and so is refused.
+
+    A segment that the template refuses, or that is too long, is refused alone.
+    """
     outcomes = [outcome for group in annotator(thinking).annotate(iter(SEGMENTS)) for outcome in group]
-    assert sorted(outcome.segment.index for outcome in outcomes) == [0, 1, 2, 3]
+    assert sorted(outcome.segment.index for outcome in outcomes) == [0, 1, 2, 3, 4]
     assert all(isinstance(outcome, Refused) for outcome in outcomes)
     by_index = {outcome.segment.index: outcome for outcome in outcomes}
-    assert by_index[3].reason.startswith("the prompt has ")
+    assert by_index[1].reason.startswith("the chat template of ")
+    assert by_index[1].reason.endswith("/student refuses the messages: No such thing here")
+    assert by_index[4].reason.startswith("the prompt has ")
     alone = oracle(Sampling(temperature=0.0), think=1, answer=12)
     reference = alone.authors[0].chat.reference
-    for segment in SEGMENTS[:3]:
+    for segment in (SEGMENTS[0], *SEGMENTS[2:4]):
         prompt = reference.apply_chat_template(task(segment.text), tokenize=False, add_generation_prompt=True)
         prompt += "<think>\n\n</think>\n\n" if thinking else ""
         text, _ = alone._answer(reference(prompt, add_special_tokens=False)["input_ids"], b"", jax.random.key(0))

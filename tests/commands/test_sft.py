@@ -16,7 +16,7 @@ from tessy_jax.config.sft import SftConfig
 from tessy_jax.config.synthesize import load_config
 from tessy_jax.engine.pair import Pair
 from tessy_jax.text.chat import Chat
-from tests.kit import ROOT
+from tests.kit import ROOT, templates
 from tests.kit import run_synthesize as run_command
 from tests.kit.run_sft import call, metrics, order, student, weights, whole
 
@@ -138,6 +138,25 @@ def test_rejects_give_their_exit_code(tmp_path, capsys):
     assert call("--output", run, f"data.train=[{source}, {bad}]", "max_steps=1") == 3
     assert f"1 rows could not be used; see {run}/corpus/rejects.jsonl" in capsys.readouterr().err
     assert order(run) == order(whole())[:1]
+
+
+def test_rows_that_the_template_refuses_are_rejected_with_their_place(tmp_path, capsys):
+    """The others are trained on, and a second run says the same."""
+    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    questions = ("What is 2 + 3?", "REFUSED", "Is 91 prime?", "REFUSED too")
+    lines = ({"id": f"r{i}", "prompt": question, "response": "Yes."} for i, question in enumerate(questions, start=1))
+    rows.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    template = f"prompt.template={json.dumps(templates.REFUSING)}"
+    for _ in range(2):
+        assert call("--output", run, template, f"data.train=[{rows}]", "data.held_out=0", "max_steps=1") == 3
+        assert f"2 rows could not be used; see {run}/corpus/rejects.jsonl" in capsys.readouterr().err
+        rejects = [json.loads(line) for line in (run / "corpus/rejects.jsonl").read_text().splitlines()]
+        assert [(one["file"], one["line"], one["id"]) for one in rejects] == [
+            ("rows.jsonl", 2, "r2"),
+            ("rows.jsonl", 4, "r4"),
+        ]
+        assert all(one["reason"].endswith("/student refuses the messages: No such thing here") for one in rejects)
+    assert [row["step"] for row in metrics(run)] == [1]
 
 
 def test_presets_are_complete():

@@ -10,8 +10,19 @@ from unittest import mock
 import yaml
 
 from tessy_jax.baselines.registry import Methods
+from tessy_jax.cooperate.state import Role
 from tests.kit import ROOT
-from tests.kit.run_synthesize import QUESTIONS, call, pair, records, rejects, whole
+from tests.kit.run_synthesize import (
+    QUESTIONS,
+    TEMPLATE,
+    call,
+    pair,
+    records,
+    rejects,
+    shared_engine,
+    whole,
+    write_problems,
+)
 
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 
@@ -163,6 +174,9 @@ def test_bad_rows_are_rejected_and_the_others_done(tmp_path, capsys):
         '{"id": "p4", "question": "Hi", "level": 4}',
     )
     problems.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    assert call("--dry-run", "--output", run, "--input", problems) == 3
+    assert capsys.readouterr().out.startswith("reject: bad.jsonl:2: malformed JSON at column 23")
+    assert not run.exists()
     for _ in range(2):
         assert call("--output", run, "--input", problems) == 3
         messages = capsys.readouterr().err
@@ -170,6 +184,7 @@ def test_bad_rows_are_rejected_and_the_others_done(tmp_path, capsys):
         assert records(run) == [row for row in whole() if row["sample_index"] == 0 and row["level"] in (0, 4)]
         reasons = {row["line"]: row["reason"] for row in rejects(run)}
         assert len(reasons) == len(rejects(run))
+        assert {row["file"] for row in rejects(run)} == {"bad.jsonl"}
         assert reasons == {
             2: "malformed JSON at column 23: Expecting ':' delimiter",
             3: "no prompt: expected a field messages, prompt, dialogs, question, conversations; the row has id, level",
@@ -180,3 +195,24 @@ def test_bad_rows_are_rejected_and_the_others_done(tmp_path, capsys):
             7: "invalid UTF-8 at byte 26 of the line",
             8: "not a JSON object but a list",
         }
+
+
+def test_rows_that_the_teachers_template_refuses(tmp_path, monkeypatch, capsys):
+    """The first, a middle and the last one, because of a system message, which the student takes."""
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('No system role') }}{% endif %}" + TEMPLATE
+    monkeypatch.setattr(shared_engine().models[Role.TEACHER].chat, "template", refusing)
+    system, source, run = {"role": "system", "content": "Be brief."}, tmp_path / "in.jsonl", tmp_path / "run"
+    rows = (
+        {"id": name, "messages": [*([system] if name in "ace" else []), {"role": "user", "content": question}]}
+        for name, question in zip("abcde", QUESTIONS, strict=False)
+    )
+    write_problems(source, list(rows))
+    command = ("--output", run, "--input", source, f"teacher.prompt.template={json.dumps(refusing)}")
+    assert call(*command, "--dry-run") == 3
+    assert capsys.readouterr().out.startswith("reject: in.jsonl:1: the chat template of ")
+    reason = f"the chat template of {pair().parent}/teacher refuses the messages: No system role"
+    for _ in range(2):
+        assert call(*command) == 3
+        assert [row["id"] for row in records(run)] == ["b", "d"]
+        found = sorted((row["line"], row["file"], row["id"], row["reason"]) for row in rejects(run))
+        assert found == [(line, "in.jsonl", name, reason) for line, name in ((1, "a"), (3, "c"), (5, "e"))]

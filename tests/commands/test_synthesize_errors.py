@@ -91,8 +91,8 @@ def test_damaged_checkpoints_are_found_before_anything_is_written(fail, student,
 def test_no_chat_template(fail, tmp_path):
     folder = pair().parent / "predictor"
     wanted = (
-        f"{folder} has no chat template: give a Jinja template as prompt.template in the config "
-        "(base models have none)."
+        f"{folder} has no chat template, neither as chat_template.jinja nor in tokenizer_config.json: "
+        "give a Jinja template as prompt.template in the config (base models have none)."
     )
     assert fail(f"student.model={folder}") == (ERROR, wanted)
     assert not (tmp_path / "run").exists()

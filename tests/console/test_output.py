@@ -1,12 +1,15 @@
 """Whatever stdout and stderr are, a command says what it has to say, or ends quietly."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from tests.kit import ROOT
+from tests.kit.run_sft import student
 
 SAY = """
 from rich.panel import Panel
@@ -45,6 +48,25 @@ def test_characters_that_an_encoding_does_not_have(encoding, printed, said):
     assert process.stdout.decode(encoding.partition(":")[0]).splitlines() == [printed]
     lines = process.stderr.decode(encoding.partition(":")[0]).splitlines()
     assert [lines[0], lines[1], lines[-1]] == said
+
+
+def test_batches_and_segments_in_ascii(tmp_path):
+    """`sft --inspect` and `annotate --show` of text that stdout's encoding does not have."""
+    source, text = tmp_path / "rows.jsonl", "Okay, so Größe 漢字 → 👍."
+    conversation = [("user", "Größe 漢字"), ("assistant", f"<think>\n{text}\n</think>\n\nJa.")]
+    messages = [{"role": role, "content": content} for role, content in conversation]
+    source.write_text(json.dumps({"id": "r", "messages": messages}) + "\n")
+    annotation = tmp_path / "annotate.yaml"
+    annotator = {"kind": "lexicon", "phrases": str(ROOT / "configs/style_phrases.json")}
+    annotation.write_text(yaml.safe_dump({"annotator": annotator, "input": str(source)}))
+    data = [f"data.train=[{source}]", "data.held_out=0"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for arguments in (["sft", str(student()), "--inspect", "1", *data], ["annotate", str(annotation), "--show"]):
+        call = [sys.executable, "-m", "tessy_jax", *arguments, "--output", str(tmp_path / arguments[0])]
+        process = subprocess.run(call, capture_output=True, env=environment, cwd=ROOT)
+        assert process.returncode == 0, process.stderr
+        shown = process.stdout.decode("ascii")
+        assert "Gr??e ?? ? ?." in shown, shown
 
 
 def test_help_in_ascii():

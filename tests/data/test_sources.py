@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from tessy_jax.data.inputs import InputError, Reject, read
 from tessy_jax.data.records import Problem, dump_line
 from tessy_jax.data.sources import rows
+from tessy_jax.text.chat import Chat
+from tessy_jax.train.data.examples import examples
+from tests.kit import vocab
 
 FUZZ = settings(
     max_examples=200,
@@ -144,3 +147,52 @@ def test_any_table(tmp_path, columns, data, damage):
         whole[at : at + len(damage[1])] = damage[1]
         path.write_bytes(bytes(whole))
     check(path)
+
+
+# -- to be trained on --------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
+    ["<think>\n", "a</think>b", "Yes."]
+)
+TURNS = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "assistant"]), "content": TEXT},
+    optional={"loss": VALUES, "weight": st.sampled_from([0, 1, 2, None]), "tool_calls": VALUES},
+)
+CONVERSATIONS = st.one_of(
+    st.fixed_dictionaries({"prompt": TEXT, "response": TEXT}, optional={"id": VALUES, "system": TEXT}),
+    st.lists(TURNS, max_size=3).map(lambda turns: {"messages": [{"role": "user", "content": "Hi"}, *turns]}),
+    st.fixed_dictionaries(
+        {}, optional={"prompt": TEXT, "response": VALUES, "messages": st.lists(TURNS, max_size=3), "spans": VALUES}
+    ),
+).map(lambda row: json.dumps(row).encode())
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    return Chat.load(vocab.small_chatml(tmp_path_factory.mktemp("small")))
+
+
+@settings(FUZZ, max_examples=100)
+@given(
+    lines=st.lists(st.booleans().flatmap((LINES, CONVERSATIONS).__getitem__), min_size=1, max_size=6),
+    turns=st.sampled_from(["last", "all"]),
+)
+def test_any_lines_to_train_on(tmp_path, chat, lines, turns):
+    """Every row gives examples, or a reject that names its place in one line."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    try:
+        read_ = list(rows(path))
+    except InputError as error:
+        if path.name not in str(error):
+            raise
+        return
+    for row in read_:
+        for one in examples(row, chat, turns=turns):
+            if isinstance(one, Reject):
+                assert (one.file, one.line) == (path.name, row.line)
+                assert one.reason
+                assert "\n" not in one.reason
+                dump_line(one.to_row()).encode()
+            else:
+                assert len(one.tokens) == len(one.parts) > 0

@@ -103,7 +103,7 @@ def whole() -> list[dict[str, Any]]:
 
 def call(*arguments: object) -> int:
     """The command on the pair in this process, always with the same engine, so that it compiles once."""
-    engine = _engine()
+    engine = shared_engine()
     # What earlier runs left in the caches stays: it must not matter.
     engine.slots, engine.host = [None] * engine.local, engine.rows.empty(engine.local)
     engine.carry = engine.carry.replace(state=engine._put(engine.host))
@@ -112,7 +112,8 @@ def call(*arguments: object) -> int:
 
 
 @cache
-def _engine() -> Engine:
+def shared_engine() -> Engine:
+    """The engine of all calls in this process."""
     return Pair.open(load_config(pair())).load(None)
 
 

@@ -6,6 +6,14 @@ CHATML = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
+REFUSING = (
+    "{%- for message in messages %}"
+    "{%- if 'REFUSED' in message.content %}{{ raise_exception('No such thing here') }}{%- endif %}"
+    "{%- if 'DIVIDED' in message.content %}{{ 1 // 0 }}{%- endif %}"
+    "{%- if 'ADDED' in message.content %}{{ message.content + 1 }}{%- endif %}"
+    "{%- endfor %}" + CHATML
+)
+"""ChatML that refuses a message, or fails on it, because of a word."""
 QWEN3 = CHATML.removesuffix("{%- endif %}") + (
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
     "{%- endif %}"

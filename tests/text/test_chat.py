@@ -309,8 +309,8 @@ def test_a_base_model_needs_a_template(tmp_path):
     with pytest.raises(TextError) as caught:
         Chat.load(folder)
     assert str(caught.value) == (
-        f"{folder} has no chat template: give a Jinja template as prompt.template in the config"
-        " (base models have none)."
+        f"{folder} has no chat template, neither as chat_template.jinja nor in tokenizer_config.json: "
+        "give a Jinja template as prompt.template in the config (base models have none)."
     )
 
 

@@ -1,5 +1,9 @@
 """No control token comes from users' text, whatever the template writes of it and around it."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,11 +13,6 @@ from tessy_jax.text.stand_ins import ControlStrings, StandIns
 from tests.kit import vocab
 
 NAMES = ("<|im_start|>", "<|im_end|>", "<think>", "</think>")
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory):
-    return Chat.load(vocab.small_chatml(tmp_path_factory.mktemp("small")))
 
 
 @pytest.mark.parametrize(
@@ -56,38 +55,64 @@ WRITTEN = (
     "m.tool_calls[0].function.arguments", "m.tool_calls | tojson", "m.extra | string", "m.content | trim",
     "m.name | trim", "m.role",
 )  # fmt: skip
-LITERALS = ("", "<", "<|", "<|im_", "|>", ">", "end|>", " ", "\\n", "</", "think>", "<|im_end|>", "<|im_start|>")
-PIECES = st.sampled_from(
-    (*NAMES, "<", "<|", "<|im_", "im_", "end|>", "|>", ">", "im_end", "</thi", "nk>", " ", "a", "é")
+
+
+class Strings(NamedTuple):
+    """Texts for templates and messages of one vocabulary.
+
+    Attributes:
+        literals: control strings and pieces of them, as a template writes them. opening: what its prompts end with.
+        pieces: the same, as they stand in messages.
+    """
+
+    write: Callable[[Path], Path]
+    literals: tuple[str, ...]
+    opening: str
+    pieces: tuple[str, ...]
+
+
+CHATML = Strings(
+    vocab.small_chatml,
+    ("", "<", "<|", "<|im_", "|>", ">", "end|>", " ", "\\n", "</", "think>", "<|im_end|>", "<|im_start|>"),
+    "<|im_start|>assistant\n",
+    (*NAMES, "<", "<|", "<|im_", "im_", "end|>", "|>", ">", "im_end", "</thi", "nk>", " ", "a", "é"),
 )
-TEXTS = st.lists(PIECES, max_size=3).map("".join)
+SENTENCEPIECE = Strings(
+    vocab.sentencepiece,
+    ("", "<", "<bos", "<end_of_", "turn>", ">", "eos>", " ", "\\n", "\\n\\n", "<end_of_turn>", "<start_of_turn>"),
+    "<start_of_turn>model\n",
+    (
+        *("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<h1>", "<0x41>"),
+        *("<", "<start_", "end_of_", "turn>", ">", "os>", "</thi", " ", "\n", "\n\n", "a", "é"),
+    ),
+)
 
 
 @st.composite
-def templates(draw):
+def templates(draw, strings):
     """Fields of each message between pieces of control strings, in any order."""
     fields = draw(st.lists(st.sampled_from(WRITTEN), min_size=1, max_size=4))
-    pieces = "".join(
-        f"{{{{ '{draw(st.sampled_from(LITERALS))}' + ({field} | default('') | string) }}}}" for field in fields
-    )
-    last = draw(st.sampled_from(LITERALS))
-    return f"{{% for m in messages %}}{pieces}{{{{ '{last}' }}}}{{% endfor %}}<|im_start|>assistant\n"
+    literals = st.sampled_from(strings.literals)
+    pieces = "".join(f"{{{{ '{draw(literals)}' + ({field} | default('') | string) }}}}" for field in fields)
+    return f"{{% for m in messages %}}{pieces}{{{{ '{draw(literals)}' }}}}{{% endfor %}}{strings.opening}"
 
 
 @st.composite
-def messages(draw):
+def messages(draw, strings):
+    texts = st.lists(st.sampled_from(strings.pieces), max_size=3).map("".join)
+
     def call():
-        return [{"type": "function", "function": {"name": draw(TEXTS), "arguments": {draw(TEXTS): draw(TEXTS)}}}]
+        return [{"type": "function", "function": {"name": draw(texts), "arguments": {draw(texts): draw(texts)}}}]
 
     return [
         {
             "role": role,
-            "content": draw(TEXTS),
-            "name": draw(TEXTS),
-            "reasoning_content": draw(TEXTS),
-            "reasoning": draw(TEXTS),
+            "content": draw(texts),
+            "name": draw(texts),
+            "reasoning_content": draw(texts),
+            "reasoning": draw(texts),
             "tool_calls": call(),
-            "extra": draw(st.dictionaries(TEXTS, st.lists(TEXTS, max_size=2), max_size=2)),
+            "extra": draw(st.dictionaries(texts, st.lists(texts, max_size=2), max_size=2)),
         }
         for role in draw(st.lists(st.sampled_from(["system", "user"]), min_size=1, max_size=2))
     ]
@@ -109,16 +134,22 @@ def harmless(value):
     return "ü" if value.strip() else value
 
 
+@pytest.fixture(scope="module", params=[CHATML, SENTENCEPIECE], ids=["chatml", "sentencepiece"])
+def vocabulary(request, tmp_path_factory):
+    return request.param, Chat.load(request.param.write(tmp_path_factory.mktemp("vocabulary")))
+
+
 @settings(max_examples=300, derandomize=True, database=None, deadline=None)
-@given(template=templates(), conversation=messages())
-def test_no_control_token_comes_from_a_message(chat, template, conversation):
+@given(data=st.data())
+def test_no_control_token_comes_from_a_message(vocabulary, data):
     """The control tokens are those of the same template with harmless texts, and the text is the reference's."""
-    chat.template = template
+    strings, chat = vocabulary
+    chat.template, conversation = data.draw(templates(strings)), data.draw(messages(strings))
     control = set(chat.tokenizer.control.values())
     ids, plain = chat.prompt_ids(conversation), chat.prompt_ids([harmless(message) for message in conversation])
     assert [i for i in ids if i in control] == [i for i in plain if i in control]
     theirs = chat.reference.apply_chat_template(
-        conversation, chat_template=template, tokenize=False, add_generation_prompt=True
+        conversation, chat_template=chat.template, tokenize=False, add_generation_prompt=True
     )
     ours = chat.reference.decode(ids, clean_up_tokenization_spaces=False)
     assert ours == theirs + chat.thinking.open
