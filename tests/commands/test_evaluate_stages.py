@@ -1,20 +1,42 @@
 """`evaluate` a stage at a time, and what is kept where one ends early: tests that come later, a server that dies."""
 
+import base64
+import os
+import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 
 from tessy_jax import evaluate
+from tessy_jax.evals.benchmark import Benchmark
+from tessy_jax.evals.judging import Judges
+from tessy_jax.evals.records import Judgement, Problem, Response
 from tests.commands.test_evaluate import (
     ONE,
+    TWO_RUNS,
+    VERDICTS,
+    configure,
     from_file,
     judgements,
     response,
+    responses,
+    serving,
 )
 from tests.evals.tasks.test_test_folders import FILES, ROW
-from tests.kit.benchmarks import OjFolder, write_jsonl, write_zip
+from tests.kit.benchmarks import STDIN, OjFolder, lcb_row, write_jsonl, write_zip
 
 RIGHT = "```cpp\n#include <iostream>\nint main(){long long n;std::cin>>n;std::cout<<2*n;}\n```"
 ZIP = FILES | {"testlib.h": ""}
+
+
+class Touch:
+    """Unpickled, it runs a program."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.path}",)
 
 
 def run(config: Path, *arguments: str) -> int:
@@ -80,3 +102,104 @@ def test_ojbench_without_its_folders_of_tests(tmp_path, capsys):
     section = {"name": "ojbench", "label": "mine", "path": str(root), "python": "cpython"}
     assert run(from_file(tmp_path, ONE, benchmarks=[section]), "--dry-run") == 1
     assert f"mine: 2 of 6 problems have no tests: there is no {root}/NOI: put them there" in capsys.readouterr().err
+
+
+# -- stages that end early ---------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_dies_in_the_middle(tmp_path, capsys):
+    """What it answered is kept, and asked for once in all."""
+    asked: list[str] = []
+    alive = False
+
+    def answer(body: dict[str, Any]) -> str:
+        if len(asked) == 2 and not alive:
+            raise ConnectionError("gone")
+        asked.append(body["messages"][-1]["content"])
+        return "ANSWER: B"
+
+    with serving(answer) as url:
+        model = {"kind": "server", "url": url, "model": "x", "retries": 1, "backoff": 0.01, "concurrency": 1}
+        config = configure(tmp_path, model)
+        assert run(config) == 1
+        said = capsys.readouterr().err
+        assert "did not answer, asked 2 times" in said
+        assert "what is done is kept" in said
+        first = responses(tmp_path)
+        assert len(first) == 2
+        alive = True
+        assert run(config) == 0
+    assert len(responses(tmp_path)) == 4
+    assert first.items() <= responses(tmp_path).items()
+    assert len(asked) == len(set(asked)) == 4
+
+
+def test_one_stage_after_the_other(tmp_path):
+    """The report is that of one command."""
+    found = []
+    for name, stages in (("whole", [[]]), ("apart", [["--stage", stage] for stage in ("generate", "judge", "score")])):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = from_file(folder, TWO_RUNS, runs=2)
+        for arguments in stages:
+            assert not (folder / "run/report.json").exists()
+            assert run(config, *arguments) == 0
+        assert judgements(folder) == VERDICTS
+        found.append((folder / "run/report.json").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_stopped_while_it_judges(tmp_path, monkeypatch, interrupt):
+    """Ctrl-C: what was judged is kept, and the same command judges the others alone."""
+    config = from_file(tmp_path, TWO_RUNS, runs=2, judge={"workers": 1})
+    judge, calls = Judges.judge, []
+
+    def counted(self: Judges, benchmark: Benchmark, problem: Problem, response: Response) -> Judgement:
+        calls.append(response.key)
+        if len(calls) == 2:
+            interrupt()
+        return judge(self, benchmark, problem, response)
+
+    monkeypatch.setattr(Judges, "judge", counted)
+    assert run(config) == 130
+    assert 2 <= len(calls) < len(VERDICTS)
+    assert judgements(tmp_path) == {key: VERDICTS[key] for key in calls}
+    assert not (tmp_path / "run/report.json").exists()
+    assert run(config) == 0
+    assert judgements(tmp_path) == VERDICTS
+    assert sorted(calls) == sorted(VERDICTS)  # each once
+
+
+# -- tests of one problem that are dangerous ---------------------------------------------------------------------------
+
+
+def test_a_pickle_that_would_run_a_program(tmp_path, capsys):
+    """An error of its problem, by file, line and field; the verdict of the other is kept."""
+    double, upper = STDIN[0], STDIN[8]
+    evil = base64.b64encode(zlib.compress(pickle.dumps(Touch(str(tmp_path / "ran"))))).decode()
+    data = write_jsonl(tmp_path / "lcb.jsonl", [lcb_row(double, packed=True), lcb_row(upper, private_test_cases=evil)])
+    texts = [response(one.name, 0, f"```python\n{one.right}\n```") for one in (double, upper)]
+    section = {"name": "livecodebench", "label": "mine", "path": str(data)}
+    assert run(from_file(tmp_path, texts, benchmarks=[section])) == 1
+    said = capsys.readouterr().err
+    assert f"judge error: upper, sample 0: {data}:2: field 'private_test_cases' asks for " in said
+    assert "it was not loaded" in said
+    assert "Traceback" not in said
+    assert judgements(tmp_path) == {("double", 0): "AC"}
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_archive_that_leads_out_of_its_folder(tmp_path, capsys, monkeypatch):
+    """An error of its problem, with nothing written elsewhere; the verdict of the other is kept."""
+    (tmp_path / "deep/er").mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "deep/er"))  # where archives are unpacked
+    config = lcb_pro(tmp_path, [response(name, 0, RIGHT) for name in ("1Z", "2Z")], ("1Z", "2Z"))
+    write_zip(tmp_path / "t/1Z.zip", ZIP)
+    write_zip(tmp_path / "t/2Z.zip", ZIP | {"../../escaped": "x"})
+    assert run(config) == 1
+    said = capsys.readouterr().err
+    assert f"judge error: 2Z, sample 0: {tmp_path}/t/2Z.zip holds '../../escaped'" in said
+    assert "leads out of its folder" in said
+    assert "Traceback" not in said
+    assert judgements(tmp_path) == {("1Z", 0): "AC"}
+    assert not list(tmp_path.rglob("escaped"))
