@@ -1,6 +1,7 @@
 """`evaluate` a stage at a time, and what is kept where one ends early: tests that come later, a server that dies."""
 
 import base64
+import json
 import os
 import pickle
 import zlib
@@ -203,3 +204,34 @@ def test_an_archive_that_leads_out_of_its_folder(tmp_path, capsys, monkeypatch):
     assert "Traceback" not in said
     assert judgements(tmp_path) == {("1Z", 0): "AC"}
     assert not list(tmp_path.rglob("escaped"))
+
+
+# -- responses of other programs ---------------------------------------------------------------------------------------
+
+
+def test_programs_for_livecodebench_s_custom_evaluator(tmp_path):
+    """Its list is judged, and written again as it was."""
+    some = STDIN[:2]
+    data = write_jsonl(tmp_path / "lcb.jsonl", [lcb_row(one) for one in some])
+    rows = [{"question_id": one.name, "code_list": [one.right, one.wrong]} for one in some]
+    (tmp_path / "programs.json").write_text(json.dumps(rows))
+    section = {"name": "livecodebench", "label": "mine", "path": str(data), "runs": 2}
+    model = {"kind": "responses", "path": str(tmp_path / "programs.json"), "model": "someone"}
+    assert run(configure(tmp_path, model, benchmarks=[section])) == 0
+    assert judgements(tmp_path) == {(one.name, sample): ("AC", "WA")[sample] for one in some for sample in (0, 1)}
+    assert json.loads((tmp_path / "run/mine/custom_evaluator.json").read_text()) == rows
+    graded = json.loads((tmp_path / "run/mine/mine_eval_all.json").read_text())
+    assert [(row["question_id"], row["graded_list"]) for row in graded] == [(one.name, [True, False]) for one in some]
+
+
+def test_rows_of_ojbench_with_responses(tmp_path):
+    root = OjFolder(tmp_path / "data").write()
+    texts = {"cpp": RIGHT, "python": "```python\nprint(3 * int(input()))\n```"}
+    prompts = map(json.loads, (root / "prompts/full.jsonl").read_text().splitlines())
+    rows = [row | {"content": texts[row["language"]]} for row in prompts]
+    section = {"name": "ojbench", "label": "mine", "path": str(root), "python": "cpython", "runs": 1}
+    assert run(from_file(tmp_path, rows, benchmarks=[section])) == 0
+    assert judgements(tmp_path) == {
+        ("loj-1/cpp", 0): "AC", ("loj-1/python", 0): "WA", ("own_A/cpp", 0): "AC", ("own_A/python", 0): "WA",
+        ("nwerc2023_H/cpp", 0): "SKIP", ("nwerc2023_H/python", 0): "SKIP",
+    }  # fmt: skip
