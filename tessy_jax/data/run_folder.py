@@ -40,6 +40,10 @@ class RunDirError(UserError, RuntimeError):
     """The run directory cannot be used or written; the message says what to do and is meant for the user."""
 
 
+class DifferentRunError(RunDirError):
+    """The run in the directory is another one; nothing is wrong with it."""
+
+
 @contextmanager
 def explained(path: Path, safe: int | None = None) -> Iterator[None]:
     """Turns an OSError of the block into a RunDirError that says what to do.
@@ -97,7 +101,7 @@ def open_run_folder(
         if stored is not None and not overwrite:
             try:
                 compare_identity(path, stored, manifest)
-            except RunDirError:
+            except DifferentRunError:
                 if not expendable():
                     raise
                 overwrite = True
@@ -257,7 +261,7 @@ def rules_of(path: Path, format: str) -> int | None:
 
 
 def compare_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises RunDirError, which names every difference, where the identities of two manifests differ."""
+    """Raises DifferentRunError, which names every difference, where the identities of two manifests differ."""
     ours = dict(_flatten(json.loads(dump_line(wanted["identity"]))))
     theirs = dict(_flatten(stored.get("identity", {})))
     lines = [
@@ -267,7 +271,7 @@ def compare_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str,
     ]
     if lines:
         differences = "\n".join(lines)
-        raise RunDirError(f"{path} holds a different run:\n{differences}\nuse --overwrite or another --output")
+        raise DifferentRunError(f"{path} holds a different run:\n{differences}\nuse --overwrite or another --output")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

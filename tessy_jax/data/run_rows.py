@@ -92,6 +92,7 @@ class RunDir:
         shard: tuple[int, int] = (0, 1),
         barrier: Callable[[], None] = lambda: None,
         kind: RunFormat = TRACES,
+        expendable: Callable[[], bool] = lambda: False,
     ) -> Self:
         """Creates the directory, or finds in it the run that is to go on.
 
@@ -103,6 +104,7 @@ class RunDir:
             shard: index of this process and number of processes.
             barrier: returns when all processes have called it: none reads what another is still to remove.
             kind: what the run writes.
+            expendable: whether the run that is there has nothing to lose, so that a different one replaces it.
 
         Raises:
             RunDirError: the directory is in use, cannot be written, is no run directory, or holds a run with another
@@ -119,6 +121,7 @@ class RunDir:
                 shard=shard,
                 barrier=barrier,
                 clear=partial(_clear, path, shard),
+                expendable=expendable,
             )
             run = cls(path, kind, shard, lock)
             try:

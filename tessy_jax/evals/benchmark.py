@@ -16,6 +16,7 @@ from tessy_jax.evals.records import Problem
 from tessy_jax.evals.targets import CodeTarget, Language
 from tessy_jax.evals.task import Task
 from tessy_jax.evals.tasks.registry import open_task
+from tessy_jax.evals.tasks.rows import TaskError
 
 _JUDGING = ("extract", "rules", "problems", "prompts", "limit", "tests", "judged", "asserts", "python", "files")
 """Of a task's identity: what the responses do not depend on."""
@@ -60,6 +61,27 @@ class Benchmark:
         """What the responses depend on: not how they are judged, nor how many problems are asked."""
         asked = {key: value for key, value in self.task.identity().items() if key not in _JUDGING}
         return asked | {"data": _hash_data(self.config.path)}
+
+    def check_tests(self, allow_judge_errors: bool) -> None:
+        """Looks for the tests, before hours are spent on responses that cannot be judged.
+
+        Args:
+            allow_judge_errors: whether some may be missing.
+
+        Raises:
+            TaskError: they are not there.
+        """
+        absent = [place for problem in self.problems if (place := self.task.absent_tests(problem)) is not None]
+        all_absent = len(absent) == len(self.problems)
+        if not absent or (allow_judge_errors and not all_absent):
+            return
+        missing = [place for place in (absent[0], *absent[0].parents) if not place.exists()][-1:] or absent[:1]
+        key = "tests" if isinstance(self.config, LcbPro) else "path"
+        others = "" if all_absent else ", or go on without them with judge.allow_judge_errors=true"
+        raise TaskError(
+            f"{self.label}: {len(absent)} of {len(self.problems)} problems have no tests: there is no {missing[0]}: "
+            f"put them there, or correct '{key}' of this benchmark{others}"
+        )
 
     @property
     def languages(self) -> set[Language]:

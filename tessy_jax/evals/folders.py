@@ -8,7 +8,7 @@
 Each folder has a manifest of its own, so a benchmark may be added to an evaluation, or judged anew, and all else stays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from typing import Any
 from tessy_jax.config.evaluate import EvaluateConfig
 from tessy_jax.config.schema import to_yaml
 from tessy_jax.data.jsonl import read_objects
-from tessy_jax.data.run_folder import make_manifest
+from tessy_jax.data.run_folder import DifferentRunError, RunDirError, make_manifest
 from tessy_jax.data.run_rows import RunDir, RunFormat
 from tessy_jax.evals.records import Judgement, Response, Verdict
 
 KEY = ("problem_id", "sample_index")
 RESPONSES = RunFormat("tessy_jax responses 1", KEY)
 JUDGEMENTS = RunFormat("tessy_jax judgements 1", KEY)
+_WITHOUT_TESTS = (Verdict.NO_ANSWER, Verdict.TRUNCATED, Verdict.SKIPPED)
 
 
 def open_responses(config: EvaluateConfig, folder: str, identity: dict[str, Any], overwrite: bool) -> RunDir:
@@ -31,8 +32,23 @@ def open_responses(config: EvaluateConfig, folder: str, identity: dict[str, Any]
 
 
 def open_judgements(config: EvaluateConfig, folder: str, identity: dict[str, Any], overwrite: bool) -> RunDir:
-    """The judgements of a benchmark's responses, begun or resumed. Raises RunDirError, as `RunDir.open` does."""
-    return _open(config, folder, "judgements", JUDGEMENTS, identity, overwrite)
+    """The judgements of a benchmark's responses, begun or resumed.
+
+    Where no test has decided any of them, as when the tests were not there, they are found again in no time: those of
+    another identity then give way.
+
+    Raises:
+        RunDirError: as for `RunDir.open`.
+    """
+    path = config.output / folder / "judgements"
+
+    def undecided() -> bool:
+        return all(row.get("verdict") in _WITHOUT_TESTS for row in _rows(path))
+
+    try:
+        return _open(config, folder, "judgements", JUDGEMENTS, identity, overwrite, undecided)
+    except DifferentRunError as error:
+        raise RunDirError(f"{error}\n--stage judge --overwrite judges anew, and keeps the responses") from None
 
 
 def read_responses(config: EvaluateConfig, folder: str) -> Iterator[Response]:
@@ -69,7 +85,13 @@ def judgements_file(output: Path, folder: str) -> Path:
 
 
 def _open(
-    config: EvaluateConfig, folder: str, name: str, kind: RunFormat, identity: dict[str, Any], overwrite: bool
+    config: EvaluateConfig,
+    folder: str,
+    name: str,
+    kind: RunFormat,
+    identity: dict[str, Any],
+    overwrite: bool,
+    expendable: Callable[[], bool] = lambda: False,
 ) -> RunDir:
     return RunDir.open(
         config.output / folder / name,
@@ -77,6 +99,7 @@ def _open(
         manifest=make_manifest(identity, []),
         overwrite=overwrite,
         kind=kind,
+        expendable=expendable,
     )
 
 

@@ -43,6 +43,8 @@ def run_stages(
 ) -> int:
     """Does what of these stages is left to do, and returns the exit code. Raises as `evaluate` does."""
     benchmarks = open_benchmarks(config)
+    if "judge" in stages:
+        check_tests(config, benchmarks)
     source = open_source(config)
     config.output.mkdir(parents=True, exist_ok=True)
     replace_file(config.output / "config.yaml", to_yaml(config))
@@ -115,6 +117,7 @@ def show_plan(config: EvaluateConfig) -> int:
     Returns the number of responses.
     """
     benchmarks = open_benchmarks(config)
+    check_tests(config, benchmarks)
     source = open_source(config)
     out = Console(highlight=False, markup=False, soft_wrap=True)
     for each in benchmarks:
@@ -133,10 +136,17 @@ def show_plan(config: EvaluateConfig) -> int:
 
 
 def check(config: EvaluateConfig) -> None:
-    """Raises what `evaluate` would raise before its first response: of files, prompts and the sandbox."""
+    """Raises what `evaluate` would raise before its first response: of files, tests, prompts and the sandbox."""
     benchmarks = open_benchmarks(config)
+    check_tests(config, benchmarks)
     open_source(config)
     try_sandbox(config, benchmarks)
+
+
+def check_tests(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> None:
+    """Raises TaskError where a benchmark's tests are not there."""
+    for each in benchmarks:
+        each.check_tests(config.judge.allow_judge_errors)
 
 
 def try_sandbox(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from tessy_jax.evals.records import Judgement, Problem, Verdict
 IE = Verdict.JUDGE_ERROR
 RESAMPLES, SEED = 10_000, 0
 """Of the bootstrap."""
-OF_PROBLEMS = frozenset({"cpu_seconds", "wall_seconds", "memory_mib", "output_mib", "checker"})
+OF_PROBLEMS = frozenset({"cpu_seconds", "wall_seconds", "memory_mib", "output_mib", "checker", "checker_args"})
 """What a judge says of itself that depends on the problem."""
 _TEXTS = frozenset({"math", "choice"})
 """Judges of formulas and letters, of which equal ones can be counted."""

@@ -3,6 +3,7 @@ against. A benchmark is one file in `tasks/`.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from tessy_jax.evals.records import Problem
@@ -48,6 +49,10 @@ class Task(Protocol):
 
     def target(self, problem: Problem) -> Target | None:
         """What the answer is judged against, read when it is needed; None where the benchmark itself skips it."""
+        ...
+
+    def absent_tests(self, problem: Problem) -> Path | None:
+        """Where the problem's tests should lie and do not; None where nothing is missing."""
         ...
 
     def identity(self) -> dict[str, str | int]:

@@ -246,17 +246,21 @@ def test_killed_in_every_stage(tmp_path):
     assert evaluate.main([str(configure(whole, model, runs=2))]) == 0
 
     config = configure(killed, model, runs=2)
-    for watched in ("responses/journal/rows-*.jsonl", "judgements/data/part-*.jsonl"):
+    left = []  # rows that were missing where each stage was killed
+    for stage, watched in (("responses", "journal/rows-*.jsonl"), ("judgements", "data/part-*.jsonl")):
         process = subprocess.Popen(
             [sys.executable, "-m", "tessy_jax.evaluate", str(config)], stderr=subprocess.PIPE, text=True
         )
         while process.poll() is None and not any(
-            file.stat().st_size for file in (killed / "run").glob(f"mine/{watched}")
+            file.stat().st_size for file in (killed / f"run/mine/{stage}").glob(watched)
         ):
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode in (-signal.SIGKILL, 0)
+        rows = killed / f"run/mine/{stage}/data/part-00000-of-00001.jsonl"
+        left.append(len(responses(whole)) - (rows.read_bytes().count(b"\n") if rows.exists() else 0))
+    assert max(left) > 0, "both stages had ended before they were killed"
     in_report = subprocess.run([sys.executable, "-c", DIE_IN_REPORT, str(config)], capture_output=True)
     assert in_report.returncode == -signal.SIGKILL
     assert not (killed / "run/report.html").exists()

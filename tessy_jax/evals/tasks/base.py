@@ -55,6 +55,10 @@ class BaseTask(Generic[ConfigT]):
     def entry(self, problem: Problem) -> Entry:
         return self._entries[problem.id]
 
+    def absent_tests(self, problem: Problem) -> Path | None:
+        """Where the problem's tests should lie and do not; None: most tasks' tests stand in the rows."""
+        return None
+
     def hash_materials(self) -> str:
         """Of what the targets are made of: answers, tests."""
         return hash_text(repr([entry.material for entry in self._entries.values()]))[:16]

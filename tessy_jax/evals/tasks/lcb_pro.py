@@ -87,6 +87,10 @@ class LcbProTask(BaseTask[LcbPro]):
         checker = Checker("testlib", source=self._archives.with_testlib(source, self.config.testlib))
         return CodeTarget(self.language(problem), tests, Limits(cpu, 2 * cpu, memory, OUTPUT_MIB), checker)
 
+    def absent_tests(self, problem: Problem) -> Path | None:
+        file = None if self.config.tests is None else self._archive(self.entry(problem))
+        return None if file is None or file.is_file() else file
+
     def identity(self) -> dict[str, str | int]:
         about = super().identity() | {
             "extract": "lcb_pro",

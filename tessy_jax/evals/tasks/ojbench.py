@@ -85,6 +85,10 @@ class OjBenchTask(BaseTask[OjBench]):
         checker = self._checker(settings, folder, files)
         return CodeTarget(self.language(problem), cases, LIMITS, checker, stop_at_first_failure=False)
 
+    def absent_tests(self, problem: Problem) -> Path | None:
+        folder = self._root / self.entry(problem).material
+        return None if folder.name in SKIPPED or (folder / "init.yml").is_file() else folder
+
     def _checker(self, settings: Row, folder: Path, files: Path) -> Checker:
         value = settings.values.get("checker", "standard")
         name, args = (value, {}) if isinstance(value, str) else _named(settings, value)

@@ -124,6 +124,17 @@ def test_a_formula_without_end_is_killed_and_the_next_is_judged():
         os.kill(last, 0)
 
 
+@pytest.mark.parametrize(
+    "answer", ["9^{9^{9^{9}}}", "\\frac{1}{" * 90_000 + "1" + "}" * 90_000], ids=["a tower", "a megabyte of fractions"]
+)
+def test_answers_that_are_too_much_are_wrong_and_the_next_is_judged(answer):
+    with MathJudge(deadline=0.5) as judge:
+        begun = time.monotonic()
+        assert judge.judge(MathTarget(("5",)), answer).verdict == "WA"
+        assert time.monotonic() - begun < 10
+        assert judge.judge(MathTarget(("2",)), "1+1").verdict == "AC"
+
+
 def test_a_worker_that_dies_is_a_wrong_answer_and_starts_again():
     with MathJudge() as judge:
         assert right(judge, "1+1", "2")

