@@ -2,7 +2,7 @@
 
 Writes what `configs/lab/*.yaml` name: `data/` (problems), `models/` (a student and a teacher, trained from scratch by
 `python -m tessy_jax.sft`), `predictors/` (tables of words, a probe for each writer). Models and probes that are there
-stay as they are. On one machine everything comes out the same, to the last bit. Minutes on 2 CPU cores.
+stay as they are. All seeds and the order of all data are fixed. Minutes on 2 CPU cores.
 
 The student learns from its own style only, and a share of the products is random in what it reads: it is fluent, and
 does not know those. The teacher learns the styles of all degrees of entanglement, of which its system message names

@@ -9,7 +9,7 @@ from tessy_jax.annotation.annotator import Outcome, Outcomes, Refused, judge_rep
 from tessy_jax.annotation.prompt import TASK_HASH, task
 from tessy_jax.config.annotate import LlmConfig
 from tessy_jax.config.sections import NO_THINKING, Budgets, RoleConfig
-from tessy_jax.data.records import Problem, Record
+from tessy_jax.data.records import Problem
 from tessy_jax.data.segments import Segment
 from tessy_jax.devices import compilation_cache
 from tessy_jax.devices.mesh import make_mesh
@@ -67,7 +67,7 @@ class Llm:
         for dispatch in engine.run(map(job, segments)):
             outcomes: list[Outcome] = []
             for record in dispatch.finished:
-                outcomes.append(judge_reply(asked.pop(record.problem.id), _reply(record)))
+                outcomes.append(judge_reply(asked.pop(record.problem.id), record.answer))
             for failed, reason in dispatch.rejected:
                 outcomes.append(Refused(asked.pop(failed.problem.id), reason))
             yield outcomes
@@ -84,8 +84,3 @@ class Llm:
         model = self._writer.load(mesh, jnp.dtype(config.engine.dtype))
         budgets = Budgets(max_think_tokens=max(1, config.max_think_tokens), max_answer_tokens=config.max_answer_tokens)
         return solo_engine(model, budgets, _K, config.engine, config.seed, mesh)
-
-
-def _reply(record: Record) -> str:
-    """What the model wrote behind its thinking."""
-    return "".join(record.content[span.start : span.end] for span in record.spans if span.phase == "answer")

@@ -158,14 +158,9 @@ class WithReference:
 
     def _help(self, problem: Problem, reference: Record) -> Problem:
         question = problem.messages[-1]
-        texts = {"problem": _question(problem.messages), "reference": answer_of(reference)}
+        texts = {"problem": _question(problem.messages), "reference": reference.answer}
         content = _filled(self.template, texts)
         return dataclasses.replace(problem, messages=[*problem.messages[:-1], question | {"content": content}])
-
-
-def answer_of(record: Record) -> str:
-    """What stands behind the thinking."""
-    return "".join(record.content[span.start : span.end] for span in record.spans if span.phase == "answer")
 
 
 # -- Teacher-Score -----------------------------------------------------------------------------------------------------
@@ -269,7 +264,7 @@ class Chooser:
         record = self.scores.read(task, 0)
         if record is None:
             return None, f"the teacher did not score it: {self.scores.reason(task, 0)}"
-        reply = answer_of(record)
+        reply = record.answer
         return parse_score(reply), f"the teacher's reply is no number: {reply.strip()[:80]!r}"
 
 

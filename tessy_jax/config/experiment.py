@@ -1,13 +1,11 @@
 """The configuration of `experiment`: methods and seeds through synthesize, sft and evaluate."""
 
-import difflib
-from collections.abc import Iterable
 from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, Strict, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from tessy_jax.config.methods import METHODS
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, Located, OutputPath, nearest
 
 BASE = "base"
 """What the student is called before training, in folders and tables."""
@@ -30,7 +28,7 @@ class ArmConfig(Config):
     @classmethod
     def _known(cls, name: str | None) -> str | None:
         if name is not None and name not in METHODS.schemas:
-            raise ValueError(f"names no method: '{name}'; {_nearest(name, METHODS.schemas)}")
+            raise ValueError(f"names no method: '{name}'; {nearest(name, METHODS.schemas)}")
         return name
 
     @model_validator(mode="after")
@@ -70,7 +68,7 @@ class ExperimentConfig(Config):
             if (other := folded.setdefault(name.lower(), name)) != name:
                 raise ValueError(f"has '{other}' and '{name}', whose folders some file systems do not tell apart")
             if arm.data is not None and arm.data not in arms:
-                raise ValueError(f"has '{name}' whose data names no arm: '{arm.data}'; {_nearest(arm.data, arms)}")
+                raise ValueError(f"has '{name}' whose data names no arm: '{arm.data}'; {nearest(arm.data, arms)}")
         for name in arms:
             chain = [name]
             while (source := arms[chain[-1]].data) is not None:
@@ -84,7 +82,7 @@ class ExperimentConfig(Config):
     def _check_control(cls, control: str | None, info: ValidationInfo) -> str | None:
         arms = info.data.get("arms", {control: None})  # where arms are wrong, that is what is said
         if control is not None and control not in arms:
-            raise ValueError(f"names no arm: '{control}'; {_nearest(control, arms)}")
+            raise ValueError(f"names no arm: '{control}'; {nearest(control, arms)}")
         return control
 
     @field_validator("seeds")
@@ -99,9 +97,3 @@ class ExperimentConfig(Config):
         while (source := self.arms[arm].data) is not None:
             arm = source
         return arm
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"it should be one of {', '.join(known)}"

@@ -9,7 +9,7 @@ creates (`output`, `engine.compilation_cache`) are relative to the current direc
 import difflib
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_origin
@@ -46,6 +46,13 @@ OutputPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
 """A file or folder that a run creates."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a wrong name was meant to be, or which names there are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"it should be one of {', '.join(known)}"
+
+
 @dataclass(frozen=True)
 class Variants(Generic[ConfigT]):
     """Configurations of one command, of which a key at the top chooses.
@@ -64,9 +71,8 @@ class Variants(Generic[ConfigT]):
         name = values.get(self.key, names[0]) if isinstance(values, dict) else names[0]
         if name in names:
             return self.schemas[name]
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"it should be one of {', '.join(names)}"
-        raise ConfigError(f"'{self.key}' in {_source(self.key, path, sources)} names no {self.key}: {name!r}; {hint}")
+        source = _source(self.key, path, sources)
+        raise ConfigError(f"'{self.key}' in {source} names no {self.key}: {name!r}; {nearest(str(name), names)}")
 
     def tagged(self) -> Iterator[tuple[type[ConfigT], str]]:
         """Every class with what the help says beside keys that only it has."""

@@ -122,6 +122,11 @@ class Record:
         spans = [span for span in self.spans if span.phase == "think"]
         return self.content[spans[0].start : spans[-1].end] if spans else ""
 
+    @property
+    def answer(self) -> str:
+        """What stands behind the thinking."""
+        return "".join(self.content[span.start : span.end] for span in self.spans if span.phase == "answer")
+
     def to_json(self) -> str:
         """One line of the output, without the line end."""
         return dump_line(self.to_row())

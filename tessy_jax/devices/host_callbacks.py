@@ -2,8 +2,8 @@
 
 A program says "call number 1 of the list", and the list is made anew wherever the program is traced. So whoever loads
 it from the cache may give the list of its own process. JAX's client can do that; its cache does not ask it to. Here it
-is asked by a client that adds the list, without which JAX takes the program for one without callbacks. The loop of the
-demo is loaded in 1 s; to compile it takes 20.
+is asked by a client that adds the list, without which JAX takes the program for one without callbacks. A second start
+of a short demo takes 60 CPU seconds instead of 93 (docs/benchmarks.md).
 
 Only for CPUs and one process: there it is tested. What JAX keeps for others is as it was.
 """
