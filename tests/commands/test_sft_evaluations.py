@@ -119,7 +119,7 @@ def test_training_is_that_of_a_run_without(tmp_path):
 
 def test_failed_then_interrupted(tmp_path, monkeypatch, capsys, interrupt):
     """An evaluation fails and the training goes on; in the next the user stops the run; the same command does both."""
-    run, stages, view = tmp_path / "run", evaluations.run_stages, generation.View
+    run, stages, view, there = tmp_path / "run", evaluations.run_stages, generation.View, whole()
     failing, signals = ["step-000006"], []
 
     def run_stages(config, console):
@@ -127,7 +127,7 @@ def test_failed_then_interrupted(tmp_path, monkeypatch, capsys, interrupt):
         if name in failing:
             raise UserError("the sandbox has gone")
         if name != "step-000012":  # a test that is shorter: these responses are there already
-            shutil.copytree(whole() / "evaluations" / name / "problems", config.output / "problems")
+            shutil.copytree(there / "evaluations" / name / "problems", config.output / "problems")
         return stages(config, console)
 
     class Stopping(view):
@@ -166,7 +166,7 @@ def test_failed_then_interrupted(tmp_path, monkeypatch, capsys, interrupt):
     assert (run / "metrics.jsonl").read_bytes() == before["metrics.jsonl"]
 
     monkeypatch.undo()
-    assert call("--output", run, "evaluate.judge.on_truncated=keep") == 1
+    assert call("--output", run, "evaluate.model.budgets.max_think_tokens=11") == 1
     shown = capsys.readouterr().err
     assert f"to evaluate anew, remove {run}/evaluations/step-000000: --overwrite would begin the training anew" in shown
 
