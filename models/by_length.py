@@ -35,6 +35,7 @@ def by_length(
     v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
     rows: Int[Array, " B"] | None = None,
+    pages: Int[Array, "B T"] | None = None,
     block: int | None = None,
     platform: str | None = None,
 ) -> Float[Array, "B C N*H"]:
@@ -49,9 +50,11 @@ def by_length(
     """
     if not isinstance(mask, RingMask) or not heads_first:
         raise NotImplementedError("attention: 'by_length' takes the rows of a cache (RingMask, heads_first) only.")
+    slots = k.shape[2] if pages is None else k.shape[2] * pages.shape[1]
     block = block or block_on(platform or jax.default_backend())
-    slots = k.shape[2]
-    if slots <= block:
+    if pages is not None:
+        block = k.shape[2]  # as pages lie apart
+    elif slots <= block:
         raise NotImplementedError(f"attention: 'by_length' takes more slots than those of one block, {block}.")
     batch, chunk, heads, head_dim = q.shape
     kv_heads = k.shape[1]
@@ -83,7 +86,9 @@ def by_length(
 
     def part(x: Real[Array, "R K S _"], start: Int[Array, ""]) -> Real[Array, "B K _ _"]:
         sizes = (1, kv_heads, block, x.shape[3])
-        if rows is None:
+        if pages is not None:
+            x = x.at[lax.dynamic_index_in_dim(pages, start // block, axis=1, keepdims=False)].get(mode="clip")
+        elif rows is None:
             x = lax.dynamic_slice_in_dim(x, start, block, axis=2)
         else:
             x = jax.vmap(lambda row: lax.dynamic_slice(x, (row, 0, start, 0), sizes)[0])(rows)
