@@ -150,7 +150,7 @@ def _step(shapes: Shapes, role: Role) -> Step:
     """A decode step of `role`: the loop in which the engine takes them; it costs what its body does, with full rows."""
     carry, params = shapes.carry(shapes.config.engine), shapes.params
     cache = carry.caches[role].model
-    blocks = math.ceil(shapes.config.engine.context / block_on(cache.platform))
+    blocks = math.ceil(shapes.config.engine.context / (cache.pool.page if cache.pool else block_on(cache.platform)))
     program, text = compile_program(
         f"decode step, {NAMES[role]}",
         jax.jit(shapes.schedule.turns[role].generate, donate_argnums=(1, 2)),
