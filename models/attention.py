@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Real
 
 from tessy_jax.models.blockwise import blockwise
 from tessy_jax.models.by_length import by_length
-from tessy_jax.models.by_page import by_page
 from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
 from tessy_jax.models.pallas_gpu import pallas_gpu
 from tessy_jax.models.pallas_tpu import pallas_tpu
@@ -185,22 +184,21 @@ IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {
     "dense": dense,
     "blocks": blockwise,
     "by_length": by_length,
-    "by_page": by_page,
     "pallas_gpu": pallas_gpu,
     "pallas_tpu": pallas_tpu,
 }
 """Ways to compute `attention`. Each takes the options that it can do, and no others."""
 
 TO_A_CACHE = {
-    "gpu": ("pallas_gpu", "by_page", "by_length", "dense"),
-    "tpu": ("pallas_tpu", "by_page", "by_length", "dense"),
+    "gpu": ("pallas_gpu", "by_length", "dense"),
+    "tpu": ("pallas_tpu", "by_length", "dense"),
 }
 """What is tried in turn, by platform, where new tokens look at a cache. For 32 rows of 8,000
 tokens in a bfloat16 cache of 40,960 slots, on an H200, the Pallas kernel reads what is in use at 97 % of the bandwidth,
 "by_length" at 13 to 22 %, and "dense" at 18 %, for it reads all slots (docs/benchmarks.md).
 """
 
-ON_OTHER_PLATFORMS = ("by_page", "by_length", "dense")
+ON_OTHER_PLATFORMS = ("by_length", "dense")
 """The same on the other platforms: a ring as short as a block is looked at as a whole."""
 
 

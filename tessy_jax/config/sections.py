@@ -108,7 +108,9 @@ class EngineConfig(Config):
         description="Tokens that a model's cache holds for all rows together, in pages that rows take as they grow; a "
         "row that finds none begins again where it was, later; null: batch x context, each row its own.",
     )
-    page: PositiveInt = Field(default=256, description="Tokens of a page.")
+    page: PositiveInt | None = Field(
+        default=None, description="Tokens of a page of such a cache; null: 64 on CPUs, 256 on others."
+    )
     prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
         default_factory=_default_buckets,
         min_length=1,

@@ -25,6 +25,9 @@ MARGIN = 64
 PREFILL_TOKENS = 2048
 """Tokens per pass of prefill: enough to be bound by arithmetic, while what it holds of them stays small."""
 
+PAGES, ACCELERATOR_PAGE = {"cpu": 64}, 256
+"""Tokens of a page by platform: attention reads one page of each row at a time (models/by_length.py)."""
+
 ROLLBACK_DEPTH = 256
 """Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""
 
@@ -116,7 +119,8 @@ def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
     """
     if config.cache_tokens is None:
         return None
-    ways, page = shards(mesh), min(config.page, config.context)
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    ways, page = shards(mesh), min(config.page or PAGES.get(platform, ACCELERATOR_PAGE), config.context)
     each, least = -(-config.cache_tokens // (page * ways)), -(-config.context // page)
     if each < least:
         raise ConfigError(

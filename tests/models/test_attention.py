@@ -241,7 +241,7 @@ def test_what_an_implementation_cannot_do_it_refuses() -> None:
         attention(q, k, v, packed.visible(), scale=1.0, implementation="blocks")
     with pytest.raises(NotImplementedError, match=r"^attention: 'by_length' takes the rows of a cache"):
         attention(q, k, v, packed, scale=1.0, implementation="by_length")
-    there = r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length, pallas_gpu\.$"
+    there = r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length, pallas_gpu, pallas_tpu\.$"
     with pytest.raises(ValueError, match=there):
         attention(q, k, v, packed, scale=1.0, implementation="flash")
 
@@ -312,7 +312,7 @@ PAGED = jnp.asarray([[3, 8, 5, 0], [7, 2, 9, 9], [9, 9, 9, 9], [6, 1, 4, 9]])  #
 
 
 @pytest.mark.parametrize("form", ["float", "int8", "latent"])
-@pytest.mark.parametrize("implementation", ["dense", "by_length", "by_page", "pallas_tpu"])
+@pytest.mark.parametrize("implementation", ["dense", "by_length", "pallas_tpu"])
 def test_pages_are_read_in_the_order_of_the_table(implementation: str, form: str) -> None:
     """Rows that end in a page's middle and at its end, one that is not fed; against the pages put together."""
     chunk, size = (1, 128) if implementation == "pallas_tpu" else (3, H)
