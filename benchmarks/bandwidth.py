@@ -44,6 +44,7 @@ def step_bytes(model: LanguageModel, cache: Cache, length: int | None = None) ->
         weights -= model.config.vocab_size * model.config.hidden_size * leaves[0].dtype.itemsize
     slots = 0.0
     for layer in cache.layers:
-        used = min(layer.slots, length or layer.slots) / layer.slots
+        slots = cache.slots(layer)
+        used = min(slots, length or slots) / slots
         slots += used * sum(x.nbytes for x in (layer.k, layer.v, layer.k_scale, layer.v_scale) if x is not None)
     return weights, round(slots)

@@ -229,7 +229,8 @@ def attention_of(model: LanguageModel, cache: Cache) -> str:
     def step(params: Any, tokens: jax.Array, cache: Cache) -> Any:
         return nnx.merge(model.graph, params)(tokens, tokens, cache)[0]
 
-    tokens = jax.ShapeDtypeStruct((cache.layers[0].k.shape[0], 1), np.int32)
+    rows = cache.layers[0].k.shape[0] if cache.table is None else len(cache.table)
+    tokens = jax.ShapeDtypeStruct((rows, 1), np.int32)
     text = jax.jit(step).lower(model.params, tokens, cache).as_text(debug_info=True)
     return ", ".join(sorted(name for name in IMPLEMENTATIONS if f"attention/{name}/" in text))
 

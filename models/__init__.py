@@ -53,7 +53,7 @@ from tessy_jax.models.build import (
     shapes,
     with_parameters,
 )
-from tessy_jax.models.cache import Cache, init_cache
+from tessy_jax.models.cache import Cache, Pool, init_cache
 from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.decoder import CausalLM, Model, TokenClassifier, call_block
 from tessy_jax.models.key_values import Packed
@@ -82,6 +82,7 @@ __all__ = [
     "ModelConfigError",
     "Packed",
     "ParamSpec",
+    "Pool",
     "Rules",
     "ShardingError",
     "Sliding",

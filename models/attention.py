@@ -18,6 +18,7 @@ from tessy_jax.models.blockwise import blockwise
 from tessy_jax.models.by_length import by_length
 from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
 from tessy_jax.models.pallas_gpu import pallas_gpu
+from tessy_jax.models.pallas_tpu import pallas_tpu
 
 
 def attention(
@@ -32,6 +33,7 @@ def attention(
     v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
     rows: Int[Array, " B"] | None = None,
+    pages: Int[Array, "B T"] | None = None,
     block: int | None = None,
     platform: str | None = None,
     implementation: str | Sequence[str] = "dense",
@@ -48,6 +50,8 @@ def attention(
         k_scale, v_scale: factors of int8 keys and values; None: 1.
         heads_first: `k` and `v` have their heads before their tokens, as a cache holds them.
         rows: which row of `k` and `v` each row of queries looks at; None: the same.
+        pages: which pages hold the keys and values of each row of queries, in order, with `heads_first`: `k` and `v`
+            are then pages, `[R, K, page, H]`, and S = T * page. What a page past the last one would hold is not seen.
         block: tokens per block of "blocks" and "by_length"; None: what suits the platform.
         platform: what it will run on ("cpu", "gpu", "tpu"); None: this process's default.
         implementation: a key of `IMPLEMENTATIONS`; of several the first that can do what is asked.
@@ -57,8 +61,14 @@ def attention(
         ValueError: there is no such implementation.
     """
     names = (implementation,) if isinstance(implementation, str) else implementation
-    options = {"sinks": sinks, "k_scale": k_scale, "v_scale": v_scale, "heads_first": heads_first or None, "rows": rows}
-    given = {name: option for name, option in {**options, "block": block}.items() if option is not None}
+    options: dict[str, Any] = {
+        "sinks": sinks,
+        "k_scale": k_scale,
+        "v_scale": v_scale,
+        "heads_first": heads_first or None,
+    }
+    options |= {"rows": rows, "pages": pages, "block": block}
+    given = {name: option for name, option in options.items() if option is not None}
     refusals = []
     for name in names:
         if name not in IMPLEMENTATIONS:
@@ -91,6 +101,7 @@ def dense(
     v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
     rows: Int[Array, " B"] | None = None,
+    pages: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B C N*H"]:
     """All [C, S] scores at once: for decoding, and for short rows. Arguments: see `attention`.
 
@@ -100,7 +111,7 @@ def dense(
     visible = mask.visible() if isinstance(mask, PackedMask | RingMask) else mask
     if not heads_first:
         k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
-    k, v, k_scale, v_scale = _of_rows(rows, k, v, k_scale, v_scale)
+    k, v, k_scale, v_scale = _of_rows(rows, pages, k, v, k_scale, v_scale)
     batch, chunk, heads, head_dim = q.shape
     kv_heads, slots = k.shape[1:3]
     group = heads // kv_heads
@@ -137,12 +148,13 @@ def reference(
     v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
     rows: Int[Array, " B"] | None = None,
+    pages: Int[Array, "B T"] | None = None,
 ) -> Float32[Array, "B C N*H"]:
     """What attention is, written down as the papers do, slow and in float32: for tests. A sink is one more score, whose
     weight is dropped. A query that sees nothing gets zero. Arguments: see `attention`.
     """
     visible = mask.visible() if isinstance(mask, PackedMask | RingMask) else mask
-    k, v, k_scale, v_scale = _of_rows(rows, k, v, k_scale, v_scale)
+    k, v, k_scale, v_scale = _of_rows(rows, pages, k, v, k_scale, v_scale)
     keys, values = (x.astype(jnp.float32) if heads_first else x.astype(jnp.float32).swapaxes(1, 2) for x in (k, v))
     keys, values = keys * (1 if k_scale is None else k_scale), values * (1 if v_scale is None else v_scale)
     heads = q.shape[2]
@@ -156,9 +168,16 @@ def reference(
     return jnp.einsum("bncs,bnsh->bcnh", weights, values).reshape(*q.shape[:2], -1)
 
 
-def _of_rows(rows: Int[Array, " B"] | None, *arrays: Array | None) -> Any:
-    """The rows of each array that are looked at; indices beyond the last row mean it."""
-    return arrays if rows is None else tuple(None if x is None else x.at[rows].get(mode="clip") for x in arrays)
+def _of_rows(rows: Int[Array, " B"] | None, pages: Int[Array, "B T"] | None, *arrays: Array | None) -> Any:
+    """The rows of each array that are looked at, their pages put together; indices beyond the last row mean it."""
+
+    def part(x: Real[Array, "R K S _"]) -> Real[Array, "B K _ _"]:
+        if pages is None:
+            return x if rows is None else x.at[rows].get(mode="clip")
+        found = jnp.moveaxis(x.at[pages].get(mode="clip"), 1, 2)
+        return found.reshape(*found.shape[:2], -1, found.shape[-1])
+
+    return tuple(None if x is None else part(x) for x in arrays)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {
@@ -166,10 +185,14 @@ IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {
     "blocks": blockwise,
     "by_length": by_length,
     "pallas_gpu": pallas_gpu,
+    "pallas_tpu": pallas_tpu,
 }
 """Ways to compute `attention`. Each takes the options that it can do, and no others."""
 
-TO_A_CACHE = {"gpu": ("pallas_gpu", "by_length", "dense")}
+TO_A_CACHE = {
+    "gpu": ("pallas_gpu", "by_length", "dense"),
+    "tpu": ("pallas_tpu", "by_length", "dense"),
+}
 """What is tried in turn, by platform, where new tokens look at a cache. For 32 rows of 8,000
 tokens in a bfloat16 cache of 40,960 slots, on an H200, the Pallas kernel reads what is in use at 97 % of the bandwidth,
 "by_length" at 13 to 22 %, and "dense" at 18 %, for it reads all slots (docs/benchmarks.md).

@@ -15,6 +15,7 @@ S >= the row's length there is no such p' at all. `slack` is R + C.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -28,34 +29,32 @@ from jaxtyping import Array, DTypeLike, Float, Float32, Int, Real
 from tessy_jax.models.attention import attention, to_a_cache
 from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.key_values import AttentionInputs
-from tessy_jax.models.mask import Mask, RingMask
+from tessy_jax.models.mask import Full, Mask, RingMask
 from tessy_jax.models.sharding import INFERENCE, Dim, Rules, sharding_for, ways_of
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LayerCache:
-    """The ring of one layer.
+    """The ring of one layer, or its pool of pages.
 
     Attributes:
         k, v: [B, K, S, H]; S = mask.slots(length, slack). With heads before slots both products of attention read the
-            cache as it lies (on CPU 2 to 3 times faster than [B, S, K, H], which was copied at every step).
+            cache as it lies (on CPU 2 to 3 times faster than [B, S, K, H], which was copied at every step). In pages a
+            "row" of these arrays is a page, and S are the slots of a page.
             v is None where the keys are the values. On a mesh of more devices than heads, each head is there once for
             every device that looks at it, one copy behind the other: K times `copies` in all.
         k_scale, v_scale: what int8 keys and values are to be multiplied by; None: k and v are not int8.
         mask: what a token of this layer sees (static).
+        paged: whether its slots lie in pages (static).
     """
 
-    k: Real[Array, "B K S H"]
-    v: Real[Array, "B K S H"] | None
-    k_scale: Float32[Array, "B K S 1"] | None
-    v_scale: Float32[Array, "B K S 1"] | None
+    k: Real[Array, "R K S H"]
+    v: Real[Array, "R K S H"] | None
+    k_scale: Float32[Array, "R K S 1"] | None
+    v_scale: Float32[Array, "R K S 1"] | None
     mask: Mask = field(metadata={"static": True})
-
-    @property
-    def slots(self) -> int:
-        """Slots of a row."""
-        return self.k.shape[2]
+    paged: bool = field(default=False, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -68,12 +67,15 @@ class Cache:
         length: rows may have positions 0 .. length - 1 (static). Longer rows would overwrite their beginning.
         sharding: of every k and v on a mesh (static); None: one device.
         rows: the cache's row of each row that is fed, see `of_rows`; None: all rows are.
+        table: the pages of each row, in order, for all layers that have pages; None: no layer has. A number past the
+            last page: no page. On a mesh each device counts the pages of its own part of the pool.
     """
 
     layers: list[LayerCache]
     length: int = field(metadata={"static": True})
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
     rows: Int[Array, " A"] | None = None
+    table: Int[Array, "B T"] | None = None
 
     @property
     def platform(self) -> str:
@@ -88,6 +90,33 @@ class Cache:
         """
         return dataclasses.replace(self, rows=rows)
 
+    def with_table(self, table: Int[Array, "B T"]) -> Self:
+        """The same cache with other pages for its rows: nothing is moved."""
+        return dataclasses.replace(self, table=table)
+
+    @property
+    def pool(self) -> "Pool | None":
+        """Of which sizes the pages are; None: no layer has pages."""
+        return next((Pool(layer.k.shape[0], layer.k.shape[2]) for layer in self.layers if layer.paged), None)
+
+    def room(self) -> Int[Array, " B"] | int:
+        """Tokens of each row that there are slots for."""
+        if self.pool is None or self.table is None:
+            return self.length
+        return self.pool.page * jnp.sum(self.table < self.pool.pages // self._ways, axis=1)
+
+    @property
+    def _ways(self) -> int:
+        """Parts that rows are split into on the mesh."""
+        if self.sharding is None or not (axes := self.sharding.spec[0]):
+            return 1
+        names = (axes,) if isinstance(axes, str) else axes
+        return math.prod(self.sharding.mesh.shape[name] for name in names)
+
+    def slots(self, layer: LayerCache) -> int:
+        """Slots of a row in this layer."""
+        return layer.k.shape[2] * (self.table.shape[1] if layer.paged and self.table is not None else 1)
+
     def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C NH"], Self]:
         """Write the chunk's keys and values, then look at the slots in use. Padding is not written.
 
@@ -100,65 +129,78 @@ class Cache:
         return self._look(ring, new), dataclasses.replace(self, layers=layers)
 
     def _look(self, ring: LayerCache, new: AttentionInputs) -> Float[Array, "B C NH"]:
+        slots = self.slots(ring)
+
         def look(
-            q: Array, ring: LayerCache, positions: Array, sinks: Array | None, rows: Array | None
+            q: Array, ring: LayerCache, positions: Array, sinks: Array | None, rows: Array | None, table: Array | None
         ) -> Float[Array, "B C NH"]:
             v, v_scale = (ring.k, ring.k_scale) if ring.v is None else (ring.v, ring.v_scale)
             return attention(
                 q,
                 ring.k,
                 v,
-                RingMask(ring.mask, positions, ring.slots),
+                RingMask(ring.mask, positions, slots),
                 scale=new.scale,
                 sinks=sinks,
                 k_scale=ring.k_scale,
                 v_scale=v_scale,
                 heads_first=True,
-                rows=None if rows is None else self._own(rows, ring.k),
+                rows=None if rows is None or ring.paged else self._own(rows, ring.k.shape[0]),
+                pages=self._pages(rows, table, ring.k.shape[0]) if ring.paged else None,
                 platform=self.platform,
                 implementation=to_a_cache(self.platform),
             )
 
         if self.sharding is None:
-            return look(new.q, ring, new.positions, new.sinks, self.rows)
+            return look(new.q, ring, new.positions, new.sinks, self.rows, self.table)
         # Each device looks at its own rows and heads, and reads no further than these rows go.
         rows, heads = self.sharding.spec[:2]
         tokens = PartitionSpec(rows, None, heads)
-        specs = (tokens, self.sharding.spec, PartitionSpec(rows), PartitionSpec(heads), PartitionSpec(rows))
+        own = PartitionSpec(rows)
+        specs = (tokens, self.sharding.spec, own, PartitionSpec(heads), own, own)
         mesh = self.sharding.mesh
         # JAX cannot tell that the loop's zeros are not the same on all devices once it has run.
         split = jax.shard_map(look, mesh=mesh, in_specs=specs, out_specs=tokens, check_vma=False)
-        return split(new.q, ring, new.positions, new.sinks, self.rows)
+        return split(new.q, ring, new.positions, new.sinks, self.rows, self.table)
 
-    def _own(self, rows: Int[Array, " A"], ring: Real[Array, "R K S H"]) -> Int[Array, " A"]:
-        """The rows as this device counts its own; what it does not have becomes one past its last."""
-        size = ring.shape[0]
+    def _pages(
+        self, rows: Int[Array, " A"] | None, table: Int[Array, "_ T"] | None, none: int
+    ) -> Int[Array, "_ T"] | None:
+        """The pages of the rows that are fed, as this device counts its own; `none`: what stands for no page."""
+        if rows is None or table is None:
+            return table
+        return table.at[self._own(rows, len(table))].get(mode="fill", fill_value=none)
+
+    def _own(self, rows: Int[Array, " A"], size: int) -> Int[Array, " A"]:
+        """The rows as this device counts its own, `size` in all; what it does not have becomes one past its last."""
         if self.sharding is not None and (axes := self.sharding.spec[0]):
             rows = rows - lax.axis_index(axes) * size
         return jnp.where((rows >= 0) & (rows < size), rows, size)
 
     def _check_room(self, new: AttentionInputs) -> None:
         ring, chunk = self.layers[new.layer], new.positions.shape[1]
-        room = ring.slots - ring.mask.reach(self.length)
-        if ring.slots < self.length and chunk > room:
+        slots = self.slots(ring)
+        room = slots - ring.mask.reach(self.length)
+        if slots < self.length and chunk > room:
             raise ValueError(
                 f"a chunk of {chunk} tokens does not fit the cache of layer {new.layer} "
-                f"({ring.mask}, {ring.slots} slots): feed at most {room} at a time, "
+                f"({ring.mask}, {slots} slots): feed at most {room} at a time, "
                 "or call init_cache with slack >= chunk + deepest rollback."
             )
 
     def _written(self, old: LayerCache, new: AttentionInputs) -> LayerCache:
         """The ring with the new keys and values in it."""
-        k, v = new.k, new.v
-        where = jnp.where(new.positions >= 0, new.positions % old.slots, old.slots)  # one past the end: dropped
+        k, v, slots = new.k, new.v, self.slots(old)
+        where = jnp.where(new.positions >= 0, new.positions % slots, slots)  # one past the end: dropped
         copies = old.k.shape[1] // k.shape[2]
         if copies > 1:
             k, v = jnp.repeat(k, copies, axis=2), None if v is None else jnp.repeat(v, copies, axis=2)
-        k, k_scale = self._put(old.k, old.k_scale, k, where)
+        table = self.table if old.paged else None
+        k, k_scale = self._put(old.k, old.k_scale, k, where, table)
         if old.v is None or v is None:
-            return LayerCache(k, None, k_scale, None, old.mask)
-        v, v_scale = self._put(old.v, old.v_scale, v, where)
-        return LayerCache(k, v, k_scale, v_scale, old.mask)
+            return dataclasses.replace(old, k=k, k_scale=k_scale)
+        v, v_scale = self._put(old.v, old.v_scale, v, where, table)
+        return dataclasses.replace(old, k=k, v=v, k_scale=k_scale, v_scale=v_scale)
 
     def _put(
         self,
@@ -166,31 +208,63 @@ class Cache:
         scales: Float32[Array, "R K S 1"] | None,
         new: Float[Array, "B C K H"],
         where: Int[Array, "B C"],
+        table: Int[Array, "_ T"] | None,
     ) -> tuple[Real[Array, "R K S H"], Float32[Array, "R K S 1"] | None]:
         """The ring and the scales with the new vectors in them, each with a scale of its own where the ring is int8."""
         if scales is None:
-            return self._write(ring, new, where), None
+            return self._write(ring, new, where, table), None
         new = new.astype(jnp.float32)
         top = jnp.max(jnp.abs(new), axis=-1, keepdims=True) / 127
         scale = jnp.where(top > 0, top, 1)
-        return self._write(ring, jnp.round(new / scale), where), self._write(scales, scale, where)
+        rounded = self._write(ring, jnp.round(new / scale), where, table)
+        return rounded, self._write(scales, scale, where, table)
 
     def _write(
-        self, ring: Real[Array, "R K S H"], new: Real[Array, "B C K H"], where: Int[Array, "B C"]
+        self,
+        ring: Real[Array, "R K S H"],
+        new: Real[Array, "B C K H"],
+        where: Int[Array, "B C"],
+        table: Int[Array, "_ T"] | None,
     ) -> Real[Array, "R K S H"]:
-        def write(ring: Array, new: Array, where: Array, rows: Array | None) -> Array:
-            at = (jnp.arange(len(new)) if rows is None else self._own(rows, ring))[:, None, None]
+        """The array with new vectors in the slots `where` of their rows, in the pages of `table` where there is one."""
+
+        def write(ring: Array, new: Array, where: Array, rows: Array | None, table: Array | None) -> Array:
+            size, page = ring.shape[0], ring.shape[2]
             heads = jnp.arange(new.shape[2])  # spelled out: for a slice the CPU compiler transposes the whole ring
-            return ring.at[at, heads, where[:, :, None]].set(new, mode="drop")
+            pages = self._pages(rows, table, size)
+            if pages is None:
+                at = (jnp.arange(len(new)) if rows is None else self._own(rows, size))[:, None]
+            else:
+                at = jnp.take_along_axis(pages, where // page, axis=1, mode="fill", fill_value=size)
+                where = where % page
+            return ring.at[at[:, :, None], heads, where[:, :, None]].set(new, mode="drop")
 
         new = new.astype(ring.dtype)
         if self.sharding is None:
-            return write(ring, new, where, self.rows)
+            return write(ring, new, where, self.rows, table)
         # Each device writes its own rows and heads. Left to itself, the compiler gathers the new tokens on all of them.
         rows, heads = self.sharding.spec[:2]
-        specs = (self.sharding.spec, PartitionSpec(rows, None, heads), PartitionSpec(rows), PartitionSpec(rows))
+        own = PartitionSpec(rows)
+        specs = (self.sharding.spec, PartitionSpec(rows, None, heads), own, own, own)
         split = jax.shard_map(write, mesh=self.sharding.mesh, in_specs=specs, out_specs=self.sharding.spec)
-        return split(ring, new, where, self.rows)
+        return split(ring, new, where, self.rows, table)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Of which sizes the pages of a cache are.
+
+    Attributes:
+        pages: how many there are; on a mesh, on all devices together.
+        page: slots of a page.
+    """
+
+    pages: int
+    page: int
+
+    def of(self, tokens: int) -> int:
+        """Pages of a row of so many tokens."""
+        return -(-tokens // self.page)
 
 
 def init_cache(
@@ -201,6 +275,7 @@ def init_cache(
     dtype: DTypeLike = jnp.float32,
     *,
     mask: Mask | None = None,
+    pool: Pool | None = None,
     mesh: Mesh | None = None,
     rules: Rules = INFERENCE,
 ) -> Cache:
@@ -210,12 +285,13 @@ def init_cache(
         slack: deepest rollback + largest chunk, in tokens. Layers with a window or blocks keep that many extra slots.
         dtype: of keys and values; normally that of the parameters. int8: each with a scale of its own, half the bytes.
         mask: replaces the mask of every layer (`Blocks(128)` for a boundary predictor); None: the model's own.
+        pool: pages for the layers whose tokens see all before them; no row has any yet. None: each row has its slots.
         mesh, rules: rows are split over "batch", heads over "kv_heads", in copies where there are more devices; None:
             one device.
 
     Raises:
         ModelConfigError: a token would see more than `max_position_embeddings` tokens.
-        ShardingError: `batch` does not divide over the mesh.
+        ShardingError: `batch`, or the pool's pages, do not divide over the mesh.
     """
     masks: Sequence[Mask] = config.masks if mask is None else (mask,) * config.num_hidden_layers
     farthest = max(each.reach(length) for each in masks)
@@ -231,13 +307,16 @@ def init_cache(
         ways = ways_of(mesh, rules, heads)
         if ways % heads.size == 0:  # Qwen3-235B has 4; whole on each of 8 chips they would take 4 times the memory
             heads = dataclasses.replace(heads, size=ways)
-        dims = (Dim(batch, "batch"), heads, Dim(1), Dim(spec.size))
-        sharding = sharding_for(mesh, rules, dims, "cache")
+        for what, size in (("cache", batch), *((("pages", pool.pages),) if pool else ())):
+            dims = (Dim(size, "batch"), heads, Dim(1), Dim(spec.size))
+            sharding = sharding_for(mesh, rules, dims, what)
 
     def layer(mask: Mask) -> LayerCache:
+        paged = pool is not None and isinstance(mask, Full)
+
         def zeros(size: int, dtype: DTypeLike) -> Array:
-            shape = (batch, heads.size, mask.slots(length, slack), size)
-            return jnp.zeros(shape, dtype, device=sharding)
+            rows, slots = (pool.pages, pool.page) if pool and paged else (batch, mask.slots(length, slack))
+            return jnp.zeros((rows, heads.size, slots, size), dtype, device=sharding)
 
         def ring(there: bool) -> tuple[Array | None, Array | None]:
             scaled = there and jnp.dtype(dtype) == jnp.int8
@@ -246,6 +325,10 @@ def init_cache(
         # Keys and values are two arrays, not one twice: a donated buffer must not be shared.
         (k, k_scale), (v, v_scale) = ring(True), ring(spec.values)
         assert k is not None
-        return LayerCache(k, v, k_scale, v_scale, mask)
+        return LayerCache(k, v, k_scale, v_scale, mask, paged)
 
-    return Cache([layer(mask) for mask in masks], length, sharding)
+    cache = Cache([layer(mask) for mask in masks], length, sharding)
+    if pool is None or not any(layer.paged for layer in cache.layers):
+        return cache
+    placed = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0]))
+    return cache.with_table(jnp.full((batch, pool.of(length)), pool.pages, jnp.int32, device=placed))

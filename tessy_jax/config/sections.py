@@ -103,6 +103,14 @@ class EngineConfig(Config):
 
     batch: PositiveInt = Field(default=8, description="Slots: rows in flight at the same time, over all devices.")
     context: PositiveInt = Field(default=40960, description="Cache slots (tokens) per row and model.")
+    cache_tokens: PositiveInt | None = Field(
+        default=None,
+        description="Tokens that a model's cache holds for all rows together, in pages that rows take as they grow; a "
+        "row that finds none begins again where it was, later; null: batch x context, each row its own.",
+    )
+    page: PositiveInt | None = Field(
+        default=None, description="Tokens of a page of such a cache; null: 64 on CPUs, 256 on others."
+    )
     prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
         default_factory=_default_buckets,
         min_length=1,
@@ -121,6 +129,12 @@ class EngineConfig(Config):
             raise ValueError(
                 f"has wrong buckets: prompt_buckets must ascend and end at context ({self.context}) or below"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        if self.cache_tokens is not None and self.cache_tokens < self.context:
+            raise ValueError(f"has cache_tokens {self.cache_tokens}: a single row may grow to context {self.context}")
         return self
 
 

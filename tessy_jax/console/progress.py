@@ -112,6 +112,7 @@ class SynthesisProgress:
         resumed: rows that were finished before this process started.
         kept: tokens kept so far, by author; the answer counts for the student.
         rolled_back: tokens generated and discarded.
+        evicted: how often a row gave the pages of its caches back, to begin again later.
         switches: changes of author.
         started: time of the start, in seconds of `time.monotonic`.
         remaining: the recent past, see `see`; where nothing was seen, the average of the whole run counts.
@@ -124,6 +125,7 @@ class SynthesisProgress:
     resumed: int = 0
     kept: dict[str, int] = field(default_factory=lambda: {"student": 0, "teacher": 0})
     rolled_back: int = 0
+    evicted: int = 0
     switches: int = 0
     started: float = field(default_factory=time.monotonic)
     remaining: Remaining = field(default_factory=Remaining)
@@ -160,6 +162,7 @@ class SynthesisProgress:
             "tokens": dict(self.kept),
             "tokens_per_second": {author: round(count / seconds, 2) for author, count in self.kept.items()},
             "rolled_back": self.rolled_back,
+            "evicted": self.evicted,
             "waste": round(self.rolled_back / (tokens + self.rolled_back), 4) if tokens + self.rolled_back else 0.0,
             "switches_per_1k_tokens": round(1000 * self.switches / tokens, 2) if tokens else 0.0,
             "eta_seconds": None if eta is None else round(eta, 1),
@@ -293,7 +296,7 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
     kept = sum(metrics["tokens"].values())
     return {
         "done": f"{metrics['done']}/{total}",
-        "active": str(metrics["active"]),
+        "active": f"{metrics['active']}" + (f", {metrics['evicted']} evicted" if metrics["evicted"] else ""),
         "rejected": str(metrics["rejected"]),
         "tok/s": ", ".join(f"{author} {rate:.1f}" for author, rate in rates.items()),
         "kept": f"{kept} tokens, {metrics['rolled_back']} rolled back ({metrics['waste']:.0%} waste)",

@@ -35,7 +35,7 @@ class Loop:
 
     Attributes:
         dispatch: `(params, carry, rounds, enough) -> carry, work`: runs at most `rounds` rounds, and returns earlier
-            once `enough` more rows are done or all of them are.
+            once `enough` more rows are done, all of them are, or one waits for slots.
         prefill: `(params, carry, slots, *, role, chunk) -> carry`: reads the streams of `slots` into the cache of
             `role`, `chunk` tokens at a time, all but the last token.
         admit: `(carry, rows, fresh) -> carry`: puts the `rows` of the state `fresh` into their slots.
@@ -58,13 +58,15 @@ class Loop:
     def _dispatch(
         self, params: Params, carry: Carry, rounds: Int[Array, ""], enough: Int[Array, ""]
     ) -> tuple[Carry, WorkCount]:
-        carry = carry.replace(state=carry.state.replace(logged=jnp.zeros_like(carry.state.logged)))
+        state = carry.state
+        start = state.replace(logged=jnp.zeros_like(state.logged), waiting=jnp.zeros_like(state.waiting))
+        carry = carry.replace(state=start)
         busy = carry.state.phase != Phase.DONE
 
         def going_on(now: _Progress) -> Bool[Array, ""]:
             still = busy & (now.carry.state.phase != Phase.DONE)
             done = jnp.sum(busy) - jnp.sum(still)
-            return (now.rounds < rounds) & jnp.any(still) & (done < enough)
+            return (now.rounds < rounds) & jnp.any(still) & (done < enough) & ~jnp.any(now.carry.state.waiting)
 
         def one_round(now: _Progress) -> _Progress:
             return _Progress(*self.schedule.round(params, now.carry, now.work), now.rounds + 1)

@@ -135,6 +135,7 @@ class State(struct.PyTreeNode):
         span_sampled: tokens sampled in the current span, kept or not.
         canonical: whether the kept ones of them are known to be the canonical tokens of the text.
         finish_think, finish_answer: see `Finish`.
+        waiting: whether the row has had no turn since the host last looked, for want of slots in a cache.
         log, logged: spans finished since the host last looked: (role, phase, end, tokens kept, tokens dropped).
         streams: by role, how the student and the teacher see the rows.
         predictor_streams: by role, how the two boundary predictors see them; without a prompt.
@@ -158,6 +159,7 @@ class State(struct.PyTreeNode):
     canonical: Bool[Leaf, " B"]
     finish_think: Int[Leaf, " B"]
     finish_answer: Int[Leaf, " B"]
+    waiting: Bool[Leaf, " B"]
     log: Int[Leaf, "B J 5"]
     logged: Int[Leaf, " B"]
     streams: tuple[Stream, ...]
@@ -167,7 +169,11 @@ class State(struct.PyTreeNode):
 
     def whose_turn(self, role: Role) -> Bool[Array, " B"]:
         """The rows whose turn it is for `role`."""
-        return (self.role == role) & (self.phase != Phase.DONE)
+        return (self.role == role) & self.going_on()
+
+    def going_on(self) -> Bool[Array, " B"]:
+        """The rows that are neither done nor waiting for slots."""
+        return (self.phase != Phase.DONE) & ~self.waiting
 
     def answering(self) -> Bool[Array, " B"]:
         """The rows in which the student writes the answer."""

@@ -80,6 +80,7 @@ class Turn:
         # The text so far, in this model's tokens and in its cache.
         with jax.named_scope("hand_over"):
             state = self.hand_over(state)
+        state = self.wait_for_room(state, caches.model.room())
         with jax.named_scope("catch_up"):
             state, cache, chunks = self.catch_up(params, state, caches.model)
 
@@ -99,6 +100,11 @@ class Turn:
         count = jnp.arange(2) == self.role
         done = WorkCount(count * chunks, count * steps, count * sampled, count.astype(jnp.int32), count * judged.passes)
         return state, RoleCaches(cache, judged.cache), jax.tree.map(jnp.add, work, done)
+
+    def wait_for_room(self, state: State, room: Int[Array, " B"] | int) -> State:
+        """Rows for whose next tokens the model's cache has no slots wait until the host gives them some."""
+        short = state.streams[self.role].n + self.generate.k > room
+        return state.replace(waiting=state.waiting | (state.whose_turn(self.role) & short))
 
     def catch_up(self, params: RoleParams, state: State, cache: Any) -> tuple[State, Any, Int[Array, ""]]:
         """Feeds the model the tokens that it has not read, all but the last; also returns how many passes it took."""

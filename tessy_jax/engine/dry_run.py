@@ -12,7 +12,7 @@ from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem
 from tessy_jax.engine.language_model import prompt_ids
-from tessy_jax.engine.sizes import too_long
+from tessy_jax.engine.sizes import pool_of, too_long
 from tessy_jax.engine.writers import Writers
 from tessy_jax.models import DecoderConfig, init_cache, parameter_bytes, read_config
 from tessy_jax.models.mask import Mask
@@ -101,7 +101,16 @@ class Part(NamedTuple):
     def memory(self, engine: EngineConfig) -> Memory:
         """An estimate: its weights, and a full cache for every slot (windows need less)."""
         dtype = self.cache or engine.dtype
-        empty = partial(init_cache, self.shapes, engine.batch, engine.context, 1024, dtype, mask=self.mask)
+        empty = partial(
+            init_cache,
+            self.shapes,
+            engine.batch,
+            engine.context,
+            1024,
+            dtype,
+            mask=self.mask,
+            pool=pool_of(engine, None),
+        )
         cache = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(jax.eval_shape(empty)))
         return Memory(parameter_bytes(self.shapes, engine.dtype), cache)
 

@@ -3,9 +3,10 @@ side.
 """
 
 import dataclasses
+import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,17 +17,19 @@ from jax.sharding import Mesh, NamedSharding
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.cooperate.host_callback import ROWS
 from tessy_jax.cooperate.loop import Loop
-from tessy_jax.cooperate.state import Phase
+from tessy_jax.cooperate.state import Phase, Role, State
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem, Record, RowState, Span
 from tessy_jax.devices.processes import anywhere, everywhere
 from tessy_jax.engine.language_model import LanguageModel, Prompt
+from tessy_jax.engine.queue import JobQueue, Waiting
 from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
 from tessy_jax.engine.sizes import (
     ROLLBACK_DEPTH,
     make_caches,
+    make_pages,
     make_params,
     make_rows,
     prefill_rows,
@@ -44,7 +47,8 @@ class Dispatch:
 
     Attributes:
       finished: records of rows that are done. rejected: jobs that failed, with the reason.
-      active: the rows in flight, to be journaled.
+      active: the rows in flight, to be journaled, those that wait for pages included.
+      evicted: how many rows have given their pages back before this dispatch.
       work: what the models did, the student's first.
       kept, dropped: tokens of the spans that ended in this dispatch, the student's first. spans: how many of
         those are of the trace.
@@ -58,13 +62,18 @@ class Dispatch:
     kept: tuple[int, ...]
     dropped: tuple[int, ...]
     spans: int
+    evicted: int
     seconds: dict[str, float]
 
 
 @dataclasses.dataclass
 class _Slot:
+    """A row in flight. `age`: see `Waiting`; `tokens`: of each model's stream, prompts included."""
+
     job: Job
     spans: list[Span]
+    age: int
+    tokens: list[int] = dataclasses.field(default_factory=list)
 
 
 class Engine:
@@ -104,6 +113,8 @@ class Engine:
         self.host = self.rows.empty(self.local)
         self.carry = Carry(self._put(self.host), make_caches(models, predictors, config, mesh, depth))
         self.slots: list[_Slot | None] = [None] * self.local
+        self.pages = make_pages(self.carry.caches, config, mesh)
+        self.queue = JobQueue(iter(()))
 
     # -- arrays to and fro ---------------------------------------------------------------------------------------------
 
@@ -153,19 +164,20 @@ class Engine:
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Dispatch]:
         """Runs all `jobs`; yields after each dispatch, on all processes alike. Closing the generator stops the run."""
-        waiting = True
+        self.queue = JobQueue(jobs)
         while True:
             started = time.perf_counter()
-            rejected, waiting = self._admit(jobs, waiting)
+            evicted = self._evict()
+            rejected = self._admit(evicted)
             admitted = time.perf_counter()
             busy = everywhere(np.array([sum(s is not None for s in self.slots)]))
             if not busy.sum():
                 if anywhere(bool(rejected)):
                     self.host = self.rows.empty(self.local)
-                    yield self._report([], rejected, WorkCount.zero(), {"prefill": admitted - started})
+                    yield self._report([], rejected, WorkCount.zero(), 0, {"prefill": admitted - started})
                 return
             # With problems waiting, come back as soon as a slot is free; else only to journal.
-            enough = 1 if anywhere(waiting) else self.config.batch
+            enough = 1 if anywhere(bool(self.queue)) else self.config.batch
             self.carry, work = self.loop.dispatch(
                 self.params, self.carry, jnp.int32(self.config.turns_per_dispatch), jnp.int32(enough)
             )
@@ -173,38 +185,97 @@ class Engine:
             done = time.perf_counter()
             finished, failed = self._harvest()
             seconds = {"prefill": admitted - started, "dispatch": done - admitted, "host": time.perf_counter() - done}
-            yield self._report(finished, rejected + failed, work, seconds)
+            yield self._report(finished, rejected + failed, work, len(evicted), seconds)
 
-    def _admit(self, jobs: Iterator[Job], waiting: bool) -> tuple[list[tuple[Job, str]], bool]:
-        """Fills free slots. Returns the jobs that do not fit, and whether more are waiting."""
-        fresh, rows = self.rows.empty(self.local), np.zeros(self.local, bool)
+    def _evict(self) -> list[int]:
+        """Makes sure of the pages that the next turn of each row needs, the oldest first. Where they run short, the
+        youngest rows go back into the queue as they are; returns their slots.
+        """
+        for slot, row in enumerate(self.slots):
+            if row is None:
+                self.pages.release(slot)
+            else:
+                row.tokens = self._tokens(self.host, slot)
+        evicted: list[int] = []
+        oldest = self._by_age()
+        for slot, row in oldest:
+            while self.slots[slot] is row and not self.pages.hold(slot, self._ahead(row)):
+                youngest, given_up = next(
+                    (b, each) for b, each in oldest[::-1] if self.slots[b] is each and self.pages.share(b, slot)
+                )
+                state = self.rows.snapshot(self.host, youngest, given_up.job, given_up.spans)
+                self.queue.put_back(Waiting(given_up.age, dataclasses.replace(given_up.job, state=state)))
+                self.slots[youngest] = None
+                self.pages.release(youngest)
+                evicted.append(youngest)
+        return evicted
+
+    def _deal(self) -> None:
+        """Gives out what pages are free besides, for a dispatch in which no row waits, and tells the devices."""
+        for slot, row in self._by_age():
+            self.pages.hold(slot, self._ahead(row, 2 * self.config.turns_per_dispatch))  # the other's words come too
+        for role, pages in enumerate(self.pages.caches):
+            if pages is not None:
+                caches = self.carry.caches[role]
+                caches = caches._replace(model=caches.model.with_table(self._put(pages.table)))
+                self.carry = self.carry.with_role(Role(role), self.carry.state, caches)
+
+    def _by_age(self) -> list[tuple[int, _Slot]]:
+        rows = [(slot, row) for slot, row in enumerate(self.slots) if row is not None]
+        return sorted(rows, key=lambda both: both[1].age)
+
+    def _tokens(self, rows: State, slot: int) -> list[int]:
+        return [int(stream.n[slot]) for stream in rows.streams]
+
+    def _ahead(self, row: _Slot, turns: int = 1) -> list[int]:
+        """Tokens of each model that the row may have after so many turns of it."""
+        written = [turns * turn.generate.k for turn in self.loop.schedule.turns]
+        return [n + more for n, more in itertools.zip_longest(row.tokens, written, fillvalue=0)]
+
+    def _admit(self, evicted: Sequence[int]) -> list[tuple[Job, str]]:
+        """Fills free slots, and empties those of `evicted` rows. Returns the jobs that do not fit."""
+        fresh = self.rows.empty(self.local)
         rejected: list[tuple[Job, str]] = []
-        longest = 0
+        filled, short = np.zeros(self.local, bool), np.zeros(self.local, bool)
         for slot in range(self.local):
-            while waiting and self.slots[slot] is None:
-                job = next(jobs, None)
-                if job is None:
-                    waiting = False
-                    break
-                prompts, problem = self.room(job)
-                if problem:
-                    rejected.append((job, problem))
+            while self.slots[slot] is None and not short[slot] and (waiting := self.queue.take()):
+                reason = self._fill(fresh, slot, waiting.job)
+                if reason is not None:
+                    rejected.append((waiting.job, reason))
                     continue
-                try:
-                    self.rows.fill(fresh, slot, job, prompts)
-                except Exception as error:  # of a tokenizer, over the text of a row that is taken up again
-                    for array in jax.tree.leaves(fresh):
-                        array[slot] = 0
-                    rejected.append((job, why(error)))
-                    continue
-                self.slots[slot], rows[slot] = _Slot(job, list(self.rows.start(job).spans)), True
-                longest = max(longest, *(int(stream.n[slot]) for stream in fresh.streams))
-        everyone = np.flatnonzero(everywhere(rows))
+                row = _Slot(waiting.job, list(self.rows.start(waiting.job).spans), waiting.age)
+                row.tokens = self._tokens(fresh, slot)
+                # Each of the others may need a page soon: a row that comes too early would have to go again.
+                others = [b for b, _ in self._by_age() if self.pages.share(b, slot)]
+                if self.pages.hold(slot, self._ahead(row), spare=len(others)):
+                    self.slots[slot], filled[slot] = row, True
+                else:
+                    self.queue.put_back(waiting)
+                    _clear(fresh, slot)
+                    short |= [self.pages.share(slot, b) for b in range(self.local)]
+        self._deal()
+        changed = filled.copy()
+        changed[list(evicted)] = True
+        if anywhere(bool(changed.any())):
+            self.carry = self.loop.admit(self.carry, self._put(changed), self._put(fresh))
+        everyone = np.flatnonzero(everywhere(filled))
         if len(everyone):
-            self.carry = self.loop.admit(self.carry, self._put(rows), self._put(fresh))
+            longest = max((n for slot in np.flatnonzero(filled).tolist() for n in self._tokens(fresh, slot)), default=0)
             self._prefill(everyone, int(everywhere(np.array([longest])).max()))
             jax.block_until_ready(self.carry)  # or the dispatch would be charged for it
-        return rejected, waiting
+        return rejected
+
+    def _fill(self, fresh: State, slot: int, job: Job) -> str | None:
+        """Writes the job's row into a slot; returns why it cannot be, if so."""
+        prompts, problem = self.room(job)
+        if problem:
+            return problem
+        try:
+            self.rows.fill(fresh, slot, job, prompts)
+        except Exception as error:  # of a tokenizer, over the text of a row that is taken up again
+            _clear(fresh, slot)
+            return why(error)
+        return None
 
     def _prefill(self, slots: np.ndarray, longest: int) -> None:
         """Reads the new rows' prompts: many in one call when many are new, else a few at a time."""
@@ -232,15 +303,20 @@ class Engine:
         return finished, rejected
 
     def snapshots(self) -> list[RowState]:
-        """The rows in flight, as of the last dispatch."""
+        """The rows in flight, as of the last dispatch, and those that wait for pages."""
         return [
             self.rows.snapshot(self.host, b, slot.job, slot.spans)
             for b, slot in enumerate(self.slots)
             if slot is not None
-        ]
+        ] + self.queue.states()
 
     def _report(
-        self, finished: list[Record], rejected: list[tuple[Job, str]], work: WorkCount, seconds: dict[str, float]
+        self,
+        finished: list[Record],
+        rejected: list[tuple[Job, str]],
+        work: WorkCount,
+        evicted: int,
+        seconds: dict[str, float],
     ) -> Dispatch:
         logged = np.arange(self.host.log.shape[1]) < self.host.logged[:, None]
         spans = self.host.log[logged]
@@ -253,6 +329,7 @@ class Engine:
             kept=tuple(int(spans[spans[:, 0] == role, 3].sum()) for role in roles),
             dropped=tuple(int(spans[spans[:, 0] == role, 4].sum()) for role in roles),
             spans=int((spans[:, 1] == Phase.THINK).sum()),
+            evicted=evicted,
             seconds=seconds,
         )
 
@@ -263,6 +340,11 @@ def _usable(rows: Iterable[Problem | Reject]) -> Iterator[Problem]:
             log.warning("%s:%d: %s", row.file, row.line, row.reason)
         else:
             yield row
+
+
+def _clear(rows: State, slot: int) -> None:
+    for array in jax.tree.leaves(rows):
+        array[slot] = 0
 
 
 def _place(problem: Problem) -> str:

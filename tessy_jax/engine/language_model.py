@@ -21,7 +21,7 @@ from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Finish
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.records import Message
-from tessy_jax.models import Cache, DecoderConfig, Model, init_cache
+from tessy_jax.models import Cache, DecoderConfig, Model, Pool, init_cache
 from tessy_jax.models.hub import model_folder
 from tessy_jax.text.chat import PROBES, Chat, with_system
 from tessy_jax.text.retokenize import Retokenizer, change
@@ -91,9 +91,11 @@ class LanguageModel:
         behind = self.retokenizer.encode(end, fixed, len(end))[0]
         return Prompt(ids + tokens[: len(tokens) - len(behind)], end[fixed:], len(ids) + len(tokens))
 
-    def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
-        """An empty cache for `batch` rows of at most `length` tokens; `slack`: see `models.init_cache`."""
-        return init_cache(self.config, batch, length, slack, self.cache or dtype, mesh=mesh)
+    def init_cache(
+        self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None, pool: Pool | None = None
+    ) -> Cache:
+        """An empty cache for `batch` rows of at most `length` tokens; `slack` and `pool`: see `models.init_cache`."""
+        return init_cache(self.config, batch, length, slack, self.cache or dtype, pool=pool, mesh=mesh)
 
     @cached_property
     def retokenizer(self) -> Retokenizer:

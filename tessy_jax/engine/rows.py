@@ -95,8 +95,8 @@ class Rows:
             key=zeros(2, dtype=np.uint32), text=zeros(self.text_bytes, dtype=np.uint8), kept=zeros(), written=zeros(),
             utf8=zeros(), span_start=zeros(), role=zeros(), phase=zeros(), event=zeros(), think_end=zeros(),
             think_tokens=zeros(), span_sampled=zeros(), canonical=zeros(dtype=np.bool_), finish_think=zeros(),
-            finish_answer=zeros(), log=zeros(self.log, 5), logged=zeros(), streams=(stream(), stream()),
-            predictor_streams=(stream(), stream()),
+            finish_answer=zeros(), waiting=zeros(dtype=np.bool_), log=zeros(self.log, 5), logged=zeros(),
+            streams=(stream(), stream()), predictor_streams=(stream(), stream()),
             style=(zeros(self.context, dtype=np.float32), zeros(self.context, dtype=np.float32)),
             requests=Requests((opening(), opening()), zeros()) if self.one_string else None,
         )  # fmt: skip

@@ -272,6 +272,7 @@ class Work:
         for name, kept in zip(NAMES, dispatch.kept, strict=True):
             progress.kept[name] += kept
         progress.rolled_back += sum(dispatch.dropped)
+        progress.evicted += dispatch.evicted
         progress.switches += dispatch.spans
         counts = {name: getattr(dispatch.work, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}
         run.metrics(progress.metrics() | counts | {"phase_seconds": dispatch.seconds})

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -11,8 +12,10 @@ from tessy_jax.config.synthesize import ReleasedCodeCooperation
 from tessy_jax.cooperate.params import Params
 from tessy_jax.cooperate.turn import RoleCaches
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
+from tessy_jax.engine.pages import Pages, RowPages
 from tessy_jax.engine.rows import AS_NAMED, Rows, Seats
 from tessy_jax.errors import ConfigError
+from tessy_jax.models.cache import Pool
 from tessy_jax.predictors.base import Predictor, reads_text
 from tessy_jax.text.retokenize import Retokenizer
 
@@ -21,6 +24,9 @@ MARGIN = 64
 
 PREFILL_TOKENS = 2048
 """Tokens per pass of prefill: enough to be bound by arithmetic, while what it holds of them stays small."""
+
+PAGES, ACCELERATOR_PAGE = {"cpu": 64}, 256
+"""Tokens of a page by platform: attention reads one page of each row at a time (models/by_length.py)."""
 
 ROLLBACK_DEPTH = 256
 """Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""
@@ -43,7 +49,7 @@ class PrefillRows(NamedTuple):
 
 def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> PrefillRows:
     """At most `PREFILL_TOKENS` in all, where the mesh lets it be so little; `chunk`: tokens of a row."""
-    ways = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = shards(mesh)
     many = min(config.batch, max(1, PREFILL_TOKENS // (chunk * ways)) * ways)
     few = max(1, config.batch // (16 * ways)) * ways
     return PrefillRows(min(many, few), many, ways)
@@ -100,6 +106,31 @@ def too_long(sizes: Sequence[int], rooms: Sequence[PromptRoom], names: Sequence[
     return None
 
 
+def shards(mesh: Mesh | None) -> int:
+    """Parts that the batch is split into."""
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
+    """The pages that the configuration asks for; None: each row has its own slots.
+
+    Raises:
+        ConfigError: those of one part of the batch do not hold a whole row.
+    """
+    if config.cache_tokens is None:
+        return None
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    ways, page = shards(mesh), min(config.page or PAGES.get(platform, ACCELERATOR_PAGE), config.context)
+    each, least = -(-config.cache_tokens // (page * ways)), -(-config.context // page)
+    if each < least:
+        raise ConfigError(
+            f"engine.cache_tokens {config.cache_tokens}: the rows are split into {ways} parts, and {each} pages of "
+            f"{page} tokens for one do not hold a row of engine.context {config.context}: give at least "
+            f"{least * page * ways}"
+        )
+    return Pool(each * ways, page)
+
+
 def make_rows(
     models: Sequence[LanguageModel],
     predictors: Sequence[Predictor],
@@ -145,10 +176,23 @@ def make_caches(
 ) -> tuple[RoleCaches, ...]:
     """By role, the empty caches of the model and of its predictor."""
     slack = depth + max(config.chunk, *config.prompt_buckets)
+    pool = pool_of(config, mesh)
     return tuple(
         RoleCaches(
-            model.init_cache(config.batch, config.context, slack, jnp.dtype(config.dtype), mesh),
+            model.init_cache(config.batch, config.context, slack, jnp.dtype(config.dtype), mesh, pool),
             predictor.init_cache(config.batch, config.context, slack, mesh),
         )
         for model, predictor in zip(models, predictors, strict=True)
     )
+
+
+def make_pages(caches: Sequence[RoleCaches], config: EngineConfig, mesh: Mesh | None) -> RowPages:
+    """Whose pages they are, for the rows of this process: of each role's cache, nobody's yet."""
+    ways, processes = shards(mesh), jax.process_count()
+    return RowPages(
+        [
+            None if (pool := cache.model.pool) is None
+            else Pages(pool, config.batch // processes, config.context, ways, max(1, ways // processes))
+            for cache in caches
+        ]
+    )  # fmt: skip

@@ -20,7 +20,7 @@ from tessy_jax.engine.language_model import LanguageModel, ModelSource
 from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.engine.writers import WithoutPredictors
-from tessy_jax.models.cache import Cache, init_cache
+from tessy_jax.models.cache import Cache, Pool, init_cache
 from tessy_jax.models.mask import Blocks
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -88,7 +88,9 @@ class NoTeacher(LanguageModel):
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return []
 
-    def init_cache(self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None) -> Cache:
+    def init_cache(
+        self, batch: int, length: int, slack: int, dtype: DTypeLike, mesh: Mesh | None, pool: Pool | None = None
+    ) -> Cache:
         return init_cache(self.config, batch, length, slack, dtype, mask=Blocks(1), mesh=mesh)
 
 

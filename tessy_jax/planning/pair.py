@@ -22,6 +22,7 @@ from tessy_jax.cooperate.turn import Carry, Schedule
 from tessy_jax.devices.mesh import asked, check_rows
 from tessy_jax.engine.build import build_schedule
 from tessy_jax.engine.sizes import make_caches, make_params, make_rows, prefill_rows, prompt_room
+from tessy_jax.models import Cache
 from tessy_jax.models.by_length import block_on
 from tessy_jax.planning.abstract import AbstractModel, PlannedShapes, abstract_model
 from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program, made, placed
@@ -150,7 +151,7 @@ def _step(shapes: Shapes, role: Role) -> Step:
     """A decode step of `role`: the loop in which the engine takes them; it costs what its body does, with full rows."""
     carry, params = shapes.carry(shapes.config.engine), shapes.params
     cache = carry.caches[role].model
-    blocks = math.ceil(shapes.config.engine.context / block_on(cache.platform))
+    blocks = math.ceil(shapes.config.engine.context / _block(cache))
     program, text = compile_program(
         f"decode step, {NAMES[role]}",
         jax.jit(shapes.schedule.turns[role].generate, donate_argnums=(1, 2)),
@@ -165,6 +166,15 @@ def _step(shapes: Shapes, role: Role) -> Step:
         weights=shapes.weights(role),
         cache=chip_bytes(cache),
     )
+
+
+def _block(cache: Cache) -> int:
+    """Slots that a round of attention reads of a row."""
+    if cache.pool:
+        return cache.pool.page
+    keys = cache.layers[0].k
+    rows, heads, _, size = keys.shape if cache.sharding is None else cache.sharding.shard_shape(keys.shape)
+    return block_on(cache.platform, rows * heads * size * keys.dtype.itemsize)
 
 
 def _limits(shapes: Shapes, plan: Plan) -> dict[str, int | None]:

@@ -34,6 +34,7 @@ from tests.kit.oracle import Author, Oracle
 from tests.kit.run_synthesize import QUESTIONS, pair, records, rejects
 
 SIZES = {"batch": 3, "context": 192, "prompt_buckets": [32], "chunk": 8, "turns_per_dispatch": 2, "dtype": "float32"}
+SIZES |= {"cache_tokens": 192, "page": 16}  # the three rows share the pages of one of full length
 
 
 @cache

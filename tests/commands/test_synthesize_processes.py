@@ -9,7 +9,9 @@ from pathlib import Path
 
 from tests.kit.run_synthesize import journaled, pair, records, whole
 
-SETTINGS = ("samples=2", "engine.batch=4", "mesh.data=2", "mesh.fsdp=2", "engine.compilation_cache=null")
+MESH = ("mesh.data=2", "mesh.fsdp=2")
+PAGES = ("engine.cache_tokens=1536", "engine.page=16")  # each device has those of one row of full length
+SETTINGS = ("samples=2", "engine.batch=4", *MESH, *PAGES, "engine.compilation_cache=null")
 
 
 def start(run: Path, job: int) -> list[subprocess.Popen[str]]:

@@ -128,6 +128,10 @@ MISTAKES = [
         "at context (40960) or below",
     ),
     (
+        "engine.cache_tokens=100",
+        "'engine' in override 'engine.cache_tokens=100' has cache_tokens 100: a single row may grow to context 40960",
+    ),
+    (
         "engine.prompt_buckets=3",
         "'engine.prompt_buckets' in override 'engine.prompt_buckets=3' should be a valid list, got 3",
     ),

@@ -1,5 +1,6 @@
 """What people see of a run and of a trace."""
 
+import dataclasses
 import io
 import json
 import time
@@ -44,6 +45,12 @@ def test_a_plain_line_has_all_numbers():
         "done 4/10  active 3  rejected 1  tok/s student 30.0, teacher 70.0  "
         "kept 2000 tokens, 500 rolled back (20% waste)  switches/1k 15.0  elapsed 0:00:20  eta 0:00:25"
     )
+
+
+def test_rows_that_gave_their_pages_back_are_counted():
+    values = dataclasses.replace(progress(), evicted=7).metrics(now=120.0)
+    assert values["evicted"] == 7
+    assert "active 3, 7 evicted  rejected" in plain_line(values)
 
 
 def test_plain_lines_come_at_intervals():

@@ -135,8 +135,10 @@ def test_k_changes_no_text(pair: Pair, sampled: dict[tuple[str, int], Record], k
 
 
 def test_mesh_writes_the_same_rows(pair: Pair, sampled: dict[tuple[str, int], Record]) -> None:
+    """With its caches in pages, of which each part of the batch has enough for one of its two rows of full length."""
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), batch=8)
-    for key, record in run(pair.engine(batch=8, mesh=mesh), PROBLEMS).items():
+    engine = pair.engine(batch=8, mesh=mesh, cache_tokens=4 * 384, page=16)
+    for key, record in run(engine, PROBLEMS).items():
         assert record == sampled[key]
 
 

@@ -241,7 +241,7 @@ def test_what_an_implementation_cannot_do_it_refuses() -> None:
         attention(q, k, v, packed.visible(), scale=1.0, implementation="blocks")
     with pytest.raises(NotImplementedError, match=r"^attention: 'by_length' takes the rows of a cache"):
         attention(q, k, v, packed, scale=1.0, implementation="by_length")
-    there = r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length, pallas_gpu\.$"
+    there = r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length, pallas_gpu, pallas_tpu\.$"
     with pytest.raises(ValueError, match=there):
         attention(q, k, v, packed, scale=1.0, implementation="flash")
 
@@ -306,3 +306,60 @@ def test_rows_and_heads_may_be_split_over_devices() -> None:
     split = NamedSharding(mesh, PartitionSpec("fsdp", None, "tensor"))
     for got, want in zip(step(*jax.device_put((q, k, v), split)), step(q, k, v), strict=True):
         assert float(jnp.abs(got - want).max()) <= 5e-6
+
+
+PAGED = jnp.asarray([[3, 8, 5, 0], [7, 2, 9, 9], [9, 9, 9, 9], [6, 1, 4, 9]])  # 9: no page
+
+
+@pytest.mark.parametrize("form", ["float", "int8", "latent"])
+@pytest.mark.parametrize("implementation", ["dense", "by_length", "pallas_tpu"])
+def test_pages_are_read_in_the_order_of_the_table(implementation: str, form: str) -> None:
+    """Rows that end in a page's middle and at its end, one that is not fed; against the pages put together."""
+    chunk, size = (1, 128) if implementation == "pallas_tpu" else (3, H)
+    keys, page = jax.random.split(jax.random.key(3), 3), 16
+    q = jax.random.normal(keys[0], (4, chunk, N, size))
+    k, v = (jax.random.normal(key, (9, K, page, size)) for key in keys[1:])
+    options: dict[str, Any] = {"scale": SCALE, "sinks": SINKS, "heads_first": True}
+    if form == "int8":
+        scales = [jnp.abs(x).max(axis=-1, keepdims=True) / 127 for x in (k, v)]
+        k, v = (jnp.round(x / scale).astype(jnp.int8) for x, scale in zip((k, v), scales, strict=True))
+        options |= {"k_scale": scales[0], "v_scale": scales[1]}
+    if form == "latent":
+        k = v = k[:, :1]
+    positions = jnp.asarray([[61, 62, 63], [20, 21, -1], [-1, -1, -1], [0, 1, 2]])[:, :chunk]
+    mask = RingMask(models.Full(), positions, 4 * page)
+
+    def look() -> jax.Array:
+        return attention(q, k, v, mask, **options, pages=PAGED, implementation=implementation)
+
+    if implementation == "pallas_tpu" and form == "int8":
+        with pytest.raises(NotImplementedError, match="'pallas_tpu' does not take k_scale, v_scale"):
+            look()
+        return
+    scales = {name: _together(options[name]) for name in ("k_scale", "v_scale") if name in options}
+    expected = reference(q, _together(k), _together(v), mask, **options | scales)
+    live = (positions >= 0)[..., None]
+    assert float(jnp.abs(jnp.where(live, look() - expected, 0)).max()) <= 3e-6
+
+
+def _together(x: jax.Array) -> jax.Array:
+    """The rows whose pages these are."""
+    return jnp.concatenate([x[jnp.minimum(PAGED[:, i], 8)] for i in range(4)], axis=2)
+
+
+def test_what_the_kernel_for_tpus_refuses() -> None:
+    q, k = jnp.zeros((4, 1, 4, 128), jnp.bfloat16), jnp.zeros((9, 2, 16, 128), jnp.bfloat16)
+
+    def refusal(q: jax.Array, k: jax.Array, mask: Mask | None = None, **more: Any) -> str:
+        ring = RingMask(mask or models.Full(), jnp.zeros(q.shape[:2], int), 64)
+        options: dict[str, Any] = {"scale": 1.0, "heads_first": True, "pages": PAGED} | more
+        with pytest.raises(NotImplementedError) as error:
+            attention(q, k, k, ring, **options, implementation="pallas_tpu")
+        return str(error.value)
+
+    assert "only caches in pages" in refusal(q, k, models.Sliding(4))
+    assert "only caches in pages" in refusal(q, k, pages=None)
+    assert "only one new token per row, not 2" in refusal(jnp.tile(q, (1, 2, 1, 1)), k)
+    assert "not bfloat16 and float32" in refusal(q, k.astype(jnp.float32))
+    assert "only heads of a multiple of 128, not 64" in refusal(q[..., :64], k[..., :64])
+    assert "only TPUs, not 'gpu'" in refusal(q, k, platform="gpu")
