@@ -32,6 +32,7 @@ from tessy_jax.engine.sizes import (
     make_pages,
     make_params,
     make_rows,
+    pool_of,
     prefill_rows,
     prompt_room,
     too_long,
@@ -111,7 +112,9 @@ class Engine:
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
-        self.carry = Carry(self._put(self.host), make_caches(models, predictors, config, mesh, depth))
+        self.carry = Carry(
+            self._put(self.host), make_caches(models, predictors, config, pool_of(config, mesh), mesh, depth)
+        )
         self.slots: list[_Slot | None] = [None] * self.local
         self.pages = make_pages(self.carry.caches, config, mesh)
         self.queue = JobQueue(iter(()))

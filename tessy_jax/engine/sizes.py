@@ -171,12 +171,12 @@ def make_caches(
     models: Sequence[LanguageModel],
     predictors: Sequence[Predictor],
     config: EngineConfig,
+    pool: Pool | None,
     mesh: Mesh | None,
     depth: int = ROLLBACK_DEPTH,
 ) -> tuple[RoleCaches, ...]:
-    """By role, the empty caches of the model and of its predictor."""
+    """By role, the empty caches of the model and of its predictor; `pool`: see `pool_of`."""
     slack = depth + max(config.chunk, *config.prompt_buckets)
-    pool = pool_of(config, mesh)
     return tuple(
         RoleCaches(
             model.init_cache(config.batch, config.context, slack, jnp.dtype(config.dtype), mesh, pool),

@@ -64,15 +64,18 @@ class _Computation:
         return next(i.name for i in self.instructions.values() if i.kind == "parameter" and i.index == index)
 
 
-def traffic(text: str, blocks: int = 1) -> dict[str, int]:
+def traffic(text: str, blocks: int = 1, pages: float = 1.0) -> dict[str, int]:
     """Bytes to and from main memory by the part of the model (its innermost known named scope); "ahead": copies into
-    fast memory ahead of use, mostly weights. `blocks`: of slots that "by_length" reads (models/by_length.py).
+    fast memory ahead of use, mostly weights. `blocks`: of slots that "by_length" reads (models/by_length.py);
+    `pages`: the share of all pages that "pallas_tpu" does (models/pallas_tpu.py).
     """
     program, entry = _parse(text)
     out: dict[str, int] = defaultdict(int)
     for name, times in _run(program, entry, blocks).items():
         for instruction in program[name].instructions.values():
-            out[_group(instruction)] += times * _moved(program, program[name], instruction)
+            moved = times * _moved(program, program[name], instruction)
+            kernel = instruction.kind == "custom-call" and "/pallas_tpu/" in instruction.scope
+            out[_group(instruction)] += round(moved * pages) if kernel else moved
     return {group: size for group, size in sorted(out.items(), key=lambda item: -item[1]) if size}
 
 

@@ -21,14 +21,16 @@ from tessy_jax.cooperate.state import Role
 from tessy_jax.cooperate.turn import Carry, Schedule
 from tessy_jax.devices.mesh import asked, check_rows
 from tessy_jax.engine.build import build_schedule
-from tessy_jax.engine.sizes import make_caches, make_params, make_rows, prefill_rows, prompt_room
+from tessy_jax.engine.sizes import make_caches, make_params, make_rows, pool_of, prefill_rows, prompt_room, shards
+from tessy_jax.errors import ConfigError
 from tessy_jax.models import Cache
 from tessy_jax.models.by_length import block_on
+from tessy_jax.models.cache import LayerCache
 from tessy_jax.planning.abstract import AbstractModel, PlannedShapes, abstract_model
 from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program, made, placed
 from tessy_jax.planning.hlo_traffic import repetition, traffic
 from tessy_jax.planning.limits import largest
-from tessy_jax.planning.report import Plan, Step
+from tessy_jax.planning.report import Plan, RowsInFlight, Step
 from tessy_jax.planning.topology import Topology
 from tessy_jax.predictors.base import JudgedModel, Predictor
 from tessy_jax.predictors.registry import abstract_predictor
@@ -74,7 +76,8 @@ class Shapes:
     def carry(self, sizes: EngineConfig) -> Carry:
         """What an engine of these sizes writes to."""
         rows = make_rows(self.models, self.predictors, self.config.cooperation, sizes, self.config.seed)
-        caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, mesh), self.mesh)
+        pool = pool_of(sizes, self.mesh)
+        caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, pool, mesh), self.mesh)
         return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
 
     def resident(self, sizes: EngineConfig) -> dict[str, int]:
@@ -98,18 +101,24 @@ class Shapes:
         )
 
 
-def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
+def plan_pair(name: str, config: SynthesisConfig, topology: Topology, tokens: int | None = None) -> Plan:
     """Compiles the programs of the configuration `name` for a topology.
 
+    Args:
+      tokens: of a row, on average; None: it is full.
+
     Raises:
-      ConfigError: the mesh is not the topology's, a size does not divide, or a model is not known.
+      ConfigError: the mesh is not the topology's, a size does not divide, a model is not known, or rows of so many
+        tokens are none.
       models.ModelConfigError, ShardingError, PlanError: see `Shapes.of` and `Topology.mesh`.
     """
     check_rows(config.mesh, config.engine.batch, "engine.batch")
     mesh = topology.mesh(config.mesh)
     shapes = Shapes.of(config, mesh)
     prompt_room(config.cooperation, config.engine, max(turn.generate.k for turn in shapes.schedule.turns))
-    plan = Plan(name, topology, mesh.size, asked(config.mesh), shapes.resident(shapes.config.engine), (), ())
+    rows = _rows(config.engine, mesh, tokens)
+    resident = shapes.resident(shapes.config.engine)
+    plan = Plan(name, topology, mesh.size, asked(config.mesh), resident, (), (), rows=rows)
     if not plan.fits:  # the compiler would only say the same
         return dataclasses.replace(plan, limits=_limits(shapes, plan), savings=_savings(shapes))
     programs, too_large, steps = [], [], []
@@ -120,7 +129,7 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology) -> Plan:
             too_large.append(error.refusal)
     for role in Role:
         try:
-            steps.append(_step(shapes, role))
+            steps.append(_step(shapes, role, rows))
         except TooLarge as error:
             too_large.append(error.refusal)
     plan = dataclasses.replace(plan, programs=tuple(programs), too_large=tuple(too_large), steps=tuple(steps))
@@ -147,11 +156,26 @@ def _programs(shapes: Shapes) -> Iterator[Any]:
         yield functools.partial(compile_program, title, function, *args, **static)
 
 
-def _step(shapes: Shapes, role: Role) -> Step:
-    """A decode step of `role`: the loop in which the engine takes them; it costs what its body does, with full rows."""
+def _rows(sizes: EngineConfig, mesh: Mesh, tokens: int | None) -> RowsInFlight:
+    """Rows of so many tokens."""
+    tokens, pool = sizes.context if tokens is None else tokens, pool_of(sizes, mesh)
+    if not 1 <= tokens <= sizes.context:
+        raise ConfigError(f"--tokens {tokens}: a row has 1 token at least, and engine.context {sizes.context} at most")
+    ways = shards(mesh)
+    held = None if pool is None else ways * (pool.pages // ways // pool.of(tokens))
+    return RowsInFlight(tokens, sizes.batch, held)
+
+
+def _step(shapes: Shapes, role: Role, rows: RowsInFlight) -> Step:
+    """A decode step of `role`: the loop in which the engine takes them; it costs what its body does, with such rows."""
     carry, params = shapes.carry(shapes.config.engine), shapes.params
     cache = carry.caches[role].model
-    blocks = math.ceil(shapes.config.engine.context / _block(cache))
+    blocks = math.ceil(rows.tokens / _block(cache))
+    layers = [
+        (chip_bytes((layer.k, layer.v, layer.k_scale, layer.v_scale)), _used(cache, layer, rows))
+        for layer in cache.layers
+    ]
+    paged = next((used for layer, (_, used) in zip(cache.layers, layers, strict=True) if layer.paged), 1.0)
     program, text = compile_program(
         f"decode step, {NAMES[role]}",
         jax.jit(shapes.schedule.turns[role].generate, donate_argnums=(1, 2)),
@@ -160,12 +184,20 @@ def _step(shapes: Shapes, role: Role) -> Step:
     return Step(
         role=NAMES[role],
         program=program,
-        tokens=shapes.config.engine.batch,
-        main=traffic(text, blocks),
+        tokens=rows.number,
+        main=traffic(text, blocks, paged),
         repetition=repetition(text, blocks),
         weights=shapes.weights(role),
-        cache=chip_bytes(cache),
+        cache=round(sum(size * used for size, used in layers)),
     )
+
+
+def _used(cache: Cache, layer: LayerCache, rows: RowsInFlight) -> float:
+    """Share of a layer's slots that such rows have in use."""
+    if layer.paged and cache.pool:
+        return min(1.0, rows.number * cache.pool.of(rows.tokens) / cache.pool.pages)
+    slots = cache.slots(layer)
+    return min(rows.tokens, slots) / slots
 
 
 def _block(cache: Cache) -> int:

@@ -11,15 +11,15 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One decode step of a role, all rows writing.
+    """One decode step of a role, all rows in flight writing.
 
     Attributes:
         program: the role's loop over decode steps; what its compiler says of a step.
-        tokens: rows of the batch, hence tokens per step, over all chips.
+        tokens: rows in flight, hence tokens per step, over all chips.
         main: bytes to and from main memory, by part of the model; see `planning.hlo_traffic`.
         repetition: how many times longer it takes than `program.seconds`, which counts loops inside it once.
         weights, cache: bytes that a step must read at least: the writing model's weights (without an embedding table
-            of which it looks up a few rows) and all slots of its cache, once.
+            of which it looks up a few rows) and the slots of its cache that these rows have in use, once.
     """
 
     role: str
@@ -40,6 +40,25 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
+class RowsInFlight:
+    """How many rows are in flight at the same time, over all chips.
+
+    Attributes:
+        tokens: of a row, in the tokens of either model.
+        asked: `engine.batch`.
+        held: as many as the caches have pages for; None: each row has its own slots.
+    """
+
+    tokens: int
+    asked: int
+    held: int | None
+
+    @property
+    def number(self) -> int:
+        return self.asked if self.held is None else min(self.asked, self.held)
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What a configuration needs of each chip of a topology.
 
@@ -48,6 +67,7 @@ class Plan:
         programs: those that compiled.
         too_large: those that did not, because a chip has too little memory.
         steps: decode steps of a synthesis; none for training.
+        rows: those of a synthesis; None for training.
         limits: estimates of what fits, by key of the configuration: the value, or None where nothing does.
         savings: what a setting would save of a chip's memory, by `key=value`; only where something does not fit.
         notes: what else is worth knowing, one line each.
@@ -61,6 +81,7 @@ class Plan:
     programs: tuple[Program, ...]
     too_large: tuple[Refusal, ...]
     steps: tuple[Step, ...] = ()
+    rows: "RowsInFlight | None" = None
     limits: dict[str, int | None] = dataclasses.field(default_factory=dict)
     savings: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()

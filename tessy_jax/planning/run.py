@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tessy_jax.config.sft import SftConfig
 from tessy_jax.config.synthesize import SynthesisConfig
-from tessy_jax.errors import DONE, ERROR
+from tessy_jax.errors import DONE, ERROR, ConfigError
 from tessy_jax.planning.pair import plan_pair
 from tessy_jax.planning.show import show
 from tessy_jax.planning.topology import Topology
@@ -27,7 +27,7 @@ def plan(config: SynthesisConfig | SftConfig, file: Path, overrides: Sequence[st
     Args:
         config: what is planned.
         file, overrides: where it comes from.
-        options: of the command: topology, json (a file for all numbers, or None).
+        options: of the command: topology, tokens (of a row; None: it is full), json (a file for all numbers, or None).
 
     Returns:
         The exit code: DONE where it fits, ERROR where it does not.
@@ -38,7 +38,12 @@ def plan(config: SynthesisConfig | SftConfig, file: Path, overrides: Sequence[st
     jax.config.update("jax_platforms", "cpu")  # before a backend starts: compiling needs no accelerator
     logging.getLogger("tessy_jax.planning").setLevel(logging.INFO)  # large programs take minutes each
     topology, name = Topology.parse(options.topology), str(file)
-    plan = plan_sft(name, config, topology) if isinstance(config, SftConfig) else plan_pair(name, config, topology)
+    if isinstance(config, SftConfig):
+        if options.tokens is not None:
+            raise ConfigError("--tokens: a training has no rows that grow; leave it out")
+        plan = plan_sft(name, config, topology)
+    else:
+        plan = plan_pair(name, config, topology, options.tokens)
 
     show(plan, Console(highlight=False, markup=False, soft_wrap=True))
     if options.json is not None:

@@ -20,8 +20,18 @@ def show(plan: Plan, out: Console) -> None:
         out.print(_steps(plan))
         for step in plan.steps:
             out.print(_rest(step))
-    for line in (*plan.notes, *verdict(plan)):
+    for line in (*plan.notes, *_pool(plan), *verdict(plan)):
         out.print(line)
+
+
+def _pool(plan: Plan) -> Iterator[str]:
+    """How many rows the pages of the caches hold."""
+    rows = plan.rows
+    if rows is None or rows.held is None:
+        return
+    yield f"rows in flight: {rows.number} of {rows.tokens:,} tokens; engine.cache_tokens holds {rows.held}"
+    if rows.held < rows.asked:
+        yield f"the pages are the limit: engine.batch {rows.asked} is more than they hold, and rows will be evicted"
 
 
 def verdict(plan: Plan) -> Iterator[str]:
@@ -88,7 +98,9 @@ def _programs(plan: Plan) -> Table:
 
 
 def _steps(plan: Plan) -> Table:
-    table = Table(title="a decode step, all rows writing: estimates, of a chip", title_justify="left")
+    assert plan.rows is not None
+    rows = f"{plan.rows.number} rows of {plan.rows.tokens:,} tokens"
+    table = Table(title=f"a decode step of {rows}, all writing: estimates, of a chip", title_justify="left")
     table.add_column("")
     for step in plan.steps:
         table.add_column(step.role, justify="right")

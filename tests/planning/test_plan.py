@@ -62,6 +62,32 @@ def test_a_decode_step_moves_at_least_the_least(planned):
         assert step["program"]["operations"] > 0
 
 
+def test_rows_of_a_mean_length_in_pages(planned, tmp_path, capsys):
+    """Two devices with 8 pages of 64 tokens each: one row of 300 tokens, which takes five."""
+    file = tmp_path / "plan.json"
+    changes = ["engine.batch=4", "mesh.data=2", "engine.context=512", "engine.cache_tokens=1024", "engine.page=64"]
+    command = [str(pair()), "--topology", "cpu", *changes, "--tokens", "300", "--json", str(file)]
+    assert plan.main(command) == 0
+    found, shown = json.loads(file.read_text()), capsys.readouterr().out
+    assert found["rows"] == {"tokens": 300, "asked": 4, "held": 2}
+    assert "rows in flight: 2 of 300 tokens; engine.cache_tokens holds 2" in shown
+    assert "the pages are the limit: engine.batch 4 is more than they hold" in shown
+    assert found["resident"]["cache, student"] < planned["resident"]["cache, student"] * 0.52
+    for step, full in zip(found["steps"], planned["steps"], strict=True):
+        assert (step["tokens"], full["tokens"]) == (2, 4)
+        assert 1 <= step["moved"] / step["least"] < 8
+        assert step["moved"] < full["moved"]
+    student = found["steps"][0]
+    pages = planned["resident"]["cache, student"] / 2  # half as many slots, of which two rows have 10 of 16 pages
+    assert student["cache"] == pytest.approx(pages * 10 / 16, rel=0.01)
+
+
+@pytest.mark.parametrize("tokens", ["0", "513"])
+def test_a_length_that_no_row_has(tokens, capsys):
+    assert plan.main([str(pair()), "--topology", "cpu", "engine.context=512", "--tokens", tokens]) == 2
+    assert f"--tokens {tokens}: a row has 1 token at least, and engine.context 512" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("topology", "mesh", "said"),
     [
@@ -101,6 +127,8 @@ def test_memory_of_a_train_step_is_what_the_compiler_counts(tmp_path, capsys):
     config |= {"batch": {"rows": 4}, "mesh": {"fsdp": 2}, "output": str(tmp_path / "run")}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
     file = tmp_path / "plan.json"
+    assert plan.main([str(tmp_path / "sft.yaml"), "--topology", "cpu", "--tokens", "9"]) == 2
+    assert "--tokens: a training has no rows that grow" in capsys.readouterr().err
     assert plan.main([str(tmp_path / "sft.yaml"), "--topology", "cpu", "--json", str(file)]) == 0
     found = json.loads(file.read_text())
     assert found["resident"]["moments"] > 2 * found["resident"]["weights, float32"]  # and the count of steps
