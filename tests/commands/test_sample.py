@@ -124,7 +124,8 @@ def test_weights_are_there_once_and_the_silent_cache_is_small():
     shared = engine()
     assert shared.params.models[0] is shared.params.models[1]
     caches = [shared.carry.caches[role].model for role in Role]
-    assert caches[0].layers[0].k.shape[2] == 192
+    assert caches[0].slots(caches[0].layers[0]) == 192
+    assert caches[0].pool == models.Pool(pages=12, page=16)
     assert type(caches[1].layers[0].mask) is models.Blocks
     assert [turn.role for turn in shared.loop.schedule.turns] == [Role.STUDENT]  # nothing of a teacher is compiled
 
@@ -218,7 +219,7 @@ SEGMENTS = [
 
 @cache
 def annotator(thinking: bool) -> Llm:
-    sizes = SIZES | {"context": 1200, "prompt_buckets": [512]}
+    sizes = SIZES | {"context": 1200, "cache_tokens": 1200, "prompt_buckets": [512]}
     return Llm.open(
         LlmConfig.model_validate(
             {"kind": "llm", "model": str(pair().parent / "student"), "max_answer_tokens": 12, "engine": sizes}
