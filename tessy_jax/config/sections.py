@@ -105,11 +105,14 @@ class EngineConfig(Config):
     context: PositiveInt = Field(default=40960, description="Cache slots (tokens) per row and model.")
     cache_tokens: PositiveInt | None = Field(
         default=None,
+        exclude_if=lambda value: value is None,  # or the configurations of earlier runs would read otherwise
         description="Tokens that a model's cache holds for all rows together, in pages that rows take as they grow; a "
         "row that finds none begins again where it was, later; null: batch x context, each row its own.",
     )
     page: PositiveInt | None = Field(
-        default=None, description="Tokens of a page of such a cache; null: 64 on CPUs, 256 on others."
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Tokens of a page of such a cache; null: 64 on CPUs, 256 on others.",
     )
     prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
         default_factory=_default_buckets,
