@@ -44,7 +44,7 @@ def step_bytes(model: LanguageModel, cache: Cache, length: int | None = None) ->
         weights -= model.config.vocab_size * model.config.hidden_size * leaves[0].dtype.itemsize
     slots = 0.0
     for layer in cache.layers:
-        slots = cache.slots(layer)
-        used = min(slots, length or slots) / slots
+        rows = len(layer.k) if cache.table is None else len(cache.table)
+        used = cache.in_use(layer, length or cache.length, rows)
         slots += used * sum(x.nbytes for x in (layer.k, layer.v, layer.k_scale, layer.v_scale) if x is not None)
     return weights, round(slots)

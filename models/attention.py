@@ -52,7 +52,7 @@ def attention(
         rows: which row of `k` and `v` each row of queries looks at; None: the same.
         pages: which pages hold the keys and values of each row of queries, in order, with `heads_first`: `k` and `v`
             are then pages, `[R, K, page, H]`, and S = T * page. What a page past the last one would hold is not seen.
-        block: tokens per block of "blocks" and "by_length"; None: what suits the platform.
+        block: tokens per block of "blocks" and "by_length"; None: what suits the platform. Of `pages`: a page.
         platform: what it will run on ("cpu", "gpu", "tpu"); None: this process's default.
         implementation: a key of `IMPLEMENTATIONS`; of several the first that can do what is asked.
 
@@ -61,13 +61,8 @@ def attention(
         ValueError: there is no such implementation.
     """
     names = (implementation,) if isinstance(implementation, str) else implementation
-    options: dict[str, Any] = {
-        "sinks": sinks,
-        "k_scale": k_scale,
-        "v_scale": v_scale,
-        "heads_first": heads_first or None,
-    }
-    options |= {"rows": rows, "pages": pages, "block": block}
+    options: dict[str, Any] = {"sinks": sinks, "k_scale": k_scale, "v_scale": v_scale, "rows": rows, "pages": pages}
+    options |= {"block": block, "heads_first": heads_first or None}
     given = {name: option for name, option in options.items() if option is not None}
     refusals = []
     for name in names:
@@ -195,7 +190,8 @@ TO_A_CACHE = {
 }
 """What is tried in turn, by platform, where new tokens look at a cache. For 32 rows of 8,000
 tokens in a bfloat16 cache of 40,960 slots, on an H200, the Pallas kernel reads what is in use at 97 % of the bandwidth,
-"by_length" at 13 to 22 %, and "dense" at 18 %, for it reads all slots (docs/benchmarks.md).
+"by_length" at 13 to 22 %, and "dense" at 18 %, for it reads all slots (docs/benchmarks.md). Nothing was measured on a
+TPU: there the compiler's estimates decided (docs/scale.md).
 """
 
 ON_OTHER_PLATFORMS = ("by_length", "dense")

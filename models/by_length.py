@@ -59,12 +59,13 @@ def by_length(
     """
     if not isinstance(mask, RingMask) or not heads_first:
         raise NotImplementedError("attention: 'by_length' takes the rows of a cache (RingMask, heads_first) only.")
-    slots = k.shape[2] if pages is None else k.shape[2] * pages.shape[1]
-    block = block or block_on(platform or jax.default_backend(), q.shape[0] * k.shape[1] * k.shape[3] * k.itemsize)
     if pages is not None:
-        block = k.shape[2]  # as pages lie apart
-    elif slots <= block:
-        raise NotImplementedError(f"attention: 'by_length' takes more slots than those of one block, {block}.")
+        block, slots = k.shape[2], k.shape[2] * pages.shape[1]
+    else:
+        block = block or block_on(platform or jax.default_backend(), q.shape[0] * k.shape[1] * k.shape[3] * k.itemsize)
+        slots = k.shape[2]
+        if slots <= block:
+            raise NotImplementedError(f"attention: 'by_length' takes more slots than those of one block, {block}.")
     batch, chunk, heads, head_dim = q.shape
     kv_heads = k.shape[1]
     group = heads // kv_heads

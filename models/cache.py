@@ -12,6 +12,10 @@ row (R: the deepest rollback). Every position <= q has been fed, the last time a
 holds something else than p as computed only if some p' = p + m*S, m >= 1, was written there since; p' <= q + R + C,
 hence p <= q + R + C - S. With S >= W + R + C (W: the mask's reach) that gives q - p >= W: outside the mask. With
 S >= the row's length there is no such p' at all. `slack` is R + C.
+
+Layers whose tokens see all before them may keep their slots in a pool of pages instead (PagedAttention, arXiv
+2309.06180): slot s of a row is then slot s % page of the page number table[row, s // page]. A row has as many pages as
+it needs so far; the host deals them out (engine/pages.py), and what a page held before is as stale as after a rollback.
 """
 
 import dataclasses
@@ -116,6 +120,12 @@ class Cache:
     def slots(self, layer: LayerCache) -> int:
         """Slots of a row in this layer."""
         return layer.k.shape[2] * (self.table.shape[1] if layer.paged and self.table is not None else 1)
+
+    def in_use(self, layer: LayerCache, tokens: int, rows: int) -> float:
+        """The share of this layer's slots that so many rows of so many tokens use; `rows` counts for pages alone."""
+        if layer.paged and self.pool:
+            return min(1.0, rows * self.pool.of(tokens) / self.pool.pages)
+        return min(tokens, self.slots(layer)) / self.slots(layer)
 
     def attend(self, new: AttentionInputs) -> tuple[Float[Array, "B C NH"], Self]:
         """Write the chunk's keys and values, then look at the slots in use. Padding is not written.
@@ -307,9 +317,10 @@ def init_cache(
         ways = ways_of(mesh, rules, heads)
         if ways % heads.size == 0:  # Qwen3-235B has 4; whole on each of 8 chips they would take 4 times the memory
             heads = dataclasses.replace(heads, size=ways)
-        for what, size in (("cache", batch), *((("pages", pool.pages),) if pool else ())):
-            dims = (Dim(size, "batch"), heads, Dim(1), Dim(spec.size))
-            sharding = sharding_for(mesh, rules, dims, what)
+        dims = (heads, Dim(1), Dim(spec.size))
+        sharding = sharding_for(mesh, rules, (Dim(batch, "batch"), *dims), "cache")
+        if pool is not None:  # the same, or an error
+            sharding = sharding_for(mesh, rules, (Dim(pool.pages, "batch"), *dims), "pages")
 
     def layer(mask: Mask) -> LayerCache:
         paged = pool is not None and isinstance(mask, Full)

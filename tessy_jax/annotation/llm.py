@@ -16,6 +16,7 @@ from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.engine.rows import Job
+from tessy_jax.engine.sizes import pool_of
 from tessy_jax.engine.solo import DirectChat, answer_job, solo_engine
 from tessy_jax.text.chat import Chat
 
@@ -37,7 +38,7 @@ class Llm:
     @classmethod
     def open(cls, config: LlmConfig) -> "Llm":
         """Reads what is small, as `ModelSource.open` does; raises what it raises. `annotate` loads the weights."""
-        make_mesh(config.mesh, config.engine.batch)
+        pool_of(config.engine, make_mesh(config.mesh, config.engine.batch))
         role = RoleConfig(
             model=config.model,
             prompt=config.prompt,

@@ -102,8 +102,11 @@ class Turn:
         return state, RoleCaches(cache, judged.cache), jax.tree.map(jnp.add, work, done)
 
     def wait_for_room(self, state: State, room: Int[Array, " B"] | int) -> State:
-        """Rows for whose next tokens the model's cache has no slots wait until the host gives them some."""
-        short = state.streams[self.role].n + self.generate.k > room
+        """Rows for whose next tokens the model's cache has no slots wait until the host gives them some. One that has
+        all slots of a row goes on to where its buffers are full.
+        """
+        stream = state.streams[self.role]
+        short = jnp.minimum(stream.n + self.generate.k, stream.tokens.shape[1]) > room
         return state.replace(waiting=state.waiting | (state.whose_turn(self.role) & short))
 
     def catch_up(self, params: RoleParams, state: State, cache: Any) -> tuple[State, Any, Int[Array, ""]]:

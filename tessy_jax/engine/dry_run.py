@@ -99,18 +99,9 @@ class Part(NamedTuple):
     mask: Mask | None = None
 
     def memory(self, engine: EngineConfig) -> Memory:
-        """An estimate: its weights, and a full cache for every slot (windows need less)."""
-        dtype = self.cache or engine.dtype
-        empty = partial(
-            init_cache,
-            self.shapes,
-            engine.batch,
-            engine.context,
-            1024,
-            dtype,
-            mask=self.mask,
-            pool=pool_of(engine, None),
-        )
+        """An estimate: its weights, and a cache with all pages or, without pages, of full rows (windows need less)."""
+        sizes, dtype, pool = (engine.batch, engine.context, 1024), self.cache or engine.dtype, pool_of(engine, None)
+        empty = partial(init_cache, self.shapes, *sizes, dtype, mask=self.mask, pool=pool)
         cache = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(jax.eval_shape(empty)))
         return Memory(parameter_bytes(self.shapes, engine.dtype), cache)
 

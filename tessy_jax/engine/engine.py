@@ -74,7 +74,7 @@ class _Slot:
     job: Job
     spans: list[Span]
     age: int
-    tokens: list[int] = dataclasses.field(default_factory=list)
+    tokens: list[int]
 
 
 class Engine:
@@ -112,9 +112,8 @@ class Engine:
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
-        self.carry = Carry(
-            self._put(self.host), make_caches(models, predictors, config, pool_of(config, mesh), mesh, depth)
-        )
+        caches = make_caches(models, predictors, config, pool_of(config, mesh), mesh, depth)
+        self.carry = Carry(self._put(self.host), caches)
         self.slots: list[_Slot | None] = [None] * self.local
         self.pages = make_pages(self.carry.caches, config, mesh)
         self.queue = JobQueue(iter(()))
@@ -246,8 +245,8 @@ class Engine:
                 if reason is not None:
                     rejected.append((waiting.job, reason))
                     continue
-                row = _Slot(waiting.job, list(self.rows.start(waiting.job).spans), waiting.age)
-                row.tokens = self._tokens(fresh, slot)
+                begun = self.rows.start(waiting.job)
+                row = _Slot(waiting.job, list(begun.spans), waiting.age, self._tokens(fresh, slot))
                 # Each of the others may need a page soon: a row that comes too early would have to go again.
                 others = [b for b, _ in self._by_age() if self.pages.share(b, slot)]
                 if self.pages.hold(slot, self._ahead(row), spare=len(others)):

@@ -19,10 +19,12 @@ class Pages:
     """
 
     def __init__(self, pool: Pool, rows: int, length: int, ways: int, shards: int):
-        """
+        """Nobody has a page yet.
+
         Args:
             rows: of this process; at most `length` tokens each.
-            ways: into how many parts all rows are split; `shards`: how many of these are this process's.
+            ways: into how many parts all rows are split.
+            shards: how many of these are this process's.
         """
         self.pool, self._rows, self._shards = pool, rows, shards
         self.table = np.full((rows, pool.of(length)), pool.pages, np.int32)

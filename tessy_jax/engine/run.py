@@ -38,6 +38,7 @@ from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.dry_run import dry_run
 from tessy_jax.engine.engine import Dispatch
 from tessy_jax.engine.rows import NAMES, Job
+from tessy_jax.engine.sizes import pool_of
 from tessy_jax.engine.writers import Writers
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, UserError
 
@@ -74,6 +75,7 @@ def write_traces(
     if options.pod:
         processes.initialize()
     mesh = make_mesh(config.mesh, config.engine.batch)
+    pool_of(config.engine, mesh)  # raises, before there is a run directory
     if jax.process_count() == 1 and not options.dry_run and not options.overwrite:
         known = _recognise(config, models_of)
         if known is not None:  # so an opened pair would be the one of the run that is there

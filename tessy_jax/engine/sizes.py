@@ -189,10 +189,10 @@ def make_caches(
 def make_pages(caches: Sequence[RoleCaches], config: EngineConfig, mesh: Mesh | None) -> RowPages:
     """Whose pages they are, for the rows of this process: of each role's cache, nobody's yet."""
     ways, processes = shards(mesh), jax.process_count()
-    return RowPages(
-        [
-            None if (pool := cache.model.pool) is None
-            else Pages(pool, config.batch // processes, config.context, ways, max(1, ways // processes))
-            for cache in caches
-        ]
-    )  # fmt: skip
+
+    def pages(pool: Pool | None) -> Pages | None:
+        if pool is None:
+            return None
+        return Pages(pool, config.batch // processes, config.context, ways, max(1, ways // processes))
+
+    return RowPages([pages(cache.model.pool) for cache in caches])

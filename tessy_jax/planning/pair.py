@@ -25,7 +25,6 @@ from tessy_jax.engine.sizes import make_caches, make_params, make_rows, pool_of,
 from tessy_jax.errors import ConfigError
 from tessy_jax.models import Cache
 from tessy_jax.models.by_length import block_on
-from tessy_jax.models.cache import LayerCache
 from tessy_jax.planning.abstract import AbstractModel, PlannedShapes, abstract_model
 from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program, made, placed
 from tessy_jax.planning.hlo_traffic import repetition, traffic
@@ -172,7 +171,7 @@ def _step(shapes: Shapes, role: Role, rows: RowsInFlight) -> Step:
     cache = carry.caches[role].model
     blocks = math.ceil(rows.tokens / _block(cache))
     layers = [
-        (chip_bytes((layer.k, layer.v, layer.k_scale, layer.v_scale)), _used(cache, layer, rows))
+        (chip_bytes((layer.k, layer.v, layer.k_scale, layer.v_scale)), cache.in_use(layer, rows.tokens, rows.number))
         for layer in cache.layers
     ]
     paged = next((used for layer, (_, used) in zip(cache.layers, layers, strict=True) if layer.paged), 1.0)
@@ -190,14 +189,6 @@ def _step(shapes: Shapes, role: Role, rows: RowsInFlight) -> Step:
         weights=shapes.weights(role),
         cache=round(sum(size * used for size, used in layers)),
     )
-
-
-def _used(cache: Cache, layer: LayerCache, rows: RowsInFlight) -> float:
-    """Share of a layer's slots that such rows have in use."""
-    if layer.paged and cache.pool:
-        return min(1.0, rows.number * cache.pool.of(rows.tokens) / cache.pool.pages)
-    slots = cache.slots(layer)
-    return min(rows.tokens, slots) / slots
 
 
 def _block(cache: Cache) -> int:

@@ -1,7 +1,9 @@
 """Caches in pages: the rows are the oracle's, however few pages there are."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,10 @@ import pytest
 from tessy_jax.config.sections import EngineConfig, MeshConfig
 from tessy_jax.data.records import RowState
 from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.engine import engine as engines
 from tessy_jax.engine.engine import Dispatch, Engine
 from tessy_jax.engine.rows import Job
-from tessy_jax.engine.sizes import pool_of
+from tessy_jax.engine.sizes import PromptRoom, pool_of
 from tessy_jax.errors import ConfigError
 from tests.kit import pairs
 from tests.kit.pairs import PROBLEMS, Pair, problem, same
@@ -76,6 +79,21 @@ def test_rows_without_pages_are_journaled(pair: Pair, engine: Engine, trace: Cal
         jobs[state.id, state.sample_index] = Job(problem(state.id), state.sample_index, state)
     after = list(engine.run(iter(jobs.values())))
     check([*before, *after], trace, pair, len(JOBS))
+
+
+@pytest.mark.parametrize("pages", [{}, {"cache_tokens": 96, "page": 16}], ids=["rings", "pages"])
+def test_a_row_that_outgrows_its_buffers_waits_for_nothing(
+    pages: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt leaves no room: the row is rejected, as where another vocabulary needs more tokens for a text."""
+    monkeypatch.setattr(engines, "prompt_room", lambda *_: [PromptRoom(1000, "")] * 2)
+    engine = pairs.different_vocabularies(tmp_path).engine(batch=4, context=96, **pages)
+    ended, rejected = 0, 0
+    for dispatch in itertools.islice(engine.run(iter(JOBS[:6])), 200):
+        ended += len(dispatch.finished)
+        rejected += sum("the row outgrew its buffers (96 tokens" in reason for _, reason in dispatch.rejected)
+    assert ended + rejected == 6
+    assert rejected > 0
 
 
 def test_a_part_of_the_batch_that_holds_no_row_is_refused() -> None:

@@ -127,6 +127,13 @@ def test_a_cache_of_int8_is_read_as_it_lies() -> None:
 LOOKING = jnp.asarray([[0, 1, 2], [6, 7, 8], [31, -1, -1], [51, 52, -1], [70, 71, 72], [-1, -1, -1]])
 
 
+def in_int8(k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    """Keys and values of 8 bits, and the factors that belong to them, as options of `attention`."""
+    scales = [jnp.abs(x).max(axis=-1, keepdims=True) / 127 for x in (k, v)]
+    k, v = (jnp.round(x / scale).astype(jnp.int8) for x, scale in zip((k, v), scales, strict=True))
+    return k, v, {"k_scale": scales[0], "v_scale": scales[1]}
+
+
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("block", [8, 16, 52])
 @pytest.mark.parametrize("form", ["float", "bfloat16", "int8", "latent"])
@@ -139,9 +146,8 @@ def test_by_length_equals_the_reference(form: str, block: int, chunk: int) -> No
     if form == "bfloat16":
         q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
     if form == "int8":
-        scales = [jnp.abs(x).max(axis=-1, keepdims=True) / 127 for x in (k, v)]
-        k, v = (jnp.round(x / scale).astype(jnp.int8) for x, scale in zip((k, v), scales, strict=True))
-        options |= {"k_scale": scales[0], "v_scale": scales[1]}
+        k, v, scales = in_int8(k, v)
+        options |= scales
     if form == "latent":
         k = v = k[:, :1]
     positions = LOOKING[:, :chunk]
@@ -322,9 +328,8 @@ def test_pages_are_read_in_the_order_of_the_table(implementation: str, form: str
     k, v = (jax.random.normal(key, (9, K, page, size)) for key in keys[1:])
     options: dict[str, Any] = {"scale": SCALE, "sinks": SINKS, "heads_first": True}
     if form == "int8":
-        scales = [jnp.abs(x).max(axis=-1, keepdims=True) / 127 for x in (k, v)]
-        k, v = (jnp.round(x / scale).astype(jnp.int8) for x, scale in zip((k, v), scales, strict=True))
-        options |= {"k_scale": scales[0], "v_scale": scales[1]}
+        k, v, scales = in_int8(k, v)
+        options |= scales
     if form == "latent":
         k = v = k[:, :1]
     positions = jnp.asarray([[61, 62, 63], [20, 21, -1], [-1, -1, -1], [0, 1, 2]])[:, :chunk]
@@ -337,8 +342,8 @@ def test_pages_are_read_in_the_order_of_the_table(implementation: str, form: str
         with pytest.raises(NotImplementedError, match="'pallas_tpu' does not take k_scale, v_scale"):
             look()
         return
-    scales = {name: _together(options[name]) for name in ("k_scale", "v_scale") if name in options}
-    expected = reference(q, _together(k), _together(v), mask, **options | scales)
+    together = {name: _together(options[name]) for name in ("k_scale", "v_scale") if name in options}
+    expected = reference(q, _together(k), _together(v), mask, **options | together)
     live = (positions >= 0)[..., None]
     assert float(jnp.abs(jnp.where(live, look() - expected, 0)).max()) <= 3e-6
 

@@ -78,6 +78,8 @@ def test_pages_hold_what_rings_hold(family: str, tmp_path: Any) -> None:
     pages.hold(2, 20)  # pages that two other rows have had
     both([-1, -1, 0, -1], 12, rows=[B, B, 2, B])
     both([11, 14, 12, 15], 1)
+    for layer in paged.layers:  # of two rows of 9 tokens
+        assert paged.in_use(layer, 9, 2) == (4 / pool.pages if layer.paged else 9 / paged.slots(layer))
     assert np.array_equal(paged.room(), PAGE * np.asarray([pages.held(row) for row in range(B)]))
 
 

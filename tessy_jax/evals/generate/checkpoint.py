@@ -13,7 +13,7 @@ from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource, prompt_ids
 from tessy_jax.engine.rows import Job
-from tessy_jax.engine.sizes import prompt_room
+from tessy_jax.engine.sizes import pool_of, prompt_room
 from tessy_jax.engine.solo import DirectChat, answer_job, solo_engine
 from tessy_jax.evals.generate.base import Group, Groups, Refused, Request, Written
 from tessy_jax.evals.records import Finish, Problem, Response
@@ -34,7 +34,7 @@ class Checkpoint:
     @classmethod
     def open(cls, config: CheckpointConfig, seed: int) -> "Checkpoint":
         """Reads what is small, as `ModelSource.open` does; raises what it raises. `write` loads the weights."""
-        make_mesh(config.mesh, config.engine.batch)
+        pool_of(config.engine, make_mesh(config.mesh, config.engine.batch))
         prompt_room(_budgets(config), config.engine, config.budgets.k)
         chat = DirectChat if config.thinking is None else Chat
         return cls(config, ModelSource.open(config.role, "model.model", chat), seed)
