@@ -50,7 +50,7 @@ lint: $(VENV)/test.stamp  ## Check style, formatting and types.
 	$(BIN)/mypy -p tessy_jax
 
 clean:  ## Remove .venv and caches; runs and models stay.
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .cache/xla .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

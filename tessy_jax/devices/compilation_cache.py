@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from tessy_jax.devices.cache_files import keep_whole_files
 from tessy_jax.devices.host_callbacks import keep_programs_with_callbacks
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def use(section: Section) -> None:
     folder = section.compilation_cache
     if "compilation_cache" not in section.model_fields_set:
         if os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # which JAX follows by itself, into a bucket too
+            _improve()
             return
         folder = user_folder() if jax.process_count() == 1 else None
     if folder is not None and (reason := _unusable(folder)):
@@ -49,8 +51,14 @@ def use(section: Section) -> None:
         jax.config.update("jax_compilation_cache_dir", wanted)
         compilation_cache.reset_cache()  # or what this process has compiled before has settled the folder
     if folder is not None:
-        keep_programs_with_callbacks()
+        _improve()
         _say_failures_once(folder)
+
+
+def _improve() -> None:
+    """JAX's cache keeps more, and keeps it whole."""
+    keep_programs_with_callbacks()
+    keep_whole_files()
 
 
 def user_folder() -> Path:

@@ -186,14 +186,13 @@ def serving(answer: Any) -> Iterator[str]:
 
 
 def own_model(**others: Any) -> dict[str, Any]:
-    sizes = SIZES | {"compilation_cache": str(pair().parent / "compiled")}
     return {
         "kind": "checkpoint",
         "model": str(pair().parent / "student"),
         "thinking": None,
         "sampling": {"temperature": 0},
         "budgets": {"max_answer_tokens": 12},
-        "engine": sizes,
+        "engine": SIZES,
     } | others
 
 

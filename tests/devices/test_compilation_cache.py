@@ -9,16 +9,19 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src.lru_cache import LRUCache
 
 from tessy_jax.config.sections import EngineConfig
 from tessy_jax.devices import compilation_cache
+from tessy_jax.devices.cache_files import keep_whole_files
 from tessy_jax.devices.compilation_cache import user_folder
 from tessy_jax.devices.host_callbacks import keep_programs_with_callbacks
 from tests.kit import ROOT
 
 
 @pytest.fixture(autouse=True)
-def as_before():
+def as_before(monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")  # of the tests
     folder = jax.config.jax_compilation_cache_dir
     with warnings.catch_warnings():
         yield
@@ -31,7 +34,6 @@ def folder_in_use() -> str | None:
 
 
 def test_the_users_folder(tmp_path, monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_folder().parent == tmp_path / "tessy_jax" / "jax"
     compilation_cache.use(EngineConfig())
@@ -46,7 +48,6 @@ def test_the_users_folder(tmp_path, monkeypatch):
 
 def test_programs_are_kept_by_default_and_not_where_the_key_is_null(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     shortest = jax.config.jax_persistent_cache_min_compile_time_secs
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     try:
@@ -107,6 +108,28 @@ def test_another_jax_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(compiler, "compile_or_get_cached", of_another_version)
     keep_programs_with_callbacks()
     assert compiler.compile_or_get_cached is of_another_version
+
+
+def test_a_program_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Even where the process is killed or the disk is full while JAX writes."""
+    keep_whole_files()
+    cache = LRUCache(str(tmp_path), max_size=-1)
+    write = type(cache.path).write_bytes
+
+    def cut_short(file: Path, program: bytes) -> None:
+        write(file, program[:3])
+        assert cache.get("key") is None
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patches:
+        patches.setattr(type(cache.path), "write_bytes", cut_short)
+        with pytest.raises(OSError, match="No space left"):
+            cache.put("key", b"program")
+    assert list(tmp_path.iterdir()) == []
+    cache.put("key", b"program")
+    cache.put("key", b"of another process")
+    assert cache.get("key") == b"program"
+    assert [file.name for file in tmp_path.iterdir()] == ["key-cache"]
 
 
 def test_several_processes_use_what_the_configuration_names(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ PROBLEMS = [
 
 @cache
 def models() -> Path:
-    """The folder of student/ and teacher/, of compiled programs and of problems, written once per session."""
+    """The folder of student/ and teacher/ and of problems, written once per session."""
     root = Path(tempfile.mkdtemp(prefix="experiment-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     for seed, name in enumerate(("student", "teacher"), start=1):
@@ -64,8 +64,7 @@ def models() -> Path:
 def write_experiment(root: Path, **changes: Any) -> Path:
     """Writes the configurations of an experiment below `root`; returns its file. `changes` replace its keys."""
     root.mkdir(parents=True, exist_ok=True)
-    cache = {"compilation_cache": str(models() / "compiled")}
-    engine = {"batch": 4, "context": 256, "prompt_buckets": [32], "chunk": 8, "turns_per_dispatch": 1} | cache
+    engine = {"batch": 4, "context": 256, "prompt_buckets": [32], "chunk": 8, "turns_per_dispatch": 1}
     role = {"sampling": {"temperature": 0.8}}
     synthesize = {
         "student": {"model": str(models() / "student"), **role},
@@ -79,7 +78,7 @@ def write_experiment(root: Path, **changes: Any) -> Path:
         "batch": {"rows": 2},
         "epochs": 1,
         "optimizer": {"lr": 1e-3, "warmup": 0.1},
-        "compute": {"dtype": "float32", "attention": "dense", "remat": "none", "loss_chunk": 64} | cache,
+        "compute": {"dtype": "float32", "attention": "dense", "remat": "none", "loss_chunk": 64},
     }
     evaluate = {
         "model": {"budgets": BUDGETS, "engine": synthesize["engine"], **role},

@@ -85,10 +85,7 @@ def write_predictor(root: Path) -> Path:
         "epochs": 6,
         "max_steps": 40,
         "optimizer": {"lr": 5e-3, "schedule": "constant", "warmup": 0.0},
-        "compute": {
-            **{"dtype": "float32", "attention": "dense", "remat": "none"},
-            "compilation_cache": str(root / "compiled"),
-        },
+        "compute": {"dtype": "float32", "attention": "dense", "remat": "none"},
         "checkpoint": {"every": 10, "keep": 1},
         "baseline": str(root / "words.json"),
         "output": str(root / "run"),

@@ -74,7 +74,6 @@ def write_pair(root: Path) -> Path:
             "chunk": 8,
             "turns_per_dispatch": 1,
             "dtype": "float32",
-            "compilation_cache": str(root / "compiled"),
         },
         "input": str(root / "problems.jsonl"),
         "output": str(root / "run"),
