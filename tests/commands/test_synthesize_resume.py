@@ -122,7 +122,7 @@ def test_interrupt_before_the_loop(tmp_path, monkeypatch, capsys):
 
 
 def test_second_interrupt_ends_at_once(tmp_path):
-    process = start(pair(), "--output", tmp_path / "run")
+    process = start(pair(), "--output", tmp_path / "run", "engine.compilation_cache=null")
     read_until(process, "compiling for")
     time.sleep(1)
     process.send_signal(signal.SIGINT)
