@@ -22,6 +22,7 @@ from tessy_jax.engine.rows import Job
 from tessy_jax.engine.sizes import PromptRoom, pool_of
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.unigram import Unigram
+from tests.cooperate.test_oracle import asked_at_length
 from tests.kit import pairs
 from tests.kit.oracle import Oracle
 from tests.kit.pairs import PROBLEMS, Pair, problem, same
@@ -128,14 +129,14 @@ def test_a_quarter_of_the_pages(few: Few, tmp_path: Path) -> None:
     pair = getattr(pairs, few.pair)(tmp_path)
     if few.greedy:
         pair = dataclasses.replace(pair, samplings=(Sampling(0.0), Sampling(0.0)))
-    if few.page == 256:
-        longer = pair.cooperation.model_copy(update={"max_think_tokens": 240, "loop": None})
-        pair = dataclasses.replace(pair, cooperation=longer)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), few.sizes["batch"]) if few.mesh else None
     oracle, more = judged_by(pair, few.predictors)
-    jobs = JOBS[: 4 if few.page == 256 and not few.mesh else 8]
+    jobs = JOBS[:8]
+    if few.page == 256:
+        jobs = [Job(asked_at_length(pair, f"long {size}", size), 0) for size in range(224, 248, 4)]
+    messages = {job.problem.id: job.problem.messages for job in jobs}
     dispatches = list(pair.engine(mesh=mesh, **few.sizes, **more).run(iter(jobs)))
-    check(dispatches, functools.cache(lambda id_, n: oracle.trace(problem(id_).messages, id_, n)), pair, len(jobs))
+    check(dispatches, functools.cache(lambda id_, n: oracle.trace(messages[id_], id_, n)), pair, len(jobs))
     assert sum(dispatch.evicted for dispatch in dispatches) > 0
 
 
