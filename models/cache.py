@@ -27,7 +27,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, Real
 
 from tessy_jax.models.attention import attention, to_a_cache
@@ -308,7 +308,7 @@ def init_cache(
     *,
     mask: Mask | None = None,
     pool: Pool | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
     rules: Rules = INFERENCE,
 ) -> Cache:
     """An empty cache for `batch` rows of at most `length` tokens.
@@ -346,7 +346,8 @@ def init_cache(
 
     def layer(mask: Mask) -> LayerCache:
         paged = pool is not None and isinstance(mask, Full)
-        joined = paged and 2 * spec.size == pool.lanes and spec.values and jnp.dtype(dtype) != jnp.int8
+        lanes = pool.lanes if pool and paged else 0
+        joined = 2 * spec.size == lanes and spec.values and jnp.dtype(dtype) != jnp.int8
 
         def zeros(size: int, dtype: DTypeLike) -> Array:
             rows, slots = (pool.pages, pool.page) if pool and paged else (batch, mask.slots(length, slack))
