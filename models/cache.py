@@ -27,7 +27,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, Real
 
 from tessy_jax.models.attention import attention, to_a_cache
@@ -46,11 +46,13 @@ class LayerCache:
         k, v: [B, K, S, H]; S = mask.slots(length, slack). With heads before slots both products of attention read the
             cache as it lies (on CPU 2 to 3 times faster than [B, S, K, H], which was copied at every step). In pages a
             "row" of these arrays is a page, and S are the slots of a page.
-            v is None where the keys are the values. On a mesh of more devices than heads, each head is there once for
-            every device that looks at it, one copy behind the other: K times `copies` in all.
+            v is None where the keys are the values, and where both lie side by side (`joined`). On a mesh of more
+            devices than heads, each head is there once for every device that looks at it, one copy behind the other:
+            K times `copies` in all.
         k_scale, v_scale: what int8 keys and values are to be multiplied by; None: k and v are not int8.
         mask: what a token of this layer sees (static).
         paged: whether its slots lie in pages (static).
+        joined: whether a token's key and value lie side by side in k (static): see `Pool`.
     """
 
     k: Real[Array, "R K S H"]
@@ -59,6 +61,7 @@ class LayerCache:
     v_scale: Float32[Array, "R K S 1"] | None
     mask: Mask = field(metadata={"static": True})
     paged: bool = field(default=False, metadata={"static": True})
+    joined: bool = field(default=False, metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -73,6 +76,7 @@ class Cache:
         rows: the cache's row of each row that is fed, see `of_rows`; None: all rows are.
         table: the pages of each row, in order, for all layers that have pages; None: no layer has. A number past the
             last page: no page. On a mesh each device counts the pages of its own part of the pool.
+        writable: the same without the pages that are only read: others may have them too.
     """
 
     layers: list[LayerCache]
@@ -80,6 +84,7 @@ class Cache:
     sharding: NamedSharding | None = field(default=None, metadata={"static": True})
     rows: Int[Array, " A"] | None = None
     table: Int[Array, "B T"] | None = None
+    writable: Int[Array, "B T"] | None = None
 
     @property
     def platform(self) -> str:
@@ -94,9 +99,15 @@ class Cache:
         """
         return dataclasses.replace(self, rows=rows)
 
-    def with_table(self, table: Int[Array, "B T"]) -> Self:
-        """The same cache with other pages for its rows: nothing is moved."""
-        return dataclasses.replace(self, table=table)
+    def with_table(self, table: Int[Array, "B T"], writable: Int[Array, "B T"] | None = None) -> Self:
+        """The same cache with other pages for its rows: nothing is moved. `writable`: see the class; None: all."""
+        # Two arrays, not one twice: a donated buffer must not be shared.
+        return dataclasses.replace(self, table=table, writable=jnp.copy(table) if writable is None else writable)
+
+    @property
+    def has_rings(self) -> bool:
+        """Whether some layer keeps the last tokens of each row only, however they came to be read."""
+        return not all(layer.paged for layer in self.layers)
 
     @property
     def pool(self) -> "Pool | None":
@@ -133,10 +144,18 @@ class Cache:
         Raises:
             ValueError: the chunk is larger than the cache's slack.
         """
+        if self.layers[new.layer].joined and new.v is not None:
+            return self._attend_joined(new, new.v)
         self._check_room(new)
         ring = self._written(self.layers[new.layer], new)
         layers = [*self.layers[: new.layer], ring, *self.layers[new.layer + 1 :]]
         return self._look(ring, new), dataclasses.replace(self, layers=layers)
+
+    def _attend_joined(self, new: AttentionInputs, v: Float[Array, "B C K H"]) -> tuple[Float[Array, "B C NH"], Self]:
+        """A query filled up with zeros looks at key and value, and the second half of what it gets is the value's."""
+        q = jnp.concatenate([new.q, jnp.zeros_like(new.q)], axis=-1)
+        out, cache = self.attend(new._replace(q=q, k=jnp.concatenate([new.k, v], axis=-1), v=None))
+        return out.reshape(q.shape)[..., v.shape[-1] :].reshape(*q.shape[:2], -1), cache
 
     def _look(self, ring: LayerCache, new: AttentionInputs) -> Float[Array, "B C NH"]:
         slots = self.slots(ring)
@@ -205,7 +224,7 @@ class Cache:
         copies = old.k.shape[1] // k.shape[2]
         if copies > 1:
             k, v = jnp.repeat(k, copies, axis=2), None if v is None else jnp.repeat(v, copies, axis=2)
-        table = self.table if old.paged else None
+        table = self.writable if old.paged else None
         k, k_scale = self._put(old.k, old.k_scale, k, where, table)
         if old.v is None or v is None:
             return dataclasses.replace(old, k=k, k_scale=k_scale)
@@ -267,10 +286,13 @@ class Pool:
     Attributes:
         pages: how many there are; on a mesh, on all devices together.
         page: slots of a page.
+        lanes: numbers that the kernels of a platform read side by side; 0: any. Keys and values of heads half as wide
+            lie side by side, or every page would be copied into a wider one at every step.
     """
 
     pages: int
     page: int
+    lanes: int = 0
 
     def of(self, tokens: int) -> int:
         """Pages of a row of so many tokens."""
@@ -286,7 +308,7 @@ def init_cache(
     *,
     mask: Mask | None = None,
     pool: Pool | None = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
     rules: Rules = INFERENCE,
 ) -> Cache:
     """An empty cache for `batch` rows of at most `length` tokens.
@@ -317,13 +339,15 @@ def init_cache(
         ways = ways_of(mesh, rules, heads)
         if ways % heads.size == 0:  # Qwen3-235B has 4; whole on each of 8 chips they would take 4 times the memory
             heads = dataclasses.replace(heads, size=ways)
-        dims = (heads, Dim(1), Dim(spec.size))
+        dims = (heads, Dim(1), Dim(1))
         sharding = sharding_for(mesh, rules, (Dim(batch, "batch"), *dims), "cache")
         if pool is not None:  # the same, or an error
             sharding = sharding_for(mesh, rules, (Dim(pool.pages, "batch"), *dims), "pages")
 
     def layer(mask: Mask) -> LayerCache:
         paged = pool is not None and isinstance(mask, Full)
+        lanes = pool.lanes if pool and paged else 0
+        joined = 2 * spec.size == lanes and spec.values and jnp.dtype(dtype) != jnp.int8
 
         def zeros(size: int, dtype: DTypeLike) -> Array:
             rows, slots = (pool.pages, pool.page) if pool and paged else (batch, mask.slots(length, slack))
@@ -331,12 +355,13 @@ def init_cache(
 
         def ring(there: bool) -> tuple[Array | None, Array | None]:
             scaled = there and jnp.dtype(dtype) == jnp.int8
-            return zeros(spec.size, dtype) if there else None, zeros(1, jnp.float32) if scaled else None
+            size = 2 * spec.size if joined else spec.size
+            return zeros(size, dtype) if there else None, zeros(1, jnp.float32) if scaled else None
 
         # Keys and values are two arrays, not one twice: a donated buffer must not be shared.
-        (k, k_scale), (v, v_scale) = ring(True), ring(spec.values)
+        (k, k_scale), (v, v_scale) = ring(True), ring(spec.values and not joined)
         assert k is not None
-        return LayerCache(k, v, k_scale, v_scale, mask, paged)
+        return LayerCache(k, v, k_scale, v_scale, mask, paged, joined)
 
     cache = Cache([layer(mask) for mask in masks], length, sharding)
     if pool is None or not any(layer.paged for layer in cache.layers):

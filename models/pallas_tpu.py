@@ -35,7 +35,8 @@ def pallas_tpu(
     pages: Int[Array, "B T"] | None = None,
     platform: str | None = None,
 ) -> Float[Array, "B C N*H"]:
-    """One token of each row looks at a cache in pages. Arguments: see `attention.attention`.
+    """One token of each row looks at a cache in pages, which are fetched once where `v` is `k`. Arguments: see
+    `attention.attention`.
 
     Raises:
         NotImplementedError: the kernel has no such form.
@@ -76,19 +77,20 @@ def pallas_tpu(
     whole = pl.BlockSpec((1, kv_heads, rows, head_dim), of_row)
     keys = pl.BlockSpec((1, kv_heads, page, head_dim), of_page)
     column = pltpu.VMEM((kv_heads, rows, 1), jnp.float32)
+    read = (k,) if v is k else (k, v)
     out = pl.pallas_call(
-        functools.partial(_kernel, scale=scale, page=page),
+        functools.partial(_of_one if v is k else _kernel, scale=scale, page=page),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(batch, pages.shape[1]),
-            in_specs=[whole, keys, keys, pl.BlockSpec((kv_heads, rows, 1), of_heads)],
+            in_specs=[whole, *([keys] * len(read)), pl.BlockSpec((kv_heads, rows, 1), of_heads)],
             out_specs=whole,
             scratch_shapes=[column, column, pltpu.VMEM((kv_heads, rows, head_dim), jnp.float32)],
         ),
         out_shape=jax.ShapeDtypeStruct(grouped.shape, q.dtype),
         interpret=platform == "cpu",  # for tests
         name="paged_attention",
-    )(pages, lengths, grouped, k, v, logits)
+    )(pages, lengths, grouped, *read, logits)
     return out[:, :, :group].reshape(batch, 1, heads * head_dim)
 
 
@@ -124,6 +126,11 @@ def _kernel(
         # A row that is not fed has no length, and gets zero.
         all_of_it = total[...] + jnp.where(total[...] > 0, jnp.exp(sinks[...] - top[...]), 1)
         out[0] = (sums[...] / all_of_it).astype(out.dtype)
+
+
+def _of_one(pages: Any, lengths: Any, q: Any, k: Any, *rest: Any, **options: Any) -> None:
+    """The same where a page's keys are its values."""
+    _kernel(pages, lengths, q, k, k, *rest, **options)
 
 
 def _product(a: Any, b: Any, contracted: tuple[tuple[int, ...], tuple[int, ...]]) -> Any:

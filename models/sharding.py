@@ -13,7 +13,7 @@ import logging
 import math
 from dataclasses import dataclass
 
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from tessy_jax.errors import UserError
 
@@ -79,12 +79,12 @@ _REPLICATED_IF_UNEVEN = ("kv_heads",)
 """
 
 
-def ways_of(mesh: Mesh, rules: Rules, dim: Dim) -> int:
+def ways_of(mesh: Mesh | AbstractMesh, rules: Rules, dim: Dim) -> int:
     """How many parts the rules would cut a dimension into."""
     return math.prod(mesh.shape[a] for a in (getattr(rules, dim.axis) if dim.axis else ()) if a in mesh.axis_names)
 
 
-def sharding_for(mesh: Mesh, rules: Rules, dims: tuple[Dim, ...], name: str) -> NamedSharding:
+def sharding_for(mesh: Mesh | AbstractMesh, rules: Rules, dims: tuple[Dim, ...], name: str) -> NamedSharding:
     """The sharding of an array with these dimensions.
 
     Dimensions that do not divide raise ShardingError, naming `name`, the dimension, the mesh axes and what would fit;

@@ -26,6 +26,7 @@ from tessy_jax import models
 from tessy_jax.analysis.accuracy import read_points, table
 from tessy_jax.config.evaluate import CheckpointConfig, EvaluateConfig
 from tessy_jax.config.schema import to_yaml
+from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.sft import BenchmarksConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.jsonl import read_objects
@@ -167,7 +168,7 @@ def show_evaluations(evaluations: Evaluations, out: Console) -> None:
     answering = evaluations.config(0).model
     assert isinstance(answering, CheckpointConfig)
     shapes = replace(models.read_config(evaluations.base), **answering.role.loading)
-    memory = Part("student", shapes, cache=answering.cache).memory(answering.engine)
+    memory = Part("student", shapes, cache=answering.cache).memory(answering.engine, MeshConfig())
     out.rule("memory of an evaluation beside the training's state, GiB over all devices")
     out.print(f"{'weights':<28}{memory.weights / GIB:8.2f}\n{'cache':<28}{memory.cache / GIB:8.2f}")
 

@@ -5,14 +5,16 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+from jax.sharding import AbstractMesh, AxisType
 from rich.console import Console
 
-from tessy_jax.config.sections import EngineConfig
+from tessy_jax.config.sections import EngineConfig, MeshConfig
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem
+from tessy_jax.devices.mesh import AXES, shape_of
 from tessy_jax.engine.language_model import prompt_ids
-from tessy_jax.engine.sizes import pool_of, too_long
+from tessy_jax.engine.sizes import pool_of, slack, too_long
 from tessy_jax.engine.writers import Writers
 from tessy_jax.models import DecoderConfig, init_cache, parameter_bytes, read_config
 from tessy_jax.models.mask import Mask
@@ -47,8 +49,8 @@ def dry_run(models: Writers, rows: Sequence[Problem | Reject]) -> bool:
     out.print(f"{problems} problems x {config.samples} samples, {config.engine.batch} slots; {models.plan}")
     out.rule("memory, GiB over all devices")
     total = 0.0
-    for part in _parts(models):
-        memory = part.memory(config.engine)
+    for part in parts(models):
+        memory = part.memory(config.engine, config.mesh)
         out.print(f"{part.name + ' weights':<28}{memory.weights / GIB:8.2f}")
         out.print(f"{part.name + ' cache':<28}{memory.cache / GIB:8.2f}")
         total += memory.weights / GIB + memory.cache / GIB
@@ -98,15 +100,19 @@ class Part(NamedTuple):
     cache: str | None = None
     mask: Mask | None = None
 
-    def memory(self, engine: EngineConfig) -> Memory:
-        """An estimate: its weights, and a cache with all pages or, without pages, of full rows (windows need less)."""
-        sizes, dtype, pool = (engine.batch, engine.context, 1024), self.cache or engine.dtype, pool_of(engine, None)
-        empty = partial(init_cache, self.shapes, *sizes, dtype, mask=self.mask, pool=pool)
+    def memory(self, engine: EngineConfig, mesh: MeshConfig) -> Memory:
+        """Its weights, and a cache with all pages or, without pages, of full rows."""
+        laid_out = AbstractMesh(shape_of(mesh), AXES, axis_types=(AxisType.Explicit,) * len(AXES))
+        sizes, dtype, pool = (engine.batch, engine.context, slack(engine)), self.cache or engine.dtype, None
+        if self.mask is None:
+            pool = pool_of(engine, laid_out)
+        empty = partial(init_cache, self.shapes, *sizes, dtype, mask=self.mask, pool=pool, mesh=laid_out)
         cache = sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(jax.eval_shape(empty)))
         return Memory(parameter_bytes(self.shapes, engine.dtype), cache)
 
 
-def _parts(models: Writers) -> Iterator[Part]:
+def parts(models: Writers) -> Iterator[Part]:
+    """All models that are to be held."""
     for name, source in zip(models.names, models.sources, strict=True):
         yield Part(name, source.shapes, cache=source.config.cache)
     for title, own in models.predictor_models.items():

@@ -216,10 +216,14 @@ class Engine:
         """Gives out what pages are free besides, for a dispatch in which no row waits, and tells the devices."""
         for slot, row in self._by_age():
             self.pages.hold(slot, self._ahead(row, 2 * self.config.turns_per_dispatch))  # the other's words come too
+        self._tell()
+
+    def _tell(self) -> None:
         for role, pages in enumerate(self.pages.caches):
             if pages is not None:
                 caches = self.carry.caches[role]
-                caches = caches._replace(model=caches.model.with_table(self._put(pages.table)))
+                table, writable = self._put(pages.table), self._put(pages.writable)
+                caches = caches._replace(model=caches.model.with_table(table, writable))
                 self.carry = self.carry.with_role(Role(role), self.carry.state, caches)
 
     def _by_age(self) -> list[tuple[int, _Slot]]:
@@ -239,9 +243,11 @@ class Engine:
         fresh = self.rows.empty(self.local)
         rejected: list[tuple[Job, str]] = []
         filled, short = np.zeros(self.local, bool), np.zeros(self.local, bool)
+        shared = np.zeros((self.local, len(Role)), np.int32)
         for slot in range(self.local):
             while self.slots[slot] is None and not short[slot] and (waiting := self.queue.take()):
-                reason = self._fill(fresh, slot, waiting.job)
+                prompts, reason = self.room(waiting.job)
+                reason = reason or self._fill(fresh, slot, waiting.job, prompts)
                 if reason is not None:
                     rejected.append((waiting.job, reason))
                     continue
@@ -249,8 +255,10 @@ class Engine:
                 row = _Slot(waiting.job, list(begun.spans), waiting.age, self._tokens(fresh, slot))
                 # Each of the others may need a page soon: a row that comes too early would have to go again.
                 others = [b for b, _ in self._by_age() if self.pages.share(b, slot)]
-                if self.pages.hold(slot, self._ahead(row), spare=len(others)):
-                    self.slots[slot], filled[slot] = row, True
+                found = self.pages.begin(slot, [p.ids for p in prompts], self._ahead(row), spare=len(others))
+                if found is not None:
+                    self.slots[slot], filled[slot], shared[slot] = row, True, found
+                    self._skip(fresh, slot, found)
                 else:
                     self.queue.put_back(waiting)
                     _clear(fresh, slot)
@@ -260,18 +268,11 @@ class Engine:
         changed[list(evicted)] = True
         if anywhere(bool(changed.any())):
             self.carry = self.loop.admit(self.carry, self._put(changed), self._put(fresh))
-        everyone = np.flatnonzero(everywhere(filled))
-        if len(everyone):
-            longest = max((n for slot in np.flatnonzero(filled).tolist() for n in self._tokens(fresh, slot)), default=0)
-            self._prefill(everyone, int(everywhere(np.array([longest])).max()))
-            jax.block_until_ready(self.carry)  # or the dispatch would be charged for it
+        self._prefill(fresh, filled, shared)
         return rejected
 
-    def _fill(self, fresh: State, slot: int, job: Job) -> str | None:
+    def _fill(self, fresh: State, slot: int, job: Job, prompts: Sequence[Prompt]) -> str | None:
         """Writes the job's row into a slot; returns why it cannot be, if so."""
-        prompts, problem = self.room(job)
-        if problem:
-            return problem
         try:
             self.rows.fill(fresh, slot, job, prompts)
         except Exception as error:  # of a tokenizer, over the text of a row that is taken up again
@@ -279,14 +280,34 @@ class Engine:
             return why(error)
         return None
 
-    def _prefill(self, slots: np.ndarray, longest: int) -> None:
-        """Reads the new rows' prompts: many in one call when many are new, else a few at a time."""
+    def _skip(self, fresh: State, slot: int, shared: Sequence[int]) -> None:
+        """Takes so many tokens of each stream for read. Rings must see them even so."""
+        for stream, tokens, caches in zip(fresh.streams, shared, self.carry.caches, strict=True):
+            if tokens and not caches.model.has_rings:
+                stream.cached[slot] = stream.high[slot] = tokens
+
+    def _prefill(self, fresh: State, filled: np.ndarray, shared: np.ndarray) -> None:
+        """Reads the new rows' prompts. Who shares more comes later: what it shares has been read by then."""
+        new, behind = everywhere(filled), everywhere(shared)
+        if not new.any():
+            return
+        for turn in self.loop.schedule.turns:
+            stream = fresh.streams[turn.role]
+            unread = everywhere(stream.n - stream.cached)
+            for tokens in np.unique(behind[new, turn.role]):
+                slots = np.flatnonzero(new & (behind[:, turn.role] == tokens))
+                self._read(turn.role, slots, int(unread[slots].max()))
+        self.pages.seal()
+        self._tell()
+        jax.block_until_ready(self.carry)  # or the dispatch would be charged for it
+
+    def _read(self, role: Role, slots: np.ndarray, longest: int) -> None:
+        """Reads the streams of `slots`: many in one call when many are new, else a few at a time."""
         buckets = self.config.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
         rows = prefill_rows(self.config, chunk, self.mesh)
         for some in _by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
-            for turn in self.loop.schedule.turns:
-                self.carry = self.loop.prefill(self.params, self.carry, some, role=turn.role, chunk=chunk)
+            self.carry = self.loop.prefill(self.params, self.carry, some, role=role, chunk=chunk)
 
     def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]]]:
         finished: list[Record] = []

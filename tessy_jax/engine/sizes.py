@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import ReleasedCodeCooperation
@@ -16,6 +16,7 @@ from tessy_jax.engine.pages import Pages, RowPages
 from tessy_jax.engine.rows import AS_NAMED, Rows, Seats
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.cache import Pool
+from tessy_jax.models.pallas_tpu import LANES
 from tessy_jax.predictors.base import Predictor, reads_text
 from tessy_jax.text.retokenize import Retokenizer
 
@@ -106,20 +107,21 @@ def too_long(sizes: Sequence[int], rooms: Sequence[PromptRoom], names: Sequence[
     return None
 
 
-def shards(mesh: Mesh | None) -> int:
+def shards(mesh: Mesh | AbstractMesh | None) -> int:
     """Parts that the batch is split into."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
-    """The pages that the configuration asks for; None: each row has its own slots.
+def pool_of(config: EngineConfig, mesh: Mesh | AbstractMesh | None) -> Pool | None:
+    """The pages that the configuration asks for; None: each row has its own slots. A mesh without devices stands for
+    one of this machine's.
 
     Raises:
         ConfigError: those of one part of the batch do not hold a whole row.
     """
     if config.cache_tokens is None:
         return None
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    platform = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
     ways, page = shards(mesh), min(config.page or PAGES.get(platform, ACCELERATOR_PAGE), config.context)
     each, least = -(-config.cache_tokens // (page * ways)), -(-config.context // page)
     if each < least:
@@ -128,7 +130,7 @@ def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
             f"{page} tokens for one do not hold a row of engine.context {config.context}: give at least "
             f"{least * page * ways}"
         )
-    return Pool(each * ways, page)
+    return Pool(each * ways, page, LANES if platform == "tpu" else 0)
 
 
 def make_rows(
@@ -167,6 +169,11 @@ def make_params(models: Sequence[LanguageModel], predictors: Sequence[Predictor]
     )
 
 
+def slack(config: EngineConfig, depth: int = ROLLBACK_DEPTH) -> int:
+    """Slots that rings have beyond their windows: see `models.init_cache`."""
+    return depth + max(config.chunk, *config.prompt_buckets)
+
+
 def make_caches(
     models: Sequence[LanguageModel],
     predictors: Sequence[Predictor],
@@ -176,12 +183,9 @@ def make_caches(
     depth: int = ROLLBACK_DEPTH,
 ) -> tuple[RoleCaches, ...]:
     """By role, the empty caches of the model and of its predictor; `pool`: see `pool_of`."""
-    slack = depth + max(config.chunk, *config.prompt_buckets)
+    sizes = config.batch, config.context, slack(config, depth)
     return tuple(
-        RoleCaches(
-            model.init_cache(config.batch, config.context, slack, jnp.dtype(config.dtype), mesh, pool),
-            predictor.init_cache(config.batch, config.context, slack, mesh),
-        )
+        RoleCaches(model.init_cache(*sizes, jnp.dtype(config.dtype), mesh, pool), predictor.init_cache(*sizes, mesh))
         for model, predictor in zip(models, predictors, strict=True)
     )
 

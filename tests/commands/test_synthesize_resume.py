@@ -1,6 +1,7 @@
 """Nothing is lost (design, invariant 5): however a run is interrupted, in the end it has written the same records."""
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -38,9 +39,13 @@ class Disk:
 
 
 def test_killed_processes(tmp_path):
-    seen = kill_often(pair(), tmp_path / "run", 2, random.Random(1), "samples=2")
+    """While rows wait for pages, of which there are those of one row of full length."""
+    few = ("engine.batch=6", "engine.cache_tokens=384", "engine.page=16")
+    seen = kill_often(pair(), tmp_path / "run", 2, random.Random(1), "samples=2", *few)
     assert records(tmp_path / "run") == whole()
     assert len(seen) > 1
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["evicted"] for line in metrics) > 0
 
 
 def test_killed_at_any_change_of_the_disk(tmp_path, monkeypatch):

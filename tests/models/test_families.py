@@ -139,6 +139,21 @@ def test_rollback_leaves_no_trace(pair: Pair) -> None:
     assert worst <= TOLERANCE
 
 
+def test_pages_out_of_order_that_another_row_had(pair: Pair) -> None:
+    """Each page has held other tokens of the other row before."""
+    order = np.random.default_rng(3).permutation(10).reshape(B, 5).astype(np.int32)
+    cache = models.init_cache(pair.model.config, B, T, slack=9, pool=models.Pool(pages=10, page=8))
+    assert any(layer.paged for layer in cache.layers)
+    cache = cache.with_table(jnp.asarray(order[::-1, ::-1]))
+    for start in range(0, T, 5):
+        _, cache = pair.feed(cache, np.broadcast_to(start + np.arange(5), (B, 5)), wrong=True)
+    cache, worst = cache.with_table(jnp.asarray(order)), 0.0
+    for positions in ragged(5, seed=9):
+        logits, cache = pair.feed(cache, positions)
+        worst = max(worst, pair.check(logits, positions))
+    assert worst <= TOLERANCE
+
+
 def test_rollback_equals_never_generated_bit_for_bit(pair: Pair) -> None:
     clean = models.init_cache(pair.model.config, B, T, slack=9)
     for start in range(0, 30, 5):

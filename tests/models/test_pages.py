@@ -21,7 +21,7 @@ MESH = {"data": 2, "fsdp": 1, "tensor": 2}
 FORMS: dict[str, tuple[Any, dict[str, int]]] = {
     "qwen3": (jnp.int8, {}),  # grouped heads
     "gemma3": (jnp.float32, {}),  # windows beside
-    "gpt_oss": (jnp.float32, MESH),  # sinks
+    "gpt_oss": (jnp.float32, MESH),  # sinks; keys and values side by side, as on TPUs
     "deepseek_v3": (jnp.float32, MESH),  # latents
 }
 
@@ -35,12 +35,13 @@ def test_pages_hold_what_rings_hold(family: str, tmp_path: Any) -> None:
     model = models.load(tmp_path, mesh=mesh)
     graph, params = nnx.split(model)
     ways = axes.get("data", 1)
-    pool = Pool(pages=ways * 10, page=PAGE)
+    pool = Pool(pages=ways * 10, page=PAGE, lanes=2 * model.config.head_dim if family == "gpt_oss" else 0)
     pages = Pages(pool, B, LENGTH, ways, ways)
     ring = models.init_cache(model.config, B, LENGTH, 24, dtype, mesh=mesh)
     paged = models.init_cache(model.config, B, LENGTH, 24, dtype, pool=pool, mesh=mesh)
     assert sum(x.nbytes for x in jax.tree.leaves(paged)) != sum(x.nbytes for x in jax.tree.leaves(ring))
     assert any(layer.paged for layer in paged.layers)
+    assert any(layer.joined for layer in paged.layers) == (family == "gpt_oss")
     where = None if paged.table is None else paged.table.sharding
 
     @jax.jit
@@ -119,3 +120,51 @@ def test_no_page_is_lost_or_dealt_out_twice(moves: list[tuple[int, int]], ways: 
     for row in range(6):
         rows.release(row)
     assert [pages.free(0) for pages in both] == [6, 11]
+
+
+PROMPTS = st.lists(st.integers(0, 1), min_size=1, max_size=14)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), PROMPTS, st.integers(0, 20)), max_size=40), st.sampled_from([1, 2]))
+def test_prompts_that_begin_alike_share_pages(moves: list[tuple[int, list[int], int]], ways: int) -> None:
+    """Rows begin, grow and go. A page is shared where all tokens up to its end are, by rows of one part of the batch,
+    and nobody writes it; a page is free when nobody has it.
+    """
+    pages = Pages(Pool(ways * 15, 3), 6, 40, ways, ways)
+    rows, prompts = RowPages([pages]), dict[int, list[int]]()
+    for row, prompt, more in moves:
+        if row in prompts and more % 2:
+            rows.release(row)
+            del prompts[row]
+        elif row in prompts:
+            rows.hold(row, [len(prompts[row]) + more])
+        else:
+            longest = max(
+                (_alike(prompt, p) for r, p in prompts.items() if pages.shard(r) == pages.shard(row)), default=0
+            )
+            found = rows.begin(row, [prompt], [len(prompt) + more])
+            if found is None:
+                assert not pages.held(row)
+                continue
+            assert found == [min(longest, len(prompt) - 1) // 3 * 3]
+            assert np.sum(pages.writable[row] < ways * 15) == pages.held(row) - found[0] // 3
+            prompts[row] = prompt
+            rows.seal()
+        for shard in range(ways):
+            mine = [r for r in range(6) if pages.shard(r) == shard]
+            dealt = pages.table[mine][pages.table[mine] < ways * 15]
+            assert len(set(dealt.tolist())) == 15 - pages.free(mine[0])
+            writable = pages.writable[mine][pages.writable[mine] < ways * 15].tolist()
+            assert all(np.sum(dealt == page) == 1 for page in writable)
+        for row, prompt in prompts.items():
+            sealed = pages.table[row][pages.table[row] != pages.writable[row]]
+            assert len(sealed) == (len(prompt) - 1) // 3
+    for row in range(6):
+        rows.release(row)
+    assert [pages.free(row) for row in range(6)] == [15] * 6
+
+
+def _alike(one: list[int], other: list[int]) -> int:
+    """How many tokens are the same up to the first difference; the last one of `other` is not shared."""
+    same = np.asarray([a == b for a, b in zip(one, other[:-1], strict=False)], bool)
+    return int(np.cumprod(same).sum())
