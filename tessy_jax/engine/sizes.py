@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import ReleasedCodeCooperation
 from tessy_jax.cooperate.params import Params
-from tessy_jax.cooperate.turn import RoleCaches
+from tessy_jax.cooperate.turn import RoleCaches, Schedule
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.pages import Pages, RowPages
 from tessy_jax.engine.rows import AS_NAMED, Rows, Seats
@@ -111,6 +111,11 @@ def shards(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """What the arrays lie on: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend() if mesh is None else str(mesh.devices.flat[0].platform)
+
+
 def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
     """The pages that the configuration asks for; None: each row has its own slots.
 
@@ -119,8 +124,7 @@ def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
     """
     if config.cache_tokens is None:
         return None
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    ways, page = shards(mesh), min(config.page or PAGES.get(platform, ACCELERATOR_PAGE), config.context)
+    ways, page = shards(mesh), min(config.page or PAGES.get(platform_of(mesh), ACCELERATOR_PAGE), config.context)
     each, least = -(-config.cache_tokens // (page * ways)), -(-config.context // page)
     if each < least:
         raise ConfigError(
@@ -136,6 +140,7 @@ def make_rows(
     predictors: Sequence[Predictor],
     budgets: Budgets,
     config: EngineConfig,
+    schedule: Schedule,
     seed: int,
     seats: Seats = AS_NAMED,
 ) -> Rows:
@@ -145,7 +150,7 @@ def make_rows(
         predictor_vocabs=tuple(Retokenizer(p.tokenizer) if reads_text(p) else None for p in predictors),
         context=config.context,
         text_bytes=8 * config.context,
-        log=2 * config.turns_per_dispatch + 2,
+        log=schedule.spans(config.turns_per_dispatch),
         seed=seed,
         one_string=isinstance(budgets, ReleasedCodeCooperation),
         seats=seats,

@@ -65,7 +65,9 @@ class Shapes:
     @cached_property
     def schedule(self) -> Schedule:
         """What the engine would run."""
-        return build_schedule(self.models, self.predictors, self.config.cooperation, self.config.engine, self.mesh)
+        config = self.config
+        more = config.cooperation, config.engine, self.mesh
+        return build_schedule(self.models, self.predictors, *more, schedule=config.schedule)
 
     @cached_property
     def params(self) -> Params:
@@ -74,7 +76,7 @@ class Shapes:
 
     def carry(self, sizes: EngineConfig) -> Carry:
         """What an engine of these sizes writes to."""
-        rows = make_rows(self.models, self.predictors, self.config.cooperation, sizes, self.config.seed)
+        rows = make_rows(self.models, self.predictors, self.config.cooperation, sizes, self.schedule, self.config.seed)
         pool = pool_of(sizes, self.mesh)
         caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, pool, mesh), self.mesh)
         return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
