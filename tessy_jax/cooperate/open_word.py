@@ -16,8 +16,8 @@ from tessy_jax.text_jax.arrays import gather
 BACK, AHEAD = 64, 192
 """Bytes looked at before `State.kept` and behind it. A word ends after 48 bytes and a token."""
 
-TOKENS_TO_COME = 64
-"""A word that has begun has no more tokens than this: it ends after 48 bytes and one token."""
+LONGEST_CHAR = 4
+"""Bytes of a character, each of which may be a token."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class OpenWord:
         of_span = state.kept[:, None] - BACK + at[:BACK] >= state.span_start[:, None]
         judged = jnp.any(_is_solid(before) & of_span, axis=1) & jnp.any(_is_solid(text) & (at < end[:, None]), axis=1)
 
+        # A word ends with the first token behind its 48th byte that ends a character: it gets no more tokens than this.
         used = state.think_tokens + state.streams[self.role].n - state.streams[self.role].base
-        room = used + TOKENS_TO_COME <= self.max_think_tokens
+        room = used + (LONG_WORD - size) + LONGEST_CHAR <= self.max_think_tokens
         return wrong & judged & room & ~self._begins_marker(text, size) & (size <= LONG_WORD)
 
     def _text(self, state: State) -> UInt8[Array, "B X"]:
