@@ -302,7 +302,7 @@ def _line(cells: dict[str, str]) -> str:
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
     total = "?" if metrics["total"] is None else metrics["total"]
     rates = metrics["tokens_per_second"]
-    kept = sum(metrics["tokens"].values())
+    kept, wrote, read = sum(metrics["tokens"].values()), metrics["rows_wrote"], metrics["rows_read"]
     return {
         "done": f"{metrics['done']}/{total}",
         "active": f"{metrics['active']}" + (f", {metrics['evicted']} evicted" if metrics["evicted"] else ""),
@@ -310,7 +310,7 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
         "tok/s": ", ".join(f"{author} {rate:.1f}" for author, rate in rates.items()),
         "kept": f"{kept} tokens, {metrics['rolled_back']} rolled back ({metrics['waste']:.0%} waste)",
         "switches/1k": f"{metrics['switches_per_1k_tokens']:.1f}",
-        "passes": f"{metrics['passes']}, of their rows {metrics['rows_wrote']:.0%} wrote, {metrics['rows_read']:.0%} read",
+        "passes": f"{metrics['passes']}, of their rows {wrote:.0%} wrote, {read:.0%} read",
         "elapsed": duration(metrics["seconds"]),
         "eta": "?" if metrics["eta_seconds"] is None else duration(metrics["eta_seconds"]),
     }
