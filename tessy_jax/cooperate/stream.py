@@ -1,4 +1,4 @@
-"""The schedule `stream`: one forward pass at a time, of the model that has most to write for what a pass costs.
+"""The schedule `stream`: one forward pass at a time, of the model for which more rows wait.
 
 In a pass rows read what their model has not read yet, and those that have read all get a token. So a row that changes
 hands catches up and goes on in the same pass, a word is judged as soon as it is complete, and a model that few rows
@@ -46,11 +46,16 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True)
-class MostForItsCost:
+class FullestPass:
     """The pass that serves most rows for what it costs; one that was passed over for too long comes first.
 
+    What a model costs is left out on purpose: where the dear one waits for more rows, the cheap one writes for few.
+    Simulated, with 12 and 32 rows and a student that costs 1.0, 0.3 and 0.1 of its teacher: weights by cost save 4 % at
+    best and lose 37 % at worst.
+
     Attributes:
-        costs: of each pass, in any unit.
+        costs: of each pass, in any unit. Places should count little: with 1/24 of a pass for each, as a CPU computes,
+            small passes are taken too often, and 0.26 are made for a kept token; with 1/96 (of 12 rows) 0.20.
         groups: passes of one number serve the same rows.
         patience: rounds that rows wait at most.
     """
@@ -84,7 +89,7 @@ class StreamSchedule:
     """In every round one pass of one model, then whatever is due: words judged, spans ended, text handed over.
 
     until the dispatch ends:
-        the pass that serves most rows for its cost:  read, and write a token where all is read
+        the fullest pass:                               read, and write a token where all is read
         for role in (student, teacher):
             judge complete words, cut, roll back, switch      if enough rows have some
             hand over                                         if enough rows wait for text
@@ -130,10 +135,11 @@ class StreamSchedule:
         any_ = jnp.any(served > 0)
         chosen, known = self.policy.choose(served, known)
         index = jnp.where(any_ & (served[chosen] > 0), chosen, len(served))
-        passes = [
-            self._pass(params, turn, places[turn.role], shape, count) for turn in self.turns for shape in self.shapes
-        ]
-        carry, work = lax.switch(index, [*passes, lambda both: both], (carry, work))
+        # One condition after the other: XLA copies the caches where a switch has many branches.
+        numbered = enumerate((turn, shape) for turn in self.turns for shape in self.shapes)
+        for number, (turn, shape) in numbered:
+            run = self._pass(params, turn, places[turn.role], shape, count)
+            carry, work = lax.cond(index == number, run, lambda both: both, (carry, work))
 
         for turn in self.turns:
             state, caches, work = self._settle(turn, params.of(turn.role), carry, work, ~any_)

@@ -18,14 +18,14 @@ from tessy_jax.cooperate.released import END_TAGS, HostWindow, ReleasedBoundary
 from tessy_jax.cooperate.requests import OneString, RequestGenerator
 from tessy_jax.cooperate.scorers import WORD_TOKENS, ProbeScorer, TextScorer, WordScorer
 from tessy_jax.cooperate.state import Role
-from tessy_jax.cooperate.stream import MostForItsCost, PassShape, StreamSchedule
+from tessy_jax.cooperate.stream import FullestPass, PassShape, StreamSchedule
 from tessy_jax.cooperate.turn import RollbackSchedule, Schedule, Turn
 from tessy_jax.cooperate.words_device import DeviceWords
 from tessy_jax.cooperate.words_host import MAX_WORDS, PENDING, HostWords
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.rows import AS_NAMED, Seats
-from tessy_jax.engine.sizes import ROLLBACK_DEPTH, platform_of, reads_alike, shards
+from tessy_jax.engine.sizes import ROLLBACK_DEPTH, reads_alike, shards
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import Predictor, reads_hidden_states, reads_text
 from tessy_jax.text.repetition import Repetition
@@ -86,34 +86,23 @@ def build_schedule(
         return RollbackSchedule(turns)
     ways = shards(mesh)
     shapes = pass_shapes(sizes.batch, sizes.chunk, ways)
-    weights = [sum(leaf.size for leaf in jax.tree.leaves(model.params)) for model in models]
-    place = PLACE_COSTS.get(platform_of(mesh), ACCELERATOR_PLACE_COST)
-    policy = MostForItsCost(
-        costs=tuple(size * (1 + place * shape.rows * shape.width) for size in weights for shape in shapes),
+    policy = FullestPass(
+        costs=tuple(1 + shape.rows * shape.width / (8 * sizes.batch) for _ in Role for shape in shapes),
         groups=tuple(2 * role + (shape.width > 1) for role in Role for shape in shapes),
     )
     return StreamSchedule(turns, shapes, policy, ways, max(1, sizes.batch // VISIT), sum(k))
 
-
-PLACE_COSTS = {"cpu": 1 / 24}
-"""What one place more adds to a pass, as a share of reading the weights, by platform. It decides the order of passes
-alone.
-"""
-
-ACCELERATOR_PLACE_COST = 1 / 256
-"""The same elsewhere: a chip reads a weight in the time of about so many products with it."""
 
 VISIT = 8
 """The host is asked when one row in so many has something for it."""
 
 
 def pass_shapes(batch: int, chunk: int, ways: int) -> tuple[PassShape, ...]:
-    """The passes that are compiled for a model: one token of all rows or of half of them, `chunk` tokens of a quarter;
-    each of the batch's `ways` parts has its share, and one row at least.
+    """The passes that are compiled for a model: one token of all rows or of half of them, `chunk` tokens of half; each of
+    the batch's `ways` parts has its share, and one row at least.
     """
-    each = batch // ways
-    shapes = PassShape(batch, 1), PassShape(ways * max(1, each // 2), 1), PassShape(ways * max(1, each // 4), chunk)
-    return tuple(dict.fromkeys(shapes))
+    half = ways * max(1, batch // ways // 2)
+    return tuple(dict.fromkeys((PassShape(batch, 1), PassShape(half, 1), PassShape(half, chunk))))
 
 
 def tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:

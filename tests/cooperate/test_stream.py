@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from tessy_jax.config.sections import MeshConfig
 from tessy_jax.cooperate.loop import Loop
-from tessy_jax.cooperate.stream import MostForItsCost, PassShape, StreamSchedule
+from tessy_jax.cooperate.stream import FullestPass, PassShape, StreamSchedule
 from tessy_jax.cooperate.turn import RollbackSchedule
 from tessy_jax.data.records import Record
 from tessy_jax.devices.mesh import make_mesh
@@ -100,7 +100,7 @@ def _authors(record: Record) -> list[tuple[str, int, int]]:
 def test_parts_of_the_batch_take_their_share_of_a_pass(tmp_path: Path) -> None:
     pair = pairs.different_vocabularies(tmp_path)
     engine = pair.engine(batch=16, mesh=make_mesh(MeshConfig(data=2, fsdp=2, tensor=2), batch=16), probes=True)
-    assert stream_of(engine).shapes == (PassShape(16, 1), PassShape(8, 1), PassShape(4, 8))
+    assert stream_of(engine).shapes == (PassShape(16, 1), PassShape(8, 1), PassShape(8, 8))
     oracle = pair.probe_oracle()
     dispatches = list(engine.run(Job(p, sample) for p in PROBLEMS for sample in range(3)))
     for record in (record for dispatch in dispatches for record in dispatch.finished):
@@ -108,16 +108,16 @@ def test_parts_of_the_batch_take_their_share_of_a_pass(tmp_path: Path) -> None:
         same(record, oracle.trace(problem(id_).messages, id_, sample), pair)
     work = [sum(sum(getattr(d.work, name)) for d in dispatches) for name in ("decodes", "chunks", "rows", "places")]
     decodes, chunks, rows, places = work
-    assert 8 * decodes + 4 * chunks < rows < 16 * decodes + 4 * chunks, "both sizes of narrow passes should be used"
-    assert places == rows + 4 * 7 * chunks
+    assert 8 * (decodes + chunks) < rows < 16 * decodes + 8 * chunks, "both sizes of narrow passes should be used"
+    assert places == rows + 8 * 7 * chunks
 
 
 def test_passes_of_one_row() -> None:
     assert pass_shapes(1, 8, 1) == (PassShape(1, 1), PassShape(1, 8))
 
 
-def test_the_pass_that_serves_most_for_its_cost_is_next_but_none_waits_for_ever() -> None:
-    policy = MostForItsCost(costs=(1.0, 3.0, 3.5), groups=(0, 1, 2), patience=3)
+def test_the_fullest_pass_is_next_but_none_waits_for_ever() -> None:
+    policy = FullestPass(costs=(1.0, 3.0, 3.5), groups=(0, 1, 2), patience=3)
     memory, chosen = policy.start(), []
     for _ in range(9):
         index, memory = policy.choose(jnp.array([4.0, 2.0, 0.0]), memory)

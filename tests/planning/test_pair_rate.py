@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tessy_jax.cooperate.stream import MostForItsCost, PassShape
+from tessy_jax.cooperate.stream import FullestPass, PassShape
 from tessy_jax.errors import ConfigError
 from tessy_jax.planning.pair_rate import PairRate, SpanLengths, pair_rate, spans_of
 
 
 def rate(rows: int, spans: SpanLengths, seconds: tuple[float, float], width: int = 4) -> PairRate:
     shapes = [PassShape(rows, 1), PassShape(rows, width)]
-    policy = MostForItsCost(costs=seconds * 2, groups=(0, 1, 2, 3))
+    policy = FullestPass(costs=seconds * 2, groups=(0, 1, 2, 3))
     return pair_rate(policy, shapes, seconds * 2, spans, rows, teacher_alone=1.0, rounds=600)
 
 
