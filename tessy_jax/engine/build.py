@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 from jax.sharding import Mesh
 
 from tessy_jax.config.sections import Budgets, EngineConfig
@@ -98,8 +97,8 @@ VISIT = 8
 
 
 def pass_shapes(batch: int, chunk: int, ways: int) -> tuple[PassShape, ...]:
-    """The passes that are compiled for a model: one token of all rows or of half of them, `chunk` tokens of half; each of
-    the batch's `ways` parts has its share, and one row at least.
+    """The passes that are compiled for a model: one token of all rows or of half of them, `chunk` tokens of half; each
+    of the batch's `ways` parts has its share, and one row at least.
     """
     half = ways * max(1, batch // ways // 2)
     return tuple(dict.fromkeys((PassShape(batch, 1), PassShape(half, 1), PassShape(half, chunk))))

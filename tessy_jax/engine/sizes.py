@@ -111,11 +111,6 @@ def shards(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def platform_of(mesh: Mesh | None) -> str:
-    """What the arrays lie on: "cpu", "gpu" or "tpu"."""
-    return jax.default_backend() if mesh is None else str(mesh.devices.flat[0].platform)
-
-
 def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
     """The pages that the configuration asks for; None: each row has its own slots.
 
@@ -124,7 +119,8 @@ def pool_of(config: EngineConfig, mesh: Mesh | None) -> Pool | None:
     """
     if config.cache_tokens is None:
         return None
-    ways, page = shards(mesh), min(config.page or PAGES.get(platform_of(mesh), ACCELERATOR_PAGE), config.context)
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    ways, page = shards(mesh), min(config.page or PAGES.get(platform, ACCELERATOR_PAGE), config.context)
     each, least = -(-config.cache_tokens // (page * ways)), -(-config.context // page)
     if each < least:
         raise ConfigError(
