@@ -113,8 +113,12 @@ class PaperBoundary:
 
     def has_words(self, state: State) -> Bool[Array, " B"]:
         """The thinking rows in which a word may be complete, or is lost already."""
-        lost = self.open_word.is_lost(state, self.scorer.first_wrong(state))
-        return (state.phase == Phase.THINK) & (lost | self.open_word.may_be_complete(state))
+        return (state.phase == Phase.THINK) & (self.open_word.may_be_complete(state) | self.lost(state))
+
+    def lost(self, state: State) -> Bool[Array, " B"]:
+        """The rows, of those in which no word is complete, whose word will be rejected however it goes on."""
+        thinking = (state.phase == Phase.THINK) & (state.event == Finish.NONE)
+        return thinking & self.open_word.is_lost(state, self.scorer.first_wrong(state))
 
     @property
     def asks_host(self) -> bool:
@@ -123,7 +127,6 @@ class PaperBoundary:
 
     def judge(self, params: RoleParams, state: State, cache: Any, rows: Bool[Array, " B"]) -> Judged:
         """Keeps the words up to the first that is not of the role's kind. There the span is over and the role switches.
-        So it is where the word that follows them cannot be of the kind any more: its last tokens are not waited for.
 
         See `Boundary.judge`.
         """
@@ -136,9 +139,7 @@ class PaperBoundary:
             lambda now: self._judge_words(params, now),
             _Pass(state, cache, thinking, none, jnp.zeros_like(state.kept), zero),
         )
-        lost = thinking & (end.finish == Finish.NONE) & (end.state.event == Finish.NONE)
-        lost &= self.open_word.is_lost(end.state, self.scorer.first_wrong(end.state))
-        rejected = (end.rejected & (end.finish < Finish.OVERFLOW)) | lost
+        rejected = end.rejected & (end.finish < Finish.OVERFLOW)
         tokens = end.state.streams[self.role].kept_tokens(end.state.kept)
         return Judged(end.state, end.cache, Verdict(rejected, rejected, end.finish, tokens), end.passes)
 

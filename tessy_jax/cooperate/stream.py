@@ -91,8 +91,8 @@ class StreamSchedule:
     until the dispatch ends:
         the fullest pass:                               read, and write a token where all is read
         for role in (student, teacher):
-            judge complete words, cut, roll back, switch      if enough rows have some
-            hand over                                         if enough rows wait for text
+            judge complete words, and those that are lost; cut, roll back, switch     if enough rows have some
+            hand over                                                                 if enough rows wait for text
 
     Attributes:
         turns: by role, whose parts are used here.
@@ -230,9 +230,13 @@ class StreamSchedule:
             judged = lax.cond(due, lambda s, c: boundary.judge(params, s, c, rows), _unchanged, state, caches.predictor)
         state = judged.state.replace(unjudged=judged.state.unjudged & ~(rows & due))
 
+        # A word that is sure to be rejected ends the span as well: the rest of it is not waited for.
+        verdict = judged.verdict
+        lost = rows & due & ~verdict.over & (verdict.finish == Finish.NONE) & boundary.lost(state)
+        verdict = verdict._replace(over=verdict.over | lost, switch=verdict.switch | lost)
+
         # Cut there, roll back what is behind it, switch.
-        mine = state.whose_turn(turn.role)
-        state = turn.end_spans(state, mine, judged.verdict)
+        state = turn.end_spans(state, state.whose_turn(turn.role), verdict)
 
         # Whoever goes on gets the text.
         rows = self._without_text(turn, state)
