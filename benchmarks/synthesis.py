@@ -258,8 +258,8 @@ def cooperation(
     best = min((p[0] for p in passes), key=_total)
     alone = min((p[1] for p in passes), key=_total)
 
-    rows = [_author(best, role, sizes.batch, name) for role, name in zip(Role, NAMES, strict=True)]
-    rows.append(_author(alone, Role.STUDENT, sizes.batch, "teacher alone"))
+    rows = [_author(best, role, name) for role, name in zip(Role, NAMES, strict=True)]
+    rows.append(_author(alone, Role.STUDENT, "teacher alone"))
     show(f"cooperation: {len(jobs)} rows in {sizes.batch} slots", rows)
     runs = [_speed(best, first, "together", rows[:2]), _speed(alone, alone_first, "teacher alone", rows[2:])]
     show("time, s", runs)
@@ -269,11 +269,11 @@ def cooperation(
     return {"rows": len(jobs), "slots": sizes.batch, "work": rows, "time": runs, "overhead": overhead, "line": line}
 
 
-def _author(run: list[Dispatch], role: Role, batch: int, name: str) -> dict[str, Any]:
-    """What one author did. Slots: the share of the slots of its decode steps that held a row which was writing."""
-    work = {
-        key: sum(getattr(d.work, key)[role] for d in run) for key in ("turns", "decodes", "chunks", "sampled", "judged")
-    }
+def _author(run: list[Dispatch], role: Role, name: str) -> dict[str, Any]:
+    """What one author did, and which share of the rows of its forward passes wrote, caught up, or were padding."""
+    names = ("turns", "decodes", "chunks", "sampled", "judged", "rows", "places", "reading")
+    work = {key: sum(getattr(d.work, key)[role] for d in run) for key in names}
+    wrote, read = (work[key] / max(1, work["rows"]) for key in ("sampled", "reading"))
     return {
         "author": name,
         "turns": work["turns"],
@@ -283,7 +283,10 @@ def _author(run: list[Dispatch], role: Role, batch: int, name: str) -> dict[str,
         "tokens generated": work["sampled"],
         "kept": _sum(run, "kept")[role],
         "rolled back": _sum(run, "dropped")[role],
-        "slots writing": work["sampled"] / max(1, work["decodes"] * batch),
+        "token places": work["places"],
+        "rows writing": wrote,
+        "catching up": read,
+        "idle": 1 - wrote - read,
     }
 
 
@@ -297,6 +300,7 @@ def _speed(run: list[Dispatch], first: list[Dispatch], name: str, authors: Table
         "generated tokens/s": sum(a["tokens generated"] for a in authors) / seconds,
         "generated per kept": sum(a["tokens generated"] for a in authors) / kept,
         "ms per kept token": 1000 * seconds / kept,
+        "token places per kept token": sum(a["token places"] for a in authors) / kept,
         "forward passes per kept token": sum(a["decode steps"] + a["catch-up chunks"] for a in authors) / kept,
         "compilation": _total(first) - seconds,
     }
@@ -312,8 +316,8 @@ def _explain(overhead: float, runs: Table, rows: Table) -> str:
         f"A kept token takes {overhead:.2f} times as long as one of the teacher alone: {together / alone:.2f} times as "
         f"many forward passes, each {overhead * alone / together:.2f} times as long. Passes per 100 kept tokens: "
         f"student {a:.1f}, teacher {b:.1f}, catch-up {c:.1f} (alone: {100 * alone:.1f}), because "
-        f"{runs[0]['generated per kept']:.2f} tokens are generated per kept one and {student['slots writing']:.0%} "
-        f"(student) and {teacher['slots writing']:.0%} (teacher) of the slots write in a decode step."
+        f"{runs[0]['generated per kept']:.2f} tokens are generated per kept one and {student['rows writing']:.0%} "
+        f"(student) and {teacher['rows writing']:.0%} (teacher) of the rows of a pass write."
     )
 
 

@@ -15,7 +15,7 @@ from tessy_jax.config.synthesize import load_config
 from tessy_jax.cooperate.host_callback import TokenEdits
 from tessy_jax.cooperate.judge import PaperBoundary
 from tessy_jax.cooperate.loop import Loop
-from tessy_jax.cooperate.turn import RollbackSchedule, Turn
+from tessy_jax.cooperate.turn import Turn
 from tessy_jax.cooperate.words_host import HostReading, HostWords, RowView
 from tessy_jax.data.inputs import read
 from tessy_jax.data.records import Problem, Record
@@ -69,7 +69,7 @@ def _run(engine: Engine, turns: Iterable[Turn], problems: list[Problem]) -> tupl
 
     original, HostWords.read = HostWords.read, read_words
     try:
-        engine.loop = Loop(RollbackSchedule(tuple(map(counted, turns))))
+        engine.loop = Loop(dataclasses.replace(engine.loop.schedule, turns=tuple(map(counted, turns))))
         finished = list(engine.generate(problems))
     finally:
         HostWords.read = original

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from tessy_jax.config.boundary_predictors import PredictorConfig, PredictorsConfig
 from tessy_jax.config.schema import Config, load_as
@@ -33,6 +33,9 @@ class ReleasedCodeCooperation(Budgets):
     window: PositiveInt = Field(default=200, description="Tokens that the predictors see.")
 
 
+ScheduleName = Literal["stream", "rollback"]
+"""In which order the models' forward passes are made; no text depends on it."""
+
 CooperationConfig = Annotated[PaperCooperation | ReleasedCodeCooperation, Field(discriminator="preset")]
 
 
@@ -56,6 +59,18 @@ class SynthesisConfig(TraceRunConfig, PairConfig):
         "teacher_answer, teacher_mix, teacher_reference, teacher_score.",
         exclude_if=lambda value: value == "tessy",  # or the configurations of earlier runs would read otherwise
     )
+    schedule: ScheduleName | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="stream: passes that are full (docs/algorithm.md); rollback: turns of k tokens, as Algorithm 1; "
+        "null: stream, and turns in the preset released_code.",
+    )
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if self.schedule == "stream" and isinstance(self.cooperation, ReleasedCodeCooperation):
+            raise ValueError("has schedule stream: the preset released_code judges whole turns; leave it out")
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisConfig:

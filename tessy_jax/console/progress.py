@@ -114,6 +114,8 @@ class SynthesisProgress:
         rolled_back: tokens generated and discarded.
         evicted: how often a row gave the pages of its caches back, to begin again later.
         switches: changes of author.
+        passes: forward passes of the writing models. rows: of all of them together, padding included; `wrote` of these
+            got a token, and `read` only caught up with what the other model had written.
         started: time of the start, in seconds of `time.monotonic`.
         remaining: the recent past, see `see`; where nothing was seen, the average of the whole run counts.
     """
@@ -127,6 +129,10 @@ class SynthesisProgress:
     rolled_back: int = 0
     evicted: int = 0
     switches: int = 0
+    passes: int = 0
+    rows: int = 0
+    wrote: int = 0
+    read: int = 0
     started: float = field(default_factory=time.monotonic)
     remaining: Remaining = field(default_factory=Remaining)
 
@@ -165,6 +171,9 @@ class SynthesisProgress:
             "evicted": self.evicted,
             "waste": round(self.rolled_back / (tokens + self.rolled_back), 4) if tokens + self.rolled_back else 0.0,
             "switches_per_1k_tokens": round(1000 * self.switches / tokens, 2) if tokens else 0.0,
+            "passes": self.passes,
+            "rows_wrote": round(self.wrote / self.rows, 4) if self.rows else 0.0,
+            "rows_read": round(self.read / self.rows, 4) if self.rows else 0.0,
             "eta_seconds": None if eta is None else round(eta, 1),
         }
 
@@ -293,7 +302,7 @@ def _line(cells: dict[str, str]) -> str:
 def _cells(metrics: dict[str, Any]) -> dict[str, str]:
     total = "?" if metrics["total"] is None else metrics["total"]
     rates = metrics["tokens_per_second"]
-    kept = sum(metrics["tokens"].values())
+    kept, wrote, read = sum(metrics["tokens"].values()), metrics["rows_wrote"], metrics["rows_read"]
     return {
         "done": f"{metrics['done']}/{total}",
         "active": f"{metrics['active']}" + (f", {metrics['evicted']} evicted" if metrics["evicted"] else ""),
@@ -301,6 +310,7 @@ def _cells(metrics: dict[str, Any]) -> dict[str, str]:
         "tok/s": ", ".join(f"{author} {rate:.1f}" for author, rate in rates.items()),
         "kept": f"{kept} tokens, {metrics['rolled_back']} rolled back ({metrics['waste']:.0%} waste)",
         "switches/1k": f"{metrics['switches_per_1k_tokens']:.1f}",
+        "passes": f"{metrics['passes']}, of their rows {wrote:.0%} wrote, {read:.0%} read",
         "elapsed": duration(metrics["seconds"]),
         "eta": "?" if metrics["eta_seconds"] is None else duration(metrics["eta_seconds"]),
     }

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from tessy_jax.cooperate.host_callback import TokenEdits, call_host
+from tessy_jax.cooperate.open_word import OpenWord
 from tessy_jax.cooperate.params import RoleParams, Vocab
 from tessy_jax.cooperate.scorers import WordScorer
 from tessy_jax.cooperate.state import Finish, Phase, Role, State
@@ -98,6 +99,7 @@ class PaperBoundary:
         host_words: finds words on the host.
         device_words: finds those that are certain on the device; None: the host finds all.
         scorer: says which words are of the role's kind.
+        open_word: what is known of the word behind those that are complete.
         k: tokens generated per turn at most.
     """
 
@@ -105,8 +107,23 @@ class PaperBoundary:
     host_words: HostWords
     device_words: DeviceWords | None
     scorer: WordScorer
+    open_word: OpenWord
     mesh: Mesh | None
     k: int
+
+    def has_words(self, state: State) -> Bool[Array, " B"]:
+        """The thinking rows in which a word may be complete, or is lost already."""
+        return (state.phase == Phase.THINK) & (self.open_word.may_be_complete(state) | self.lost(state))
+
+    def lost(self, state: State) -> Bool[Array, " B"]:
+        """The rows, of those in which no word is complete, whose word will be rejected however it goes on."""
+        thinking = (state.phase == Phase.THINK) & (state.event == Finish.NONE)
+        return thinking & self.open_word.is_lost(state, self.scorer.first_wrong(state))
+
+    @property
+    def asks_host(self) -> bool:
+        """Whether only the host finds words."""
+        return self.device_words is None
 
     def judge(self, params: RoleParams, state: State, cache: Any, rows: Bool[Array, " B"]) -> Judged:
         """Keeps the words up to the first that is not of the role's kind. There the span is over and the role switches.
@@ -163,7 +180,6 @@ class PaperBoundary:
         if self.device_words is None:
             host = self._ask_host(state, open_, rejected)
             return _Reading(state, host.words, host.edits, state.kept, jnp.zeros_like(state.kept))
-        assert vocab.canonical is not None, "words are found on the device only if the vocabulary is there"
         found = self.device_words.read(vocab.canonical, state)
         sure = open_ & jnp.where(rejected, state.canonical, found.sure)
         words = found.words.replace(

@@ -2,6 +2,7 @@
 
     until enough rows are done:
         one round of the schedule             turn.RollbackSchedule: Algorithm 1 of the paper
+                                              stream.StreamSchedule: the same rows, in passes that are full
 
 Both models, both predictors and all caches stay on one mesh; the carry is donated, so a dispatch changes it in place.
 """
@@ -26,6 +27,7 @@ from tessy_jax.text_jax.arrays import pick
 class _Progress(NamedTuple):
     carry: Carry
     work: WorkCount
+    memory: Any
     rounds: Int[Array, ""]
 
 
@@ -35,7 +37,8 @@ class Loop:
 
     Attributes:
         dispatch: `(params, carry, rounds, enough) -> carry, work`: runs at most `rounds` rounds, and returns earlier
-            once `enough` more rows are done, all of them are, or one waits for slots.
+            once `enough` more rows are done, all of them are, one waits for slots, or one has ended as many spans as
+            its log holds.
         prefill: `(params, carry, slots, *, role, chunk) -> carry`: reads the streams of `slots` into the cache of
             `role`, `chunk` tokens at a time, all but the last token.
         admit: `(carry, rows, fresh) -> carry`: puts the `rows` of the state `fresh` into their slots.
@@ -66,12 +69,14 @@ class Loop:
         def going_on(now: _Progress) -> Bool[Array, ""]:
             still = busy & (now.carry.state.phase != Phase.DONE)
             done = jnp.sum(busy) - jnp.sum(still)
-            return (now.rounds < rounds) & jnp.any(still) & (done < enough) & ~jnp.any(now.carry.state.waiting)
+            stops = jnp.any(now.carry.state.waiting) | jnp.any(now.carry.state.logged >= state.log.shape[1] - 1)
+            return (now.rounds < rounds) & jnp.any(still) & (done < enough) & ~stops
 
         def one_round(now: _Progress) -> _Progress:
-            return _Progress(*self.schedule.round(params, now.carry, now.work), now.rounds + 1)
+            return _Progress(*self.schedule.round(params, now.carry, now.work, now.memory), now.rounds + 1)
 
-        end = lax.while_loop(going_on, one_round, _Progress(carry, WorkCount.zero(), jnp.zeros((), jnp.int32)))
+        first = _Progress(carry, WorkCount.zero(), self.schedule.start(), jnp.zeros((), jnp.int32))
+        end = lax.while_loop(going_on, one_round, first)
         return end.carry, end.work
 
     def _admit(self, carry: Carry, rows: Bool[Array, " B"], fresh: State) -> Carry:

@@ -15,6 +15,7 @@ from tessy_jax.cooperate.state import Role, State
 from tessy_jax.cooperate.streams import apply_edit, catch_up, rollback
 from tessy_jax.predictors.base import HiddenStatePredictor, TextPredictor
 from tessy_jax.text_jax.arrays import gather
+from tessy_jax.text_jax.words import NONE
 
 WORD_TOKENS = 256
 """Tokens looked back over for one pass: a word has at most 48 bytes and one token more (128 bytes in all known
@@ -58,6 +59,12 @@ class WordScorer(Protocol):
 
     def ahead(self, state: State) -> Bool[Array, " B"]:
         """The rows for which more was read than is kept."""
+        ...
+
+    def first_wrong(self, state: State) -> Int[Array, " B"]:
+        """Where in the text the first token behind `kept` starts that is known not to be of the role's kind, or NONE.
+        A word with such a token will be rejected, however it goes on.
+        """
         ...
 
 
@@ -117,6 +124,9 @@ class TextScorer:
     def ahead(self, state: State) -> Bool[Array, " B"]:
         return state.predictor_streams[self.role].covered > state.kept
 
+    def first_wrong(self, state: State) -> Int[Array, " B"]:
+        return jnp.full_like(state.kept, NONE)  # a word's tokens are known when it is complete
+
 
 @dataclass(frozen=True)
 class ProbeScorer:
@@ -142,17 +152,35 @@ class ProbeScorer:
         return Scored(state, cache, jnp.zeros_like(state.kept), jnp.zeros((), jnp.int32))
 
     def of_kind(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Bool[Array, "B W"]:
+        token = self._tokens(state)
+        inside = (token.end[:, :, None] > starts[:, None]) & (token.start[:, :, None] < ends[:, None])
+        return ~jnp.any(inside & token.wrong[:, :, None], axis=1)
+
+    def ahead(self, state: State) -> Bool[Array, " B"]:
+        return jnp.zeros(state.kept.shape, bool)
+
+    def first_wrong(self, state: State) -> Int[Array, " B"]:
+        token = self._tokens(state)
+        wrong = token.wrong & (token.end > state.kept[:, None])
+        return jnp.min(jnp.where(wrong, token.start, NONE), axis=1)
+
+    def _tokens(self, state: State) -> "_Tokens":
         stream = state.streams[self.role]
         index = stream.n[:, None] - self.width + jnp.arange(self.width)
         end = gather(stream.ends, index)
         start = jnp.where(index == stream.base[:, None], state.span_start[:, None], gather(stream.ends, index - 1))
-        inside = (end[:, :, None] > starts[:, None]) & (start[:, :, None] < ends[:, None])
-        inside &= (index >= stream.base[:, None])[:, :, None]
         right = is_right(gather(state.style[self.role], index), self.predictor.threshold, self.role)
-        return ~jnp.any(inside & ~right[:, :, None], axis=1)
+        return _Tokens(start, end, ~right & (index >= stream.base[:, None]))
 
-    def ahead(self, state: State) -> Bool[Array, " B"]:
-        return jnp.zeros(state.kept.shape, bool)
+
+class _Tokens(NamedTuple):
+    """The last tokens of each row: the bytes that they stand for, and whether they were sampled in this span and are
+    not of the role's kind.
+    """
+
+    start: Int[Array, "B I"]
+    end: Int[Array, "B I"]
+    wrong: Bool[Array, "B I"]
 
 
 def is_right(style: Float[Array, "B I"], threshold: float, role: Role) -> Bool[Array, "B I"]:

@@ -133,6 +133,7 @@ class State(struct.PyTreeNode):
         think_end: where the trace ended, or -1 while it goes on.
         think_tokens: tokens that the finished spans of the trace take from the budget.
         span_sampled: tokens sampled in the current span, kept or not.
+        unjudged: whether something was sampled since the row was judged.
         canonical: whether the kept ones of them are known to be the canonical tokens of the text.
         finish_think, finish_answer: see `Finish`.
         waiting: whether the row has had no turn since the host last looked, for want of slots in a cache.
@@ -156,6 +157,7 @@ class State(struct.PyTreeNode):
     think_end: Int[Leaf, " B"]
     think_tokens: Int[Leaf, " B"]
     span_sampled: Int[Leaf, " B"]
+    unjudged: Bool[Leaf, " B"]
     canonical: Bool[Leaf, " B"]
     finish_think: Int[Leaf, " B"]
     finish_answer: Int[Leaf, " B"]

@@ -20,8 +20,15 @@ from tessy_jax.text_jax.arrays import Leaf, pick, replace_at
 
 
 class WorkCount(struct.PyTreeNode):
-    """Work since the host last looked, by role: catch-up chunks, decode steps, tokens sampled, turns, and passes of
-    predictors.
+    """Work since the host last looked, by role.
+
+    Attributes:
+        chunks: forward passes in which rows catch up, several tokens each. decodes: those of one token a row.
+        sampled: tokens generated.
+        turns: turns, or passes where the schedule knows no turns.
+        judged: passes of the predictor's model.
+        rows, places: of these rows, and tokens, all forward passes together are, padding included.
+        reading: how many of the rows only caught up in their pass. The others wrote, or were padding.
     """
 
     chunks: Int[Leaf, " 2"]
@@ -29,10 +36,21 @@ class WorkCount(struct.PyTreeNode):
     sampled: Int[Leaf, " 2"]
     turns: Int[Leaf, " 2"]
     judged: Int[Leaf, " 2"]
+    rows: Int[Leaf, " 2"]
+    places: Int[Leaf, " 2"]
+    reading: Int[Leaf, " 2"]
 
     @classmethod
     def zero(cls) -> "WorkCount":
-        return cls(*(jnp.zeros(2, jnp.int32) for _ in range(5)))
+        return cls(**{name: jnp.zeros(2, jnp.int32) for name in cls.__dataclass_fields__})
+
+    @classmethod
+    def of(cls, role: Role, **counts: Int[Array, ""] | int) -> "WorkCount":
+        """The work of one role; what is not given is 0."""
+        return cls.zero().replace(**{name: (jnp.arange(2) == role) * jnp.int32(n) for name, n in counts.items()})
+
+    def __add__(self, other: "WorkCount") -> "WorkCount":
+        return jax.tree.map(jnp.add, self, other)
 
 
 class RoleCaches(NamedTuple):
@@ -80,9 +98,9 @@ class Turn:
         # The text so far, in this model's tokens and in its cache.
         with jax.named_scope("hand_over"):
             state = self.hand_over(state)
-        state = self.wait_for_room(state, caches.model.room())
+        state = self.wait_for_room(state, caches.model.room(), self.generate.k)
         with jax.named_scope("catch_up"):
-            state, cache, chunks = self.catch_up(params, state, caches.model)
+            state, cache, chunks, reading = self.catch_up(params, state, caches.model)
 
         # Generate up to k tokens.
         with jax.named_scope("generate"):
@@ -96,31 +114,46 @@ class Turn:
             judged = self.boundary.judge(params, state, caches.predictor, rows)
 
         # Cut there, roll back what is behind it, switch.
-        state = self.end_spans(judged.state, rows, judged.verdict)
-        count = jnp.arange(2) == self.role
-        done = WorkCount(count * chunks, count * steps, count * sampled, count.astype(jnp.int32), count * judged.passes)
-        return state, RoleCaches(cache, judged.cache), jax.tree.map(jnp.add, work, done)
+        state = judged.state.replace(unjudged=judged.state.unjudged & ~rows)
+        state = self.end_spans(state, rows, judged.verdict)
+        work += WorkCount.of(
+            self.role,
+            chunks=chunks,
+            decodes=steps,
+            sampled=sampled,
+            turns=1,
+            judged=judged.passes,
+            rows=len(rows) * (chunks + steps),
+            places=len(rows) * (chunks * self.chunk + steps),
+            reading=reading,
+        )
+        return state, RoleCaches(cache, judged.cache), work
 
-    def wait_for_room(self, state: State, room: Int[Array, " B"] | int) -> State:
-        """Rows for whose next tokens the model's cache has no slots wait until the host gives them some. One that has
-        all slots of a row goes on to where its buffers are full.
+    def wait_for_room(self, state: State, room: Int[Array, " B"] | int, more: int) -> State:
+        """Rows for whose next tokens, `more` at most, the model's cache has no slots wait until the host gives them
+        some. One that has all slots of a row goes on to where its buffers are full.
         """
         stream = state.streams[self.role]
-        short = jnp.minimum(stream.n + self.generate.k, stream.tokens.shape[1]) > room
+        short = jnp.minimum(stream.n + more, stream.tokens.shape[1]) > room
         return state.replace(waiting=state.waiting | (state.whose_turn(self.role) & short))
 
-    def catch_up(self, params: RoleParams, state: State, cache: Any) -> tuple[State, Any, Int[Array, ""]]:
-        """Feeds the model the tokens that it has not read, all but the last; also returns how many passes it took."""
+    def catch_up(
+        self, params: RoleParams, state: State, cache: Any
+    ) -> tuple[State, Any, Int[Array, ""], Int[Array, ""]]:
+        """Feeds the model the tokens that it has not read, all but the last; also returns how many passes it took, and
+        how many rows were fed in them.
+        """
 
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
-            cache, chunks = carry
+            cache, chunks, fed = carry
             _, cache = nnx.merge(self.generate.graph, params.model)(tokens, positions, cache)
-            return cache, chunks + 1
+            return cache, chunks + 1, fed + jnp.sum(positions[:, 0] >= 0)
 
-        stream, start = state.streams[self.role], (cache, jnp.zeros((), jnp.int32))
+        none = jnp.zeros((), jnp.int32)
+        stream, start = state.streams[self.role], (cache, none, none)
         rows = state.whose_turn(self.role)
-        stream, (cache, chunks) = catch_up(stream, rows, stream.n - 1, self.chunk, read, start)
-        return state.with_stream(self.role, stream), cache, chunks
+        stream, (cache, chunks, fed) = catch_up(stream, rows, stream.n - 1, self.chunk, read, start)
+        return state.with_stream(self.role, stream), cache, chunks, fed
 
     # -- after the judgement -------------------------------------------------------------------------------------------
 
@@ -200,8 +233,20 @@ class Schedule(Protocol):
         """By role; the student's alone where no other model writes."""
         ...
 
-    def round(self, params: Params, carry: Carry, work: WorkCount) -> tuple[Carry, WorkCount]:
-        """The least that every unfinished row gets before the loop asks whether to go on."""
+    def rounds(self, turns: int) -> int:
+        """Rounds that make up so many turns of each role."""
+        ...
+
+    def spans(self, turns: int) -> int:
+        """Spans of one row that may end in so many turns."""
+        ...
+
+    def start(self) -> Any:
+        """What the schedule remembers from round to round of a dispatch: a pytree of arrays."""
+        ...
+
+    def round(self, params: Params, carry: Carry, work: WorkCount, memory: Any) -> tuple[Carry, WorkCount, Any]:
+        """What is done before the loop asks whether to go on; also returns what is remembered then."""
         ...
 
 
@@ -217,12 +262,24 @@ class RollbackSchedule:
 
     turns: tuple[Turn, ...]
 
-    def round(self, params: Params, carry: Carry, work: WorkCount) -> tuple[Carry, WorkCount]:
+    def rounds(self, turns: int) -> int:
+        """One for each turn."""
+        return turns
+
+    def spans(self, turns: int) -> int:
+        """One for each turn of either role, one for the answer, and one to spare."""
+        return 2 * turns + 2
+
+    def start(self) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def round(self, params: Params, carry: Carry, work: WorkCount, memory: Any) -> tuple[Carry, WorkCount, Any]:
         """One turn of each role."""
         for turn in self.turns:
             waiting = jnp.any(carry.state.whose_turn(turn.role))
             carry, work = lax.cond(waiting, self._take(turn, params), lambda c, w: (c, w), carry, work)
-        return carry, work
+        return carry, work, memory
 
     def _take(self, turn: Turn, params: Params) -> Callable[[Carry, WorkCount], tuple[Carry, WorkCount]]:
         role = turn.role

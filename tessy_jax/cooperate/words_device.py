@@ -18,7 +18,7 @@ from tessy_jax.cooperate.words_host import AGAIN, Words
 from tessy_jax.text.repetition import Repetition
 from tessy_jax.text_jax.arrays import behind, gather
 from tessy_jax.text_jax.canonical import Canonical
-from tessy_jax.text_jax.characters import CharClass, is_lead, is_white
+from tessy_jax.text_jax.characters import CharClass, classes_of, is_lead, is_white, spaces
 from tessy_jax.text_jax.words import NONE, look_back, may_loop, word_ends
 
 BACK, AHEAD = 64, 448
@@ -58,22 +58,26 @@ class DeviceWords:
     max_words: int
     max_tokens: int
 
-    def read(self, canonical: Canonical, state: State) -> DeviceReading:
-        """Reads the words after `state.kept`."""
+    def read(self, canonical: Canonical | None, state: State) -> DeviceReading:
+        """Reads the words after `state.kept`. Where they end is a matter of bytes; without tables of the vocabulary no
+        token is proven to be canonical.
+        """
         start = state.kept - BACK
         at = start[:, None] + jnp.arange(BACK + AHEAD)
         known = jnp.minimum(state.written, state.kept + AHEAD)
         inside = (at >= 0) & (at < known[:, None])
         text = jnp.where(inside, gather(state.text, at), 0)
-        classes = canonical.pretokens.classes_of(text, inside)
+        table = spaces() if canonical is None else canonical.pretokens.table
+        classes = classes_of(jnp.asarray(table), text, inside)
         tokens, ends = self._tokens(state, start)
 
         sampled = _mask(jnp.where(ends > BACK, ends, NONE), text.shape[1])
         words, more = word_ends(text, classes, sampled, BACK, self.max_words)
         last_token = jnp.max(jnp.where(ends == NONE, 0, ends), axis=1, keepdims=True)
         seen = words <= last_token  # a cut behind it may depend on tokens that are not looked at
-        good = seen & state.canonical[:, None]
-        good &= _good_words(canonical, text, classes, jnp.maximum(-start, -1), tokens, ends, words)
+        good = seen & state.canonical[:, None] & (canonical is not None)
+        if canonical is not None:
+            good &= _good_words(canonical, text, classes, jnp.maximum(-start, -1), tokens, ends, words)
         proven = jnp.max(jnp.where(good, words, BACK), axis=1) + start
         complete = good if self.for_text_predictor else seen
         more |= jnp.any((words != NONE) & ~complete, axis=1)

@@ -7,22 +7,24 @@ from dataclasses import dataclass
 from jax.sharding import Mesh
 
 from tessy_jax.config.sections import Budgets, EngineConfig
-from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation
+from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation, ScheduleName
 from tessy_jax.cooperate.decode import Generator
 from tessy_jax.cooperate.handover import HandOver
 from tessy_jax.cooperate.host_callback import HostTokenizer
 from tessy_jax.cooperate.judge import Boundary, PaperBoundary
+from tessy_jax.cooperate.open_word import OpenWord
 from tessy_jax.cooperate.released import END_TAGS, HostWindow, ReleasedBoundary
 from tessy_jax.cooperate.requests import OneString, RequestGenerator
 from tessy_jax.cooperate.scorers import WORD_TOKENS, ProbeScorer, TextScorer, WordScorer
 from tessy_jax.cooperate.state import Role
+from tessy_jax.cooperate.stream import FullestPass, PassShape, StreamSchedule
 from tessy_jax.cooperate.turn import RollbackSchedule, Schedule, Turn
 from tessy_jax.cooperate.words_device import DeviceWords
 from tessy_jax.cooperate.words_host import MAX_WORDS, PENDING, HostWords
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.rows import AS_NAMED, Seats
-from tessy_jax.engine.sizes import ROLLBACK_DEPTH, reads_alike
+from tessy_jax.engine.sizes import ROLLBACK_DEPTH, reads_alike, shards
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import Predictor, reads_hidden_states, reads_text
 from tessy_jax.text.repetition import Repetition
@@ -38,18 +40,20 @@ def build_engine(
     mesh: Mesh | None = None,
     depth: int = ROLLBACK_DEPTH,
     seats: Seats = AS_NAMED,
+    schedule: ScheduleName | None = None,
 ) -> Engine:
     """An engine for the student and the teacher, in this order, and their predictors.
 
     Args:
         cooperation: the preset with its budgets. depth: deepest rollback that the caches' rings hold, in tokens.
         seats: whose models they are, where another's than the role says.
+        schedule: None: that of the preset.
 
     Raises:
         ConfigError: the preset cannot do with such a predictor, or the budgets alone fill the context.
     """
-    schedule = build_schedule(models, predictors, cooperation, sizes, mesh, depth)
-    return Engine(schedule, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth, seats)
+    plan = build_schedule(models, predictors, cooperation, sizes, mesh, depth, schedule)
+    return Engine(plan, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth, seats)
 
 
 def build_schedule(
@@ -59,8 +63,9 @@ def build_schedule(
     sizes: EngineConfig,
     mesh: Mesh | None = None,
     depth: int = ROLLBACK_DEPTH,
+    schedule: ScheduleName | None = None,
 ) -> Schedule:
-    """What an engine runs: the student's and the teacher's turn, in turn. It reads no parameter: shapes will do."""
+    """What an engine runs; see `build_engine`. It reads no parameter: shapes will do."""
     of = _Parts(cooperation, sizes, mesh, depth)
     k = tokens_per_turn(cooperation)
 
@@ -75,7 +80,28 @@ def build_schedule(
             chunk=sizes.chunk,
         )
 
-    return RollbackSchedule((turn(Role.STUDENT), turn(Role.TEACHER)))
+    turns = turn(Role.STUDENT), turn(Role.TEACHER)
+    if schedule == "rollback" or isinstance(cooperation, ReleasedCodeCooperation):
+        return RollbackSchedule(turns)
+    ways = shards(mesh)
+    shapes = pass_shapes(sizes.batch, sizes.chunk, ways)
+    policy = FullestPass(
+        costs=tuple(1 + shape.rows * shape.width / (8 * sizes.batch) for _ in Role for shape in shapes),
+        groups=tuple(2 * role + (shape.width > 1) for role in Role for shape in shapes),
+    )
+    return StreamSchedule(turns, shapes, policy, ways, max(1, sizes.batch // VISIT), sum(k))
+
+
+VISIT = 8
+"""The host is asked when one row in so many has something for it."""
+
+
+def pass_shapes(batch: int, chunk: int, ways: int) -> tuple[PassShape, ...]:
+    """The passes that are compiled for a model: one token of all rows, and `chunk` tokens of half of them; each of the
+    batch's `ways` parts has its share, and one row at least. (One token of half would save a CPU 7 % by simulation, and
+    makes a program that compiles half as long again.)
+    """
+    return PassShape(batch, 1), PassShape(ways * max(1, batch // ways // 2), chunk)
 
 
 def tokens_per_turn(cooperation: Budgets) -> tuple[int, int]:
@@ -141,10 +167,11 @@ class _Parts:
         if reads_text(predictor):
             tokenizer = HostTokenizer(Retokenizer(predictor.tokenizer))
         device_words = None
-        if reads_alike(model, predictor) and model.canonical is not None:
+        if reads_alike(model, predictor) and (model.canonical is not None or not reads_text(predictor)):
             most = min(k + PENDING, WORD_TOKENS - PENDING)
             device_words = DeviceWords(role, *limits, reads_text(predictor), MAX_WORDS, most)
-        return PaperBoundary(role, HostWords(tokenizer, *limits), device_words, scorer, self.mesh, k)
+        open_word = OpenWord(role, limits[0], limits[2])
+        return PaperBoundary(role, HostWords(tokenizer, *limits), device_words, scorer, open_word, self.mesh, k)
 
     def _scorer(self, role: Role, predictor: Predictor, k: int) -> WordScorer:
         if reads_text(predictor):

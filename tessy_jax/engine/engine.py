@@ -108,7 +108,7 @@ class Engine:
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, budgets, config, seed, seats)
+        self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -180,9 +180,8 @@ class Engine:
                 return
             # With problems waiting, come back as soon as a slot is free; else only to journal.
             enough = 1 if anywhere(bool(self.queue)) else self.config.batch
-            self.carry, work = self.loop.dispatch(
-                self.params, self.carry, jnp.int32(self.config.turns_per_dispatch), jnp.int32(enough)
-            )
+            rounds = self.loop.schedule.rounds(self.config.turns_per_dispatch)
+            self.carry, work = self.loop.dispatch(self.params, self.carry, jnp.int32(rounds), jnp.int32(enough))
             self.host = self._get(self.carry.state)
             done = time.perf_counter()
             finished, failed = self._harvest()

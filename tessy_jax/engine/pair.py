@@ -137,4 +137,5 @@ class Pair:
         dtype = jnp.dtype(config.engine.dtype)
         models = [source.load(mesh, dtype) for source in self.sources]
         predictors = [source.load(mesh, dtype) for source in self.predictors]
-        return build_engine(models, predictors, config.cooperation, config.engine, config.seed, mesh)
+        more = config.cooperation, config.engine, config.seed
+        return build_engine(models, predictors, *more, mesh, schedule=config.schedule)

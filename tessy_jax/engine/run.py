@@ -4,7 +4,7 @@ exists.
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -276,7 +276,12 @@ class Work:
         progress.rolled_back += sum(dispatch.dropped)
         progress.evicted += dispatch.evicted
         progress.switches += dispatch.spans
-        counts = {name: getattr(dispatch.work, name) for name in ("chunks", "decodes", "sampled", "turns", "judged")}
+        work = dispatch.work
+        progress.passes += sum(work.chunks) + sum(work.decodes)
+        progress.rows += sum(work.rows)
+        progress.wrote += sum(work.sampled)
+        progress.read += sum(work.reading)
+        counts = {field.name: getattr(work, field.name) for field in fields(work)}
         run.metrics(progress.metrics() | counts | {"phase_seconds": dispatch.seconds})
 
 

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import ReleasedCodeCooperation
 from tessy_jax.cooperate.params import Params
-from tessy_jax.cooperate.turn import RoleCaches
+from tessy_jax.cooperate.turn import RoleCaches, Schedule
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.pages import Pages, RowPages
 from tessy_jax.engine.rows import AS_NAMED, Rows, Seats
@@ -138,6 +138,7 @@ def make_rows(
     predictors: Sequence[Predictor],
     budgets: Budgets,
     config: EngineConfig,
+    schedule: Schedule,
     seed: int,
     seats: Seats = AS_NAMED,
 ) -> Rows:
@@ -147,7 +148,7 @@ def make_rows(
         predictor_vocabs=tuple(Retokenizer(p.tokenizer) if reads_text(p) else None for p in predictors),
         context=config.context,
         text_bytes=8 * config.context,
-        log=2 * config.turns_per_dispatch + 2,
+        log=schedule.spans(config.turns_per_dispatch),
         seed=seed,
         one_string=isinstance(budgets, ReleasedCodeCooperation),
         seats=seats,

@@ -155,6 +155,6 @@ def solo_engine(
     limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
     cooperation = PaperCooperation(preset="paper", k=k, **limits)
     models, predictors = (model, teacher), (keep, keep)
-    pair = build_schedule(models, predictors, cooperation, config, mesh)
+    pair = build_schedule(models, predictors, cooperation, config, mesh, schedule="rollback")
     alone = RollbackSchedule((pair.turns[Role.STUDENT],))
     return Engine(alone, models, predictors, config, cooperation, seed, mesh, seats=seats)

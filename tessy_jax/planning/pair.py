@@ -18,6 +18,7 @@ from tessy_jax.cooperate.host_callback import ROWS
 from tessy_jax.cooperate.loop import Loop
 from tessy_jax.cooperate.params import Params
 from tessy_jax.cooperate.state import Role
+from tessy_jax.cooperate.stream import PassShape, StreamSchedule
 from tessy_jax.cooperate.turn import Carry, Schedule
 from tessy_jax.devices.mesh import asked, check_rows
 from tessy_jax.engine.build import build_schedule
@@ -29,6 +30,7 @@ from tessy_jax.planning.abstract import AbstractModel, PlannedShapes, abstract_m
 from tessy_jax.planning.compile import TooLarge, chip_bytes, compile_program, made, placed
 from tessy_jax.planning.hlo_traffic import repetition, traffic
 from tessy_jax.planning.limits import largest
+from tessy_jax.planning.pair_rate import TYPICAL, PairRate, SpanLengths, pair_rate
 from tessy_jax.planning.report import Plan, RowsInFlight, Step
 from tessy_jax.planning.topology import Topology
 from tessy_jax.predictors.base import JudgedModel, Predictor
@@ -65,7 +67,9 @@ class Shapes:
     @cached_property
     def schedule(self) -> Schedule:
         """What the engine would run."""
-        return build_schedule(self.models, self.predictors, self.config.cooperation, self.config.engine, self.mesh)
+        config = self.config
+        more = config.cooperation, config.engine, self.mesh
+        return build_schedule(self.models, self.predictors, *more, schedule=config.schedule)
 
     @cached_property
     def params(self) -> Params:
@@ -74,7 +78,7 @@ class Shapes:
 
     def carry(self, sizes: EngineConfig) -> Carry:
         """What an engine of these sizes writes to."""
-        rows = make_rows(self.models, self.predictors, self.config.cooperation, sizes, self.config.seed)
+        rows = make_rows(self.models, self.predictors, self.config.cooperation, sizes, self.schedule, self.config.seed)
         pool = pool_of(sizes, self.mesh)
         caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, pool, mesh), self.mesh)
         return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)
@@ -100,11 +104,14 @@ class Shapes:
         )
 
 
-def plan_pair(name: str, config: SynthesisConfig, topology: Topology, tokens: int | None = None) -> Plan:
+def plan_pair(
+    name: str, config: SynthesisConfig, topology: Topology, tokens: int | None = None, spans: SpanLengths = TYPICAL
+) -> Plan:
     """Compiles the programs of the configuration `name` for a topology.
 
     Args:
       tokens: of a row, on average; None: it is full.
+      spans: of the thinking, for the rate of the pair.
 
     Raises:
       ConfigError: the mesh is not the topology's, a size does not divide, a model is not known, or rows of so many
@@ -132,6 +139,7 @@ def plan_pair(name: str, config: SynthesisConfig, topology: Topology, tokens: in
         except TooLarge as error:
             too_large.append(error.refusal)
     plan = dataclasses.replace(plan, programs=tuple(programs), too_large=tuple(too_large), steps=tuple(steps))
+    plan = dataclasses.replace(plan, rate=_rate(shapes.schedule, plan, spans))
     return dataclasses.replace(plan, limits=_limits(shapes, plan), savings={} if plan.fits else _savings(shapes))
 
 
@@ -189,6 +197,21 @@ def _step(shapes: Shapes, role: Role, rows: RowsInFlight) -> Step:
         weights=shapes.weights(role),
         cache=round(sum(size * used for size, used in layers)),
     )
+
+
+def _rate(schedule: Schedule, plan: Plan, spans: SpanLengths) -> PairRate | None:
+    """Of the pair, by its policy and the steps' seconds."""
+    if not isinstance(schedule, StreamSchedule) or len(plan.steps) < len(Role) or plan.rows is None:
+        return None
+    whole = schedule.shapes[0].rows
+    costs = [plan.pass_seconds(step, s.rows / whole, s.width) for step in plan.steps for s in schedule.shapes]
+    alone = plan.seconds(plan.steps[Role.TEACHER])
+    seconds = [cost for cost in costs if cost is not None]
+    if alone is None or len(seconds) < len(costs):
+        return None
+    rows = plan.rows.number
+    shapes = [PassShape(max(1, s.rows * rows // whole), s.width) for s in schedule.shapes]
+    return pair_rate(schedule.policy, shapes, seconds, spans, rows, rows / alone)
 
 
 def _block(cache: Cache) -> int:

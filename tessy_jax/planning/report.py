@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from tessy_jax.planning.compile import Program, Refusal
+from tessy_jax.planning.pair_rate import PairRate
 from tessy_jax.planning.topology import Topology
 
 GIB = 2**30
@@ -68,6 +69,7 @@ class Plan:
         too_large: those that did not, because a chip has too little memory.
         steps: decode steps of a synthesis; none for training.
         rows: those of a synthesis; None for training.
+        rate: of the pair; None where a pass's seconds are not known, or passes are turns.
         limits: estimates of what fits, by key of the configuration: the value, or None where nothing does.
         savings: what a setting would save of a chip's memory, by `key=value`; only where something does not fit.
         notes: what else is worth knowing, one line each.
@@ -82,6 +84,7 @@ class Plan:
     too_large: tuple[Refusal, ...]
     steps: tuple[Step, ...] = ()
     rows: "RowsInFlight | None" = None
+    rate: PairRate | None = None
     limits: dict[str, int | None] = dataclasses.field(default_factory=dict)
     savings: dict[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -123,6 +126,14 @@ class Plan:
             return None
         least = max(step.moved / (chip.bandwidth * 1e9), step.program.operations / (chip.peak * 1e12))
         return max(least, step.repetition * (step.program.seconds or 0.0))
+
+    def pass_seconds(self, step: Step, share: float, width: int) -> float | None:
+        """Of a forward pass of the step's model over a share of the rows, `width` tokens each; None if unknown."""
+        whole, chip = self.seconds(step), self.topology.chip
+        if whole is None or chip is None:
+            return None
+        read = (step.weights + step.cache * share) / step.least
+        return max(whole * read, step.program.operations * share * width / (chip.peak * 1e12))
 
     def to_json(self) -> dict[str, Any]:
         """All of it, in bytes and seconds."""

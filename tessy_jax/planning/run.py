@@ -16,6 +16,7 @@ from tessy_jax.config.sft import SftConfig
 from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.errors import DONE, ERROR, ConfigError
 from tessy_jax.planning.pair import plan_pair
+from tessy_jax.planning.pair_rate import TYPICAL, spans_of
 from tessy_jax.planning.show import show
 from tessy_jax.planning.topology import Topology
 from tessy_jax.planning.training import plan_sft
@@ -27,7 +28,8 @@ def plan(config: SynthesisConfig | SftConfig, file: Path, overrides: Sequence[st
     Args:
         config: what is planned.
         file, overrides: where it comes from.
-        options: of the command: topology, tokens (of a row; None: it is full), json (a file for all numbers, or None).
+        options: of the command: topology, tokens (of a row; None: it is full), spans (a run to read their lengths from,
+            or None), json (a file for all numbers, or None).
 
     Returns:
         The exit code: DONE where it fits, ERROR where it does not.
@@ -41,9 +43,12 @@ def plan(config: SynthesisConfig | SftConfig, file: Path, overrides: Sequence[st
     if isinstance(config, SftConfig):
         if options.tokens is not None:
             raise ConfigError("--tokens: a training has no rows that grow; leave it out")
+        if options.spans is not None:
+            raise ConfigError("--spans: a training has no spans of two authors; leave it out")
         plan = plan_sft(name, config, topology)
     else:
-        plan = plan_pair(name, config, topology, options.tokens)
+        spans = TYPICAL if options.spans is None else spans_of(options.spans)
+        plan = plan_pair(name, config, topology, options.tokens, spans)
 
     show(plan, Console(highlight=False, markup=False, soft_wrap=True))
     if options.json is not None:

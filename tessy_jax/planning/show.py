@@ -20,7 +20,7 @@ def show(plan: Plan, out: Console) -> None:
         out.print(_steps(plan))
         for step in plan.steps:
             out.print(_rest(step))
-    for line in (*plan.notes, *_pool(plan), *verdict(plan)):
+    for line in (*plan.notes, *_pool(plan), *_rate(plan), *verdict(plan)):
         out.print(line)
 
 
@@ -32,6 +32,23 @@ def _pool(plan: Plan) -> Iterator[str]:
     yield f"rows in flight: {rows.number} of {rows.tokens:,} tokens; engine.cache_tokens holds {rows.held}"
     if rows.held < rows.asked:
         yield f"the pages are the limit: engine.batch {rows.asked} is more than they hold, and rows will be evicted"
+
+
+def _rate(plan: Plan) -> Iterator[str]:
+    """How fast the pair writes, and what that assumes."""
+    rate = plan.rate
+    if rate is None:
+        return
+    (student, teacher), (less, lesser) = rate.spans.kept, rate.spans.dropped
+    yield (
+        f"the pair: {rate.kept_per_second:.0f} kept tokens/s, {rate.kept_per_second / plan.chips:.0f} per chip; the "
+        f"teacher alone {rate.teacher_alone:.0f} ({rate.teacher_alone / rate.kept_per_second:.2f} times as many)"
+    )
+    yield (
+        f"  simulated: spans of {student:.1f} and {teacher:.1f} tokens (student, teacher), {less:.1f} and {lesser:.1f} "
+        f"dropped behind each ({rate.spans.source}); {rate.passes_per_kept:.4f} passes per kept token; the "
+        "host's time is left out"
+    )
 
 
 def verdict(plan: Plan) -> Iterator[str]:

@@ -7,6 +7,7 @@ normalises, all others are UNKNOWN, as are those that Python's edition of Unicod
 """
 
 import enum
+import functools
 import unicodedata
 
 import jax.numpy as jnp
@@ -114,6 +115,18 @@ def class_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U
         elif apart == (True, True) and unicodedata.category(char).startswith("N"):
             classes[code] = CharClass.NUMBER
     classes[0x17F] = CharClass.UNKNOWN  # "ſ" is an s where case does not matter
+    return classes
+
+
+@functools.cache
+def spaces() -> UInt8[np.ndarray, " U"]:
+    """The class of every character below `CODES` as far as words need it: white space or OTHER, for any vocabulary."""
+    classes = np.full(CODES, CharClass.OTHER, np.uint8)
+    for code in range(CODES):
+        if not 0xD800 <= code < 0xE000 and is_blank(chr(code).encode()):
+            classes[code] = CharClass.BLANK
+    classes[ord(" ")] = CharClass.SPACE
+    classes[[ord("\r"), ord("\n")]] = CharClass.NEWLINE
     return classes
 
 

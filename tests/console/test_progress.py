@@ -23,6 +23,10 @@ def progress():
         kept={"student": 600, "teacher": 1400},
         rolled_back=500,
         switches=30,
+        passes=250,
+        rows=3000,
+        wrote=2400,
+        read=300,
         started=100.0,
     )
 
@@ -43,7 +47,8 @@ def test_metrics_at_the_start_divide_by_nothing():
 def test_a_plain_line_has_all_numbers():
     assert plain_line(progress().metrics(now=120.0)) == (
         "done 4/10  active 3  rejected 1  tok/s student 30.0, teacher 70.0  "
-        "kept 2000 tokens, 500 rolled back (20% waste)  switches/1k 15.0  elapsed 0:00:20  eta 0:00:25"
+        "kept 2000 tokens, 500 rolled back (20% waste)  switches/1k 15.0  "
+        "passes 250, of their rows 80% wrote, 10% read  elapsed 0:00:20  eta 0:00:25"
     )
 
 

@@ -67,14 +67,14 @@ def lines(file: Path) -> list[bytes]:
     return file.read_bytes().splitlines(keepends=True)
 
 
-def goes_on(folder: Path, command, config: str, code: int) -> None:
+def goes_on(folder: Path, command, config: str, code: int, *overrides: str) -> None:
     """The command finishes its run, and the records are those of an undisturbed run of the earlier version."""
     data = folder / "run/data/part-00000-of-00001.jsonl"
     before, config_yaml, manifest = (
         file.read_bytes() for file in (data, folder / "run/config.yaml", folder / "run/manifest.json")
     )
     assert before
-    assert command.main([config]) == code
+    assert command.main([config, *overrides]) == code
     after, expected = data.read_bytes(), lines(folder / "expected.jsonl")
     assert after.startswith(before)
     assert len(after) > len(before)
@@ -84,13 +84,15 @@ def goes_on(folder: Path, command, config: str, code: int) -> None:
 
 
 def test_rows_in_flight_of_synthesize(unpack, capsys):
-    """A probe judges the student, a checkpoint the teacher; three rows were in the middle of their thinking."""
+    """A probe judges the student, a checkpoint the teacher; three rows were in the middle of their thinking. Turns of k
+    drop as many tokens as they did.
+    """
     folder = unpack("synthesize")
     flying = [json.loads(line) for line in lines(folder / "run/journal/rows-00000-of-00001.jsonl")]
     assert len(flying) == 3
     assert any(row["spans"] for row in flying)
     rejects = (folder / "run/rejects.jsonl").read_bytes()
-    goes_on(folder, synthesize, "pair.yaml", 3)  # a row of the input has no prompt
+    goes_on(folder, synthesize, "pair.yaml", 3, "schedule=rollback")  # a row of the input has no prompt
     assert "7 rows done, 1 rejected, 0 left" in capsys.readouterr().err
     assert (folder / "run/rejects.jsonl").read_bytes() == rejects
 

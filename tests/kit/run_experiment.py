@@ -153,10 +153,10 @@ def _one_loop() -> Iterator[None]:
     def key(model: LanguageModel, *more: Any) -> str:
         return " ".join(map(str, (model.sampling, *more)))
 
-    def schedule(models: Any, predictors: Any, *more: Any) -> Schedule:
+    def schedule(models: Any, predictors: Any, *more: Any, **named: Any) -> Schedule:
         name = key(models[0], *more)
         if name not in _schedules:
-            _schedules[name] = build_schedule(models, predictors, *more)
+            _schedules[name] = build_schedule(models, predictors, *more, **named)
         return _schedules[name]
 
     def engine(model: LanguageModel, budgets: Any, k: int, config: Any, *more: Any) -> Engine:
