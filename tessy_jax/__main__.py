@@ -13,7 +13,7 @@ from tessy_jax.errors import DONE, USAGE
 
 COMMANDS = (
     *("synthesize", "sample", "select", "annotate", "train_predictor", "train_probe"),
-    *("sft", "evaluate", "experiment", "plan", "convert", "demo"),
+    *("sft", "evaluate", "experiment", "analyse", "status", "plan", "convert", "demo"),
 )
 """In the order of their use."""
 

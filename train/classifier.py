@@ -13,7 +13,6 @@ from jaxtyping import Float
 from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.analysis.predictor_report import write_report
 from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_file, hash_folder
@@ -33,6 +32,7 @@ from tessy_jax.train.loss import Objective, token_class
 from tessy_jax.train.metrics import Sink
 from tessy_jax.train.patience import Patience
 from tessy_jax.train.predictor_eval import PredictorReporter, predict, predicted_tokens
+from tessy_jax.train.predictor_report import write_report
 from tessy_jax.train.step import TrainState
 
 

@@ -23,7 +23,6 @@ import jax
 from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.analysis.accuracy import read_points, table
 from tessy_jax.config.evaluate import CheckpointConfig, EvaluateConfig
 from tessy_jax.config.schema import to_yaml
 from tessy_jax.config.sections import MeshConfig
@@ -34,6 +33,7 @@ from tessy_jax.data.run_folder import RunDirError
 from tessy_jax.engine.dry_run import GIB, Part
 from tessy_jax.errors import DONE, ERROR, ConfigError, UserError
 from tessy_jax.evals.run import check, run_stages, show_plan
+from tessy_jax.train.accuracy import read_points, table
 from tessy_jax.train.data.packing import BatchPlan
 
 Write = Callable[[Mapping[str, Any]], None]

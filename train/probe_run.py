@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 
 from tessy_jax import models
-from tessy_jax.analysis.predictor_report import write_report
 from tessy_jax.config.train_probe import ProbeFitConfig, TrainProbeConfig
 from tessy_jax.console.messages import tell
 from tessy_jax.data.hashing import hash_folder
@@ -25,6 +24,7 @@ from tessy_jax.predictors.scores import best_threshold, evaluate, f1
 from tessy_jax.predictors.unigram import Unigram
 from tessy_jax.train.data.probe_data import CHOOSE, FIT, HELD_OUT, ProbeData
 from tessy_jax.train.predictor_eval import predicted_tokens
+from tessy_jax.train.predictor_report import write_report
 from tessy_jax.train.probe import Features, Fit, fit, read_features
 
 _KEPT = ("tokens", "style_tokens", "responses", "scores", "baseline")

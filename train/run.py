@@ -16,7 +16,6 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from tessy_jax.analysis.curves import draw
 from tessy_jax.config.schema import to_yaml
 from tessy_jax.config.sft import SftConfig
 from tessy_jax.config.train_predictor import TrainPredictorConfig
@@ -29,6 +28,7 @@ from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
 from tessy_jax.train.checkpoints import Checkpoints
 from tessy_jax.train.classifier import Classifier
+from tessy_jax.train.curves import draw
 from tessy_jax.train.data.inspect import inspect
 from tessy_jax.train.evaluations import Evaluations, check_evaluations, show_evaluations
 from tessy_jax.train.learner import Learner, TrainingData

@@ -21,14 +21,15 @@ tr.now td { background: #eef7f7; font-weight: 600; }
 PAGE_END = "</main></body></html>\n"
 
 
-def page_start(title: str, style: str = "") -> str:
+def page_start(title: str, style: str = "", head: str = "") -> str:
     """A page up to its title, to be followed by sections and PAGE_END.
 
     Args:
         style: CSS of this page's own.
+        head: HTML of this page's own head, such as what it may load.
     """
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{head}<title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}{style}</style></head>\n'
         f"<body><main><h1>{html.escape(title)}</h1>\n"
     )

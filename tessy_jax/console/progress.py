@@ -273,17 +273,17 @@ class ProgressView(View):
     """Shows a `SynthesisProgress` on a console."""
 
     def __init__(self, progress: SynthesisProgress, console: Console, **options: Any):
-        super().__init__("synthesis", lambda now: _cells(progress.metrics(now)), console, **options)
+        super().__init__("synthesis", lambda now: cells_of(progress.metrics(now)), console, **options)
 
 
 def panel(metrics: dict[str, Any]) -> Panel:
     """The panel of a state given by `SynthesisProgress.metrics`."""
-    return _panel("synthesis", _cells(metrics))
+    return _panel("synthesis", cells_of(metrics))
 
 
 def plain_line(metrics: dict[str, Any]) -> str:
     """One line of text of a state given by `SynthesisProgress.metrics`."""
-    return _line(_cells(metrics))
+    return _line(cells_of(metrics))
 
 
 def _panel(title: str, cells: dict[str, str]) -> Panel:
@@ -299,13 +299,14 @@ def _line(cells: dict[str, str]) -> str:
     return "  ".join(f"{name} {value}" for name, value in cells.items())
 
 
-def _cells(metrics: dict[str, Any]) -> dict[str, str]:
+def cells_of(metrics: dict[str, Any]) -> dict[str, str]:
+    """A state given by `SynthesisProgress.metrics` in words, by name."""
     total = "?" if metrics["total"] is None else metrics["total"]
     rates = metrics["tokens_per_second"]
     kept, wrote, read = sum(metrics["tokens"].values()), metrics["rows_wrote"], metrics["rows_read"]
     return {
         "done": f"{metrics['done']}/{total}",
-        "active": f"{metrics['active']}" + (f", {metrics['evicted']} evicted" if metrics["evicted"] else ""),
+        "active": f"{metrics['active']}" + (f", {metrics['evicted']} evicted" if metrics.get("evicted") else ""),
         "rejected": str(metrics["rejected"]),
         "tok/s": ", ".join(f"{author} {rate:.1f}" for author, rate in rates.items()),
         "kept": f"{kept} tokens, {metrics['rolled_back']} rolled back ({metrics['waste']:.0%} waste)",

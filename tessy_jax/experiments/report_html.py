@@ -1,13 +1,13 @@
 """`report.html` of an experiment: tables and figures on one page that stands alone."""
 
 import html
-import io
 from collections.abc import Iterator, Sequence
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tessy_jax.console.figures import label as name_axes
+from tessy_jax.console.figures import plain, svg
 from tessy_jax.console.html_page import PAGE_END, page_start
 from tessy_jax.experiments.report import Numbers, Table, remarks, tables
 from tessy_jax.experiments.traces import AUTHORS
@@ -42,14 +42,14 @@ def _table(table: Table) -> str:
 
 def _figures(found: Numbers) -> Iterator[str]:
     if found["benchmarks"]:
-        yield "<h2>Scores with their 95 % intervals</h2>" + _svg(_scores(found))
+        yield "<h2>Scores with their 95 % intervals</h2>" + svg(_scores(found))
     if any(one["steps"] for one in found["training_loss"].values()):
-        yield "<h2>Training loss (Fig. 15)</h2><p>Mean over seeds.</p>" + _svg(_losses(found))
+        yield "<h2>Training loss (Fig. 15)</h2><p>Mean over seeds.</p>" + svg(_losses(found))
     labels = list(dict.fromkeys(label for one in found["accuracy_by_epoch"].values() for label in one["benchmarks"]))
     if labels:
-        yield "<h2>Accuracy by epoch (Fig. 11)</h2><p>Mean over seeds.</p>" + _svg(_accuracy(found, labels))
+        yield "<h2>Accuracy by epoch (Fig. 11)</h2><p>Mean over seeds.</p>" + svg(_accuracy(found, labels))
     if found["authors"]:
-        yield "<h2>Who wrote the thinking (Fig. 17)</h2><p>Shares of its tokens.</p>" + _svg(_authors(found))
+        yield "<h2>Who wrote the thinking (Fig. 17)</h2><p>Shares of its tokens.</p>" + svg(_authors(found))
 
 
 def _scores(found: Numbers) -> Figure:
@@ -65,7 +65,7 @@ def _scores(found: Numbers) -> Figure:
             axes.plot([score["value"]], [at], marker="o", color=f"C{at % 10}")
         axes.set_yticks(range(len(arms)), arms)
         axes.set_ylim(len(arms) - 0.5, -0.5)
-        _label(axes, f"{one['label']}: pass@1, %", "")
+        name_axes(axes, f"{one['label']}: pass@1, %", "")
     return figure
 
 
@@ -75,9 +75,9 @@ def _losses(found: Numbers) -> Figure:
     for at, arm in enumerate(found["arms"]):
         if arm in found["training_loss"]:
             one = found["training_loss"][arm]
-            axes.plot(one["steps"], one["mean"], color=f"C{at % 10}", label=_text(arm))
+            axes.plot(one["steps"], one["mean"], color=f"C{at % 10}", label=plain(arm))
     axes.legend(frameon=False)
-    _label(axes, "step", "nats per trained token")
+    name_axes(axes, "step", "nats per trained token")
     return figure
 
 
@@ -88,9 +88,9 @@ def _accuracy(found: Numbers, labels: Sequence[str]) -> Figure:
             points = found["accuracy_by_epoch"].get(arm, {"benchmarks": {}})["benchmarks"].get(label, [])
             if points:
                 x, y = ([one[key] for one in points] for key in ("epochs", "accuracy"))
-                axes.plot(x, y, marker="o", color=f"C{at % 10}", label=_text(arm))
+                axes.plot(x, y, marker="o", color=f"C{at % 10}", label=plain(arm))
         axes.legend(frameon=False)
-        _label(axes, "epochs", f"{label}: pass@1, %")
+        name_axes(axes, "epochs", f"{label}: pass@1, %")
     return figure
 
 
@@ -106,31 +106,9 @@ def _authors(found: Numbers) -> Figure:
     axes.set_yticks(range(len(arms)), arms)
     axes.invert_yaxis()
     axes.legend(frameon=False)
-    _label(axes, "% of the tokens", "")
+    name_axes(axes, "% of the tokens", "")
     return figure
 
 
 def _panels(figure: Figure, count: int) -> list[Axes]:
     return list(figure.subplots(1, count, squeeze=False)[0])
-
-
-def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(_text(x))
-    axes.set_ylabel(_text(y))
-    axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _text(label: str) -> str:
-    """A label as it is: no formula, and shown although it may begin with _."""
-    return " " + label.replace("$", r"\$") if label.startswith("_") else label.replace("$", r"\$")
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as inline SVG; the same figure gives the same text."""
-    out = io.StringIO()
-    with rc_context({"svg.hashsalt": "tessy", "svg.fonttype": "none", "font.size": 9}):
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    text = out.getvalue()
-    return text[text.index("<svg") :]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tessy_jax.analysis.accuracy import Point, read_points
 from tessy_jax.config.evaluate import EvaluateConfig
 from tessy_jax.config.experiment import BASE, ExperimentConfig
 from tessy_jax.data.jsonl import read_objects
@@ -16,6 +15,7 @@ from tessy_jax.experiments.marks import Marks
 from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.stages import Stage
 from tessy_jax.experiments.traces import TraceCounts, count_traces
+from tessy_jax.train.accuracy import Point, read_points
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tessy_jax import models
-from tessy_jax.analysis.curves import draw
 from tessy_jax.errors import ConfigError
 from tessy_jax.train import metrics
+from tessy_jax.train.curves import draw
 from tessy_jax.train.data.examples import PARTS
 from tessy_jax.train.metrics import MetricsFile, Reporter, Seen, TensorBoard
 from tessy_jax.train.mfu import Arithmetic, peak_of

@@ -47,12 +47,21 @@ class Example:
         problem: the first user message; all examples of a problem are held out together.
         tokens: ids of the whole text.
         parts: what each token is, by its code in `PARTS`.
+        ends: byte of `content` at which each token ends: the prompt's where it does (behind thinking.open), the end of
+            the turn at the last one.
+        before: the messages before it, without the system message of the configuration.
+        content: the message.
+        record: the record of ours that it stands in, None for others.
     """
 
     id: str
     problem: str
     tokens: Int32[np.ndarray, " T"]
     parts: Int8[np.ndarray, " T"]
+    ends: Int32[np.ndarray, " T"]
+    before: Sequence[Message]
+    content: str
+    record: Record | None = None
 
 
 def examples(
@@ -94,11 +103,12 @@ def examples(
                 raise BadRow("it answers nobody: no user message stands before it")
             ours = record if index == len(messages) - 1 else None
             text = _written_by_us(ours, chat.thinking) if ours else _foreign(content, chat.thinking)
-            tokens, parts = _tokenise(chat, with_system(system, messages[:index]), content, text)
+            arrays = _tokenise(chat, with_system(system, messages[:index]), content, text)
         except Exception as error:  # whatever a template or a tokenizer raises: the other rows go on
             yield Reject.of(row, identity, f"messages[{index}]: {why(error)}")
         else:
-            yield Example(identity if turns == "last" else f"{identity}@{index}", problem, tokens, parts)
+            name = identity if turns == "last" else f"{identity}@{index}"
+            yield Example(name, problem, *arrays, messages[:index], content, ours)
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------
@@ -225,8 +235,8 @@ def _foreign(content: str, thinking: Thinking) -> _Text:
 
 def _tokenise(
     chat: Chat, before: Messages, content: str, text: _Text
-) -> tuple[Int32[np.ndarray, " T"], Int8[np.ndarray, " T"]]:
-    """Ids and parts of an assistant's message and of what stands before it."""
+) -> tuple[Int32[np.ndarray, " T"], Int8[np.ndarray, " T"], Int32[np.ndarray, " T"]]:
+    """Ids, parts and ends of an assistant's message and of what stands before it, see `Example`."""
     if text.marker is None:
         prompt = chat.bare_prompt_ids(before)
         ids, ends = chat.tokenizer.encode(content.encode())
@@ -244,4 +254,7 @@ def _tokenise(
     end = [chat.end_of_turn] if text.ended else []
     tokens = np.array([*prompt, *ids, *end], np.int32)
     context = np.full(len(prompt), CONTEXT, np.int8)
-    return tokens, np.concatenate([context, parts, codes[-1:].repeat(len(end))])
+    parts = np.concatenate([context, parts, codes[-1:].repeat(len(end))])
+    opening, size = len(content[: text.start].encode()), len(content.encode())
+    places = np.array([*[opening] * len(prompt), *(opening + at for at in ends), *[size] * len(end)], np.int32)
+    return tokens, parts, places

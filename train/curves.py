@@ -7,8 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tessy_jax.analysis.accuracy import draw_points, read_points
 from tessy_jax.data.jsonl import read_objects
+from tessy_jax.train.accuracy import draw_points, read_points
 
 _COLOURS = {"style": "tab:cyan", "capability": "tab:orange", "answer": "tab:green", "assistant": "tab:purple"}
 _SMOOTH = 0.9

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tessy_jax.analysis.predictor_report import write_report
 from tessy_jax.predictors.scores import (
     FAR,
     THRESHOLDS,
@@ -24,6 +23,7 @@ from tessy_jax.predictors.scores import (
     sweep,
     with_intervals,
 )
+from tessy_jax.train.predictor_report import write_report
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,15 @@
 """The report of a predictor: `report.json` with all numbers, `report.html` to look at. Both stand alone."""
 
 import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tessy_jax.console.figures import label as name_axes
+from tessy_jax.console.figures import svg
 from tessy_jax.console.html_page import PAGE_END, page_start
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.predictors.scores import FAR
@@ -96,8 +95,8 @@ def _about(about: Mapping[str, Any]) -> str:
         figure = Figure(figsize=(7.5, 2.6), layout="constrained")
         axes = figure.subplots()
         axes.plot([row["layer"] for row in layers], [row["f1"] for row in layers], color=_STYLE, marker="o")
-        _label(axes, "layer", "F1 of style (choosing prompts)")
-        chart = _svg(figure)
+        name_axes(axes, "layer", "F1 of style (choosing prompts)")
+        chart = svg(figure)
     return "<h2>What it is</h2>" + _table(None, rows) + chart
 
 
@@ -119,8 +118,8 @@ def _sweep(numbers: Mapping[str, Any]) -> str:
         spans.plot(x, [row[f"{kind}_span_words"] for row in rows], color=colour, label=f"words of {kind} together")
     for axes in (left, right):
         axes.axvline(numbers["threshold"], color="#c9ced6", zorder=0)
-    _label(left, "threshold", "share")
-    _label(right, "threshold", "switches per 1,000 tokens")
+    name_axes(left, "threshold", "share")
+    name_axes(right, "threshold", "switches per 1,000 tokens")
     spans.set_ylabel("words")
     left.legend(frameon=False)
     right.legend(handles=[*right.lines[:1], *spans.lines], frameon=False)
@@ -140,7 +139,7 @@ def _sweep(numbers: Mapping[str, Any]) -> str:
     return (
         "<h2>What the threshold does</h2><p>A word is style if all its tokens are. A higher threshold leaves more to "
         "capability; switches and stretches are those of the labels that it gives to these texts, whoever wrote them."
-        "</p>" + _svg(figure) + _table(heads, body, marked)
+        "</p>" + svg(figure) + _table(heads, body, marked)
     )
 
 
@@ -153,13 +152,13 @@ def _boundaries(numbers: Mapping[str, Any]) -> str:
         colours = [_STYLE if d == 0 else _OTHER for d in offsets]
         axes.bar(list(offsets), list(offsets.values()), color=colours)
         axes.set_xticks([-FAR, -5, 0, 5, FAR], [f"≤ -{FAR}", "-5", "0", "5", f"≥ {FAR}"])
-        _label(axes, f"{unit} too late", "boundaries")
+        name_axes(axes, f"{unit} too late", "boundaries")
         mean = "–" if found["mean_distance"] is None else f"{found['mean_distance']:.2f}"
         lines.append(
             f"In {unit}: {_percent(found['exact'])} of {found['true']:,} boundaries are exact, the mean distance is "
             f"{mean}, {found['missed']:,} are missed and {found['invented']:,} invented."
         )
-    return "<h2>Where it puts the boundaries</h2>" + _svg(figure) + "".join(f"<p>{line}</p>" for line in lines)
+    return "<h2>Where it puts the boundaries</h2>" + svg(figure) + "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _calibration(numbers: Mapping[str, Any]) -> str:
@@ -169,7 +168,7 @@ def _calibration(numbers: Mapping[str, Any]) -> str:
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="#c9ced6", linestyle="--")
     left.plot([row["p"] for row in bins], [row["style"] for row in bins], color=_STYLE, marker="o")
-    _label(left, "P(style) that it says", "share that is style")
+    name_axes(left, "P(style) that it says", "share that is style")
     width = 1 / len(found["bins"])
     right.bar(
         [row["from"] + width / 2 for row in found["bins"]],
@@ -178,8 +177,8 @@ def _calibration(numbers: Mapping[str, Any]) -> str:
         color=_OTHER,
     )
     right.set_yscale("symlog")
-    _label(right, "P(style) that it says", "tokens")
-    return f"<h2>Whether its probabilities are true</h2><p>Expected calibration error: {found['ece']:.3f}.</p>" + _svg(
+    name_axes(right, "P(style) that it says", "tokens")
+    return f"<h2>Whether its probabilities are true</h2><p>Expected calibration error: {found['ece']:.3f}.</p>" + svg(
         figure
     )
 
@@ -215,20 +214,3 @@ def _with_interval(found: Mapping[str, float], sign: bool = False) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _label(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as inline SVG; the same figure gives the same text."""
-    out = io.StringIO()
-    with rc_context({"svg.hashsalt": "tessy", "svg.fonttype": "none", "font.size": 9}):
-        figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
-    text = out.getvalue()
-    return text[text.index("<svg") :]

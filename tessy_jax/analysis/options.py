@@ -1,0 +1,21 @@
+"""The options of `analyse`."""
+
+from pathlib import Path
+
+from tessy_jax.console.app import option
+
+OPTIONS = (
+    option("data", "run directories, .jsonl(.gz), .parquet, folders of conversations", nargs="+", type=Path),
+    option("--student", "the model that is to learn the data; default: the first run's", metavar="MODEL"),
+    option("--teacher", "the other model: its token boundaries are shown too", metavar="MODEL"),
+    option("--reference", "text of the student's own, to compare with: a run of sample", type=Path, metavar="RUN"),
+    option("--benchmark", "problems that should not be in the data", type=Path, action="append", default=[]),
+    option("--judged", "output of evaluate, whose verdicts are of these traces", type=Path, metavar="FOLDER"),
+    option("--config", "file whose prompt and thinking are the student's; default: the run's", type=Path),
+    option("--output", "folder of the report (default: %(default)s)", type=Path, default=Path("runs/analysis")),
+    option("--limit", "rows of each data set, at most", type=int),
+    option("--length", "tokens of a trace, at most (default: %(default)s)", type=int, default=40960),
+    option("--batch-tokens", "tokens read at a time (default: %(default)s)", type=int, default=4096),
+    option("--dtype", "default: %(default)s", choices=("float32", "bfloat16"), default="float32"),
+)
+"""In the order of the help."""

@@ -1,0 +1,127 @@
+"""`analyse` from end to end on a tiny student, what it says of wrong inputs, and `status` of runs."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tessy_jax import analyse, status
+from tessy_jax.analysis.status import read_status
+from tests.kit import traces as kit
+
+FOREIGN = (
+    {"id": "m", "messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So it is."}]},
+    {"id": "d", "dialogs": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>a</think>b"}]},
+    {"id": "s", "conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "It is 4."}]},
+    {"id": "bad", "messages": [{"role": "user", "content": "no answer"}]},
+)
+
+
+def test_runs_and_foreign_files(tmp_path, capsys):
+    root, output = kit.student(), tmp_path / "report"
+    foreign = kit.write_lines(tmp_path / "foreign.jsonl", FOREIGN)
+    benchmark = kit.write_lines(
+        tmp_path / "benchmark.jsonl", [{"id": "b", "question": "nobody has ever asked for this"}]
+    )
+    verdicts = tmp_path / "judged/easy/judgements/data"
+    verdicts.mkdir(parents=True)
+    kit.write_lines(verdicts / "part.jsonl", [{"problem_id": "p3", "sample_index": 0, "verdict": "AC"}])
+    arguments = [
+        *(str(root / "traces"), str(foreign), "--student", str(root / "student"), "--output", str(output)),
+        *("--reference", str(root / "traces"), "--benchmark", str(benchmark), "--judged", str(tmp_path / "judged")),
+        *("--teacher", str(root / "student"), "--limit", "20", "--batch-tokens", "2048"),
+    ]
+    assert analyse.main(arguments) == 3  # a row was rejected
+    found = json.loads((output / "report.json").read_text())
+    ours, theirs, own = found["sets"]
+    assert (ours["traces"], theirs["traces"], theirs["rejected"], own["is_reference"]) == (20, 3, 1, True)
+    assert ours["correct"] == {"judged": 1, "share": 1.0}
+    assert ours["verdict"]["excess"] == 0
+    assert ours["verdict"]["verdict"] == "suits"
+    assert theirs["tokens"]["assistant"] > 0
+    assert set(ours["loss"]["by_part"]) == {"style", "capability", "answer"}
+    assert found["similarity"][0][2]["same_problem"] is not None
+    [reject] = [json.loads(line) for line in (output / "rejects.jsonl").read_text().splitlines()]
+    assert (reject["id"], reject["line"]) == ("bad", 4)
+    said = capsys.readouterr().out
+    assert "suits" not in said
+    assert "Reads like the student's own text" in said
+    assert (output / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere.jsonl", "--student", "STUDENT"], 2, "there is no file or folder 'nowhere.jsonl'"),
+        (["bad.jsonl"], 2, "--student: name the model that is to learn the data"),
+        (["bad.jsonl", "--student", "nowhere"], 2, "--student: there is no folder 'nowhere'"),
+        (["bad.jsonl", "--student", "STUDENT"], 1, "nothing to look at in bad.jsonl: no row can be learned; the first"),
+        (["bad.jsonl", "--student", "STUDENT", "--limit", "0"], 2, "--limit: must be 1 or more, not 0"),
+        (["bad.jsonl", "--student", "STUDENT", "--judged", "empty"], 2, "--judged: empty holds no judgements"),
+    ],
+)
+def test_wrong_inputs(arguments, code, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    kit.write_lines(tmp_path / "bad.jsonl", [FOREIGN[-1]])
+    student = str(kit.student() / "student")
+    assert analyse.main([student if word == "STUDENT" else word for word in arguments]) == code
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_status_of_a_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    (run / "manifest.json").write_text('{"format": "tessy_jax run 1"}')
+    (run / ".lock-00000-of-00002").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    line = {
+        **{"seconds": 10.0, "total": 20, "done": 3, "rejected": 1, "active": 2, "rolled_back": 10, "eta_seconds": 90.0},
+        **{"tokens": {"student": 10, "teacher": 30}, "tokens_per_second": {"student": 1.0, "teacher": 3.0}},
+        **{"evicted": 0, "waste": 0.2, "switches_per_1k_tokens": 100.0},
+    }
+    for shard in (0, 1):
+        kit.write_lines(run / f"metrics-0000{shard}-of-00002.jsonl", [{**line, "done": 0}, line])
+    rejects = [{"reason": f"the prompt has {n} tokens"} for n in (5, 7)] + [{"reason": "empty"}]
+    kit.write_lines(run / "rejects-00000-of-00002.jsonl", rejects)
+    (run / "run-00000-of-00002.log").write_text("2026-01-01 10:00:00,000 ERROR tessy_jax.console: disk full\n")
+    newest = max(file.stat().st_mtime for file in run.iterdir())
+    [part] = read_status(run, newest + 30)
+    assert part.running is True
+    assert part.cells == {
+        "state": "running; last written 0:00:30 ago",
+        "done": "6/40",
+        "active": "4",
+        "rejected": "2",
+        "tok/s": "student 2.0, teacher 6.0",
+        "kept": "80 tokens, 20 rolled back (20% waste)",
+        "switches/1k": "100.0",
+        "elapsed": "0:00:40",
+        "eta": "0:01:00",
+        "rejects": "2 x the prompt has 5 tokens; 1 x empty",
+        "last error": "2026-01-01 10:00:00,000: disk full",
+    }
+    (run / ".lock-00000-of-00002").write_text("process 1 on another-machine")
+    assert read_status(run)[0].running is None
+    assert status.main([str(run)]) == 0
+    assert "6/40" in capsys.readouterr().out
+    assert status.main([str(tmp_path)]) == 1
+    assert "holds no run" in " ".join(capsys.readouterr().err.split())
+
+
+def test_status_of_stages_and_watching_one_that_has_ended(tmp_path, capsys):
+    run = tmp_path / "experiment"
+    inner: Path = run / "arm/sft"
+    inner.mkdir(parents=True)
+    (run / "config.yaml").write_text("{}")
+    stages = [{"stage": "arm/sft", "code": 1}, {"stage": "arm/sft", "code": 0}, {"stage": "arm/evaluate", "code": 1}]
+    kit.write_lines(run / "stages.jsonl", stages)
+    (inner / "manifest.json").write_text('{"format": "tessy_jax sft 1"}')
+    (inner / ".lock-00000-of-00001").write_text(f"process 4194305 on {socket.gethostname()}")  # above any process id
+    kit.write_lines(inner / "metrics.jsonl", [{"step": 7, "epoch": 2, "loss": 0.5, "eta_seconds": 60}])
+    whole, part = read_status(run)
+    assert (whole.cells["stages"], whole.cells["failed"]) == ("1 done", "arm/evaluate")
+    assert (part.name, part.running, part.cells["step"], part.cells["loss"]) == ("arm/sft", False, "7", "0.500")
+    assert status.main([str(inner), "--watch", "0.01"]) == 0
+    assert "step 7" in capsys.readouterr().err
