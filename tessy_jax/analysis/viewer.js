@@ -179,9 +179,9 @@ function pieces(trace) {
   const cuts = new Map([[0, {}]]);
   const at = (place) => cuts.get(place) ?? cuts.set(place, {}).get(place);
   let end = 0;
-  for (const [a, b, by, phase, , dropped, tail] of trace.s) {
+  for (const [a, b, by, phase, , dropped] of trace.s) {
     Object.assign(at(a), { span: phase ? "answer" : by ? "teacher" : "student" });
-    if (dropped) Object.assign(at(b), { dropped, tail });
+    if (dropped) at(b).dropped = dropped;
     if (!("span" in at(b))) at(b).span = "";
   }
   if (tokens || colour === "surprise") {
@@ -214,7 +214,7 @@ async function drawText(trace, mine) {
     if ("span" in what) span = what.span;
     if ("nats" in what) nats = what.nats;
     if (what.dropped) {
-      const note = element("span", "dropped", what.tail ?? ` ⟲${what.dropped} `);
+      const note = element("span", "dropped", ` ⟲${what.dropped} `);
       note.title = `${what.dropped} tokens were sampled here and rolled back`;
       made.append(note);
     }

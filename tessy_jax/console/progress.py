@@ -303,7 +303,11 @@ def cells_of(metrics: dict[str, Any]) -> dict[str, str]:
     """A state given by `SynthesisProgress.metrics` in words, by name."""
     total = "?" if metrics["total"] is None else metrics["total"]
     rates = metrics["tokens_per_second"]
-    kept, wrote, read = sum(metrics["tokens"].values()), metrics["rows_wrote"], metrics["rows_read"]
+    kept = sum(metrics["tokens"].values())
+    passes = {}
+    if "passes" in metrics:  # not in those of earlier versions
+        wrote, read = metrics["rows_wrote"], metrics["rows_read"]
+        passes["passes"] = f"{metrics['passes']}, of their rows {wrote:.0%} wrote, {read:.0%} read"
     return {
         "done": f"{metrics['done']}/{total}",
         "active": f"{metrics['active']}" + (f", {metrics['evicted']} evicted" if metrics.get("evicted") else ""),
@@ -311,7 +315,7 @@ def cells_of(metrics: dict[str, Any]) -> dict[str, str]:
         "tok/s": ", ".join(f"{author} {rate:.1f}" for author, rate in rates.items()),
         "kept": f"{kept} tokens, {metrics['rolled_back']} rolled back ({metrics['waste']:.0%} waste)",
         "switches/1k": f"{metrics['switches_per_1k_tokens']:.1f}",
-        "passes": f"{metrics['passes']}, of their rows {wrote:.0%} wrote, {read:.0%} read",
+        **passes,
         "elapsed": duration(metrics["seconds"]),
         "eta": "?" if metrics["eta_seconds"] is None else duration(metrics["eta_seconds"]),
     }

@@ -27,7 +27,8 @@ def keep_whole_files() -> None:
     if put is None or getattr(lru_cache, "_CACHE_SUFFIX", None) != "-cache":
         log.debug("jax %s: a file of the compilation cache is written in place", jax.__version__)
         return
-    lru_cache.LRUCache.put = _renamed(put)
+    cache: Any = lru_cache.LRUCache
+    cache.put = _renamed(put)
 
 
 def _renamed(put: Callable[[Any, str, bytes], None]) -> Callable[[Any, str, bytes], None]:

@@ -126,9 +126,11 @@ def test_a_row_depends_on_no_neighbour(pair: Pair, sampled: dict[tuple[str, int]
 
 @pytest.mark.parametrize(("k", "depth"), [(1, 128), (20, 2)])
 def test_k_changes_no_text(pair: Pair, sampled: dict[tuple[str, int], Record], k: int, depth: int) -> None:
-    """Nor do the chunk and the rings' slack: with a slack of 2, deeper rollbacks read their rows again."""
+    """Nor do turns of k tokens instead of full passes, the chunk and the rings' slack: with a slack of 2, deeper
+    rollbacks read their rows again.
+    """
     cooperation = pair.cooperation.model_copy(update={"k": k})
-    engine = pair.engine(batch=4, cooperation=cooperation, chunk=5, depth=depth)
+    engine = pair.engine(batch=4, cooperation=cooperation, schedule="rollback", chunk=5, depth=depth)
     for key, record in run(engine, PROBLEMS[:3]).items():
         assert record.content == sampled[key].content
         assert [(s.by, s.start, s.end) for s in record.spans] == [(s.by, s.start, s.end) for s in sampled[key].spans]

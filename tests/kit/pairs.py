@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from tessy_jax import models
 from tessy_jax.config.sections import Budgets, EngineConfig, RepetitionConfig
-from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation
+from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation, ScheduleName
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.data.records import Problem, Record
 from tessy_jax.engine.build import build_engine
@@ -74,6 +74,7 @@ class Pair:
         cooperation: Budgets | None = None,
         probes: bool = False,
         predictors: Sequence[Predictor] | None = None,
+        schedule: ScheduleName | None = None,
         **sizes: object,
     ) -> Engine:
         """The pair in the loop, with its classifiers; if `probes`, with probes on its models; or with `predictors`."""
@@ -91,7 +92,8 @@ class Pair:
                 Checkpoint.load(folder, threshold=t, shift=s, block=self.block, mesh=mesh)
                 for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
             ]
-        return build_engine(lms, predictors, cooperation or self.cooperation, config, self.seed, mesh, depth)
+        trace = cooperation or self.cooperation
+        return build_engine(lms, predictors, trace, config, self.seed, mesh, depth, schedule=schedule)
 
     def probes(self) -> tuple[Probe, ...]:
         """A random probe after the first layer of each writer."""
