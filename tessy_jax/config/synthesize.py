@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from tessy_jax.config.boundary_predictors import PredictorConfig, PredictorsConfig
 from tessy_jax.config.schema import Config, load_as
@@ -66,11 +66,12 @@ class SynthesisConfig(TraceRunConfig, PairConfig):
         "null: stream, and turns in the preset released_code.",
     )
 
-    @model_validator(mode="after")
-    def _check_schedule(self) -> Self:
-        if self.schedule == "stream" and isinstance(self.cooperation, ReleasedCodeCooperation):
-            raise ValueError("has schedule stream: the preset released_code judges whole turns; leave it out")
-        return self
+    @field_validator("schedule")
+    @classmethod
+    def _check_schedule(cls, value: ScheduleName | None, info: ValidationInfo) -> ScheduleName | None:
+        if value == "stream" and isinstance(info.data.get("cooperation"), ReleasedCodeCooperation):
+            raise ValueError("cannot be stream: the preset released_code judges whole turns; leave it out")
+        return value
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisConfig:

@@ -86,7 +86,7 @@ MISTAKES = [
     (
         "zzz=1",
         "unknown key 'zzz' in override 'zzz=1'; known keys: student, teacher, predictors, cooperation, engine, mesh, "
-        "input, columns, output, seed, samples, limit, method",
+        "input, columns, output, seed, samples, limit, method, schedule",
     ),
     (
         "predictors.student.shift=0",
@@ -135,6 +135,7 @@ MISTAKES = [
         "engine.prompt_buckets=3",
         "'engine.prompt_buckets' in override 'engine.prompt_buckets=3' should be a valid list, got 3",
     ),
+    ("schedule=strem", "'schedule' in override 'schedule=strem' should be 'stream' or 'rollback', got 'strem'"),
     ("--dry", "override '--dry' is not of the form key=value, for example engine.batch=8"),
     ("=3", "override '=3' is not of the form key=value, for example engine.batch=8"),
 ]
