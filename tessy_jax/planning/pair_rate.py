@@ -15,12 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tessy_jax.cooperate.stream import PassShape, Policy
+from tessy_jax.cooperate.stream import LAG, PassShape, Policy
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.errors import ConfigError
 
 ROUNDS = 4000
 """Passes simulated: the rate is then known to about one percent with 12 rows, and better with more."""
+
+
+BYTES = 4
+"""Of a token, about."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +106,12 @@ def pair_rate(
     role, memory = rng.integers(2, size=rows), policy.start()
     behind = np.zeros(rows, int)  # tokens to read before the next one can be written, but for the last
     left, waste = _draw(rng, spans, role)
+    written = np.zeros(rows, int)
     time, kept, passes = 0.0, 0, 0
     for count in range(rounds):
-        served = np.array([_served(role == r, behind, shape) for r in range(2) for shape in shapes], np.float32)
-        index, memory = choose(jnp.asarray(served), memory)
+        weights = np.exp(np.clip(BYTES * (written.mean() - written) / LAG, -3, 3))
+        served = np.array([_served(role == r, behind, weights, shape) for r in range(2) for shape in shapes])
+        index, memory = choose(jnp.asarray(served, jnp.float32), memory)
         r, shape = divmod(int(index), len(shapes))
         fed = _places(role == r, behind, shapes[shape], count)
         wrote = fed[behind[fed] < shapes[shape].width]
@@ -116,6 +122,7 @@ def pair_rate(
         # A token is kept while the span lasts; then some are dropped, and the other model reads what was kept.
         keeps = wrote[left[wrote] > 0]
         left[keeps] -= 1
+        written[keeps] += 1
         kept += len(keeps)
         drops = np.setdiff1d(wrote, keeps)
         waste[drops] -= 1
@@ -134,13 +141,19 @@ def _draw(rng: np.random.Generator, spans: SpanLengths, role: np.ndarray) -> tup
     return rng.geometric(1 / np.maximum(1.0, kept)), extra.astype(int)
 
 
-def _served(mine: np.ndarray, behind: np.ndarray, shape: PassShape) -> int:
+def _served(mine: np.ndarray, behind: np.ndarray, weights: np.ndarray, shape: PassShape) -> float:
     """As `StreamSchedule` counts it."""
-    late, ready = int(np.sum(mine & (behind > 0))), int(np.sum(mine & (behind == 0)))
+
+    def of(rows: np.ndarray, room: int) -> tuple[int, float]:
+        number = int(np.sum(rows))
+        taken = min(number, room)
+        return taken, float(np.sum(weights[rows])) * taken / max(1, number)
+
+    late, ready = mine & (behind > 0), mine & (behind == 0)
     if shape.width == 1:
-        return min(ready, shape.rows)
-    first = min(late, shape.rows)
-    return first + min(ready, shape.rows - first) if first else 0
+        return of(ready, shape.rows)[1]
+    first, served = of(late, shape.rows)
+    return served + of(ready, shape.rows - first)[1] if first else 0.0
 
 
 def _places(mine: np.ndarray, behind: np.ndarray, shape: PassShape, count: int) -> np.ndarray:
