@@ -122,6 +122,10 @@ def _together(metrics: Sequence[dict[str, Any]], age: float) -> dict[str, Any]:
     for name in ("tokens", "tokens_per_second"):
         authors = dict.fromkeys(by for one in metrics for by in one[name])
         found[name] = {by: round(sum(one[name].get(by, 0) for one in metrics), 2) for by in authors}
+    if all("passes" in one for one in metrics):  # those of earlier versions have none
+        found["passes"] = passes = sum(one["passes"] for one in metrics)
+        for name in ("rows_wrote", "rows_read"):
+            found[name] = sum(one[name] * one["passes"] for one in metrics) / max(1, passes)
     totals = [one["total"] for one in metrics]
     kept = sum(found["tokens"].values())
     switches = sum(one["switches_per_1k_tokens"] * sum(one["tokens"].values()) for one in metrics)

@@ -81,8 +81,10 @@ def test_status_of_a_run(tmp_path, capsys):
         **{"tokens": {"student": 10, "teacher": 30}, "tokens_per_second": {"student": 1.0, "teacher": 3.0}},
         **{"evicted": 0, "waste": 0.2, "switches_per_1k_tokens": 100.0},
     }
+    passes = ({"passes": 10, "rows_wrote": 0.5, "rows_read": 0.1}, {"passes": 30, "rows_wrote": 0.9, "rows_read": 0.1})
     for shard in (0, 1):
-        kit.write_lines(run / f"metrics-0000{shard}-of-00002.jsonl", [{**line, "done": 0}, line])
+        now = line | passes[shard]
+        kit.write_lines(run / f"metrics-0000{shard}-of-00002.jsonl", [{**now, "done": 0}, now])
     rejects = [{"reason": f"the prompt has {n} tokens"} for n in (5, 7)] + [{"reason": "empty"}]
     kit.write_lines(run / "rejects-00000-of-00002.jsonl", rejects)
     (run / "run-00000-of-00002.log").write_text("2026-01-01 10:00:00,000 ERROR tessy_jax.console: disk full\n")
@@ -97,11 +99,14 @@ def test_status_of_a_run(tmp_path, capsys):
         "tok/s": "student 2.0, teacher 6.0",
         "kept": "80 tokens, 20 rolled back (20% waste)",
         "switches/1k": "100.0",
+        "passes": "40, of their rows 80% wrote, 10% read",
         "elapsed": "0:00:40",
         "eta": "0:01:00",
         "rejects": "2 x the prompt has 5 tokens; 1 x empty",
         "last error": "2026-01-01 10:00:00,000: disk full",
     }
+    kit.write_lines(run / "metrics-00000-of-00002.jsonl", [line])  # of an earlier version
+    assert "passes" not in read_status(run)[0].cells
     (run / ".lock-00000-of-00002").write_text("process 1 on another-machine")
     assert read_status(run)[0].running is None
     assert status.main([str(run)]) == 0
