@@ -21,6 +21,9 @@ from tessy_jax.cooperate.params import Params, RoleParams
 from tessy_jax.cooperate.state import Finish, Phase, State
 from tessy_jax.cooperate.turn import Carry, RoleCaches, Turn, WorkCount
 
+PATIENCE = 16
+"""Rounds that a row waits at most for its pass or, about, for the host: others may write for thousands."""
+
 
 class PassShape(NamedTuple):
     """Places of a compiled pass: for so many rows, each with so many tokens."""
@@ -62,7 +65,7 @@ class FullestPass:
 
     costs: tuple[float, ...]
     groups: tuple[int, ...]
-    patience: int = 16
+    patience: int = PATIENCE
 
     def start(self) -> Int[Array, " P"]:
         """For how many rounds each pass was passed over."""
@@ -99,7 +102,7 @@ class StreamSchedule:
         shapes: compiled for each model. The first holds all rows with one token each.
         policy: which pass is next; passes are numbered by role, then by shape.
         ways: parts that the batch is split into on the mesh; each takes its share of a pass's rows.
-        visit: rows for which the host is asked, at least, while any pass can run.
+        visit: rows for which the host is asked, at least; in every 16th round, and where no pass can run, one will do.
         tokens_per_turn: what a turn of Algorithm 1 may write, both roles together: for so many rounds a turn counts.
     """
 
@@ -143,7 +146,7 @@ class StreamSchedule:
             carry, work = lax.cond(index == number, run, lambda both: both, (carry, work))
 
         for turn in self.turns:
-            state, caches, work = self._settle(turn, params.of(turn.role), carry, work, ~any_)
+            state, caches, work = self._settle(turn, params.of(turn.role), carry, work, ~any_ | (count % PATIENCE == 0))
             carry = carry.with_role(turn.role, state, caches)
         return carry, work, (known, count + 1)
 
@@ -224,15 +227,17 @@ class StreamSchedule:
         return state.whose_turn(turn.role) & state.unjudged & _boundary(turn).has_words(state)
 
     def _settle(
-        self, turn: Turn, params: RoleParams, carry: Carry, work: WorkCount, idle: Bool[Array, ""]
+        self, turn: Turn, params: RoleParams, carry: Carry, work: WorkCount, now: Bool[Array, ""]
     ) -> tuple[State, RoleCaches, WorkCount]:
-        """Lines 5 to 9 of Algorithm 1, and line 3 for those who are next: where enough rows have something for it."""
+        """Lines 5 to 9 of Algorithm 1, and line 3 for those who are next: where enough rows have something for it, or
+        any has and it is to be done `now`: no pass can run, or they have waited for long.
+        """
         state, caches = carry.state, carry.caches[turn.role]
         boundary = _boundary(turn)
 
         # Predict the boundary, and keep what is before it.
         rows = self._unjudged(turn, state)
-        due = _enough(rows, self.visit if boundary.asks_host else 1, idle)
+        due = _enough(rows, self.visit if boundary.asks_host else 1, now)
         with jax.named_scope("judge"):
             judged = lax.cond(due, lambda s, c: boundary.judge(params, s, c, rows), _unchanged, state, caches.predictor)
         state = judged.state.replace(unjudged=judged.state.unjudged & ~(rows & due))
@@ -247,7 +252,7 @@ class StreamSchedule:
 
         # Whoever goes on gets the text.
         rows = self._without_text(turn, state)
-        due = _enough(rows, self.visit if not turn.hand_over.same_vocab else 1, idle)
+        due = _enough(rows, self.visit if not turn.hand_over.same_vocab else 1, now)
         with jax.named_scope("hand_over"):
             state = lax.cond(due, turn.hand_over, lambda s: s, state)
         work += WorkCount.of(turn.role, judged=judged.passes)
@@ -272,9 +277,9 @@ def _boundary(turn: Turn) -> PaperBoundary:
     return turn.boundary
 
 
-def _enough(rows: Bool[Array, " B"], least: int, idle: Bool[Array, ""]) -> Bool[Array, ""]:
-    """Whether so many rows wait, or any at all while nothing else can be done."""
-    return (jnp.sum(rows) >= least) | (jnp.any(rows) & idle)
+def _enough(rows: Bool[Array, " B"], least: int, now: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether so many rows wait, or any at all and it is to be done now."""
+    return (jnp.sum(rows) >= least) | (jnp.any(rows) & now)
 
 
 def _unchanged(state: State, cache: Any) -> Judged:
