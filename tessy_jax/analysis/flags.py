@@ -19,7 +19,7 @@ FLAGS = {
     "other language": "letters of a script that neither the prompt nor most of the response is in",
     "leaked markers": "control tokens or thinking tags stand in the text",
     "empty thinking": "thinking is opened and closed with nothing in it",
-    "one author": "the thinking of a record for two authors is of one",
+    "one author": "all of a record's thinking is by one author",
 }
 """Names and what they mean."""
 
@@ -73,9 +73,7 @@ def _loops(text: str) -> bool:
 
 
 def _one_author(record: Record) -> bool:
-    """A record that only one model could have written (of `sample`, of Teacher-Only) has no switches by design, and
-    its row no counts of the other: it is flagged as well, since for training on shared traces it is none.
-    """
+    """Those of one model alone (of `sample`, of Teacher-Only) are flagged as well: they are no shared traces."""
     return len({span.by for span in record.spans if span.phase == "think"}) == 1
 
 

@@ -26,7 +26,7 @@ Nll = Float32[np.ndarray, " T"]
 
 
 @dataclass(frozen=True, eq=False)
-class _Documents:
+class Documents:
     """Examples as `Batches` takes them."""
 
     examples: Sequence[Example]
@@ -71,7 +71,7 @@ class Likelihood:
         """
         found = [np.zeros(len(one.tokens), np.float32) for one in examples]
         for length, numbers in _by_length(examples).items():
-            documents = _Documents([examples[i] for i in numbers])
+            documents = Documents([examples[i] for i in numbers])
             lengths = np.array([len(one.tokens) for one in documents.examples])
             plan = BatchPlan(lengths, length, max(1, self._batch_tokens // length), epochs=1, seed=0)
             batches = Batches(documents, plan)

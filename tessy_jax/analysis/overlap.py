@@ -41,8 +41,8 @@ def near_duplicates(texts: Sequence[str]) -> list[Pair]:
     if not names:
         return []
     columns = np.fromiter((i for one in sets for i in one), np.int64, int(sizes.sum()))
-    matrix = csr_matrix((np.ones(len(columns)), (np.repeat(np.arange(len(sets)), sizes), columns)))
-    matrix = csr_matrix((matrix.data, matrix.indices, matrix.indptr), (len(sets), len(names)))
+    rows = np.repeat(np.arange(len(sets)), sizes)
+    matrix = csr_matrix((np.ones(len(columns)), (rows, columns)), (len(sets), len(names)))
     found: list[Pair] = []
     for start in range(0, len(sets), _BLOCK):  # not all pairs are in memory at once
         shared = (matrix[start : start + _BLOCK] @ matrix.T).tocoo()

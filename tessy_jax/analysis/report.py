@@ -88,7 +88,8 @@ def lines(found: Numbers) -> list[str]:
         marks = ", ".join(f"{name} {count}" for name, count in one["flags"].items() if count)
         out.append(f"  flags: {marks or 'none'}; near-duplicates: {one['near_duplicates']['traces']}")
         for file, hit in one["contamination"].items():
-            out.append(f"  {file}: {hit['problems_found']} of {hit['problems']} problems found in the data")
+            unread = f", {hit['unreadable']} rows without a problem" if hit["unreadable"] else ""
+            out.append(f"  {file}: {hit['problems_found']} of {hit['problems']} problems found in the data{unread}")
         if not one["is_reference"]:
             out.append(f"  {one['verdict']['words']}")
     return out

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,8 +143,8 @@ def _add(found: DataSet, example: Example, row: RawRow, reading: Reading) -> Non
     if len(example.tokens) > reading.length:
         found.cut += 1
         cut = slice(reading.length)
-        arrays = (example.tokens[cut], example.parts[cut], example.ends[cut])
-        example = Example(example.id, example.problem, *arrays, example.before, example.content, example.record)
+        arrays = {name: getattr(example, name)[cut] for name in ("tokens", "parts", "ends")}
+        example = replace(example, **arrays)
     found.traces.append(Trace(example, _correct(row.value, reading.verdicts)))
 
 

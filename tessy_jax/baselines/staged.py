@@ -271,6 +271,4 @@ class Chooser:
 def _without_work(finished: list[Record], rejected: list[tuple[Job, str]]) -> Dispatch:
     """What no model had to do anything for."""
     none = (0, 0)
-    return Dispatch(
-        finished, rejected, [], WorkCount(**dict.fromkeys(WorkCount.__dataclass_fields__, none)), none, none, 0, 0, {}
-    )
+    return Dispatch(finished, rejected, [], WorkCount.filled(none), none, none, 0, 0, {})

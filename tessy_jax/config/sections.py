@@ -96,9 +96,10 @@ class EngineConfig(Config):
     """How traces are computed. `context` and `dtype` may change a trace (a longer context reaches further, a dtype
     rounds otherwise), so a run is resumed with the same ones only; all else decides speed and memory alone.
 
-    A dispatch runs `turns_per_dispatch` turns of all `batch` slots on the device; then the host takes finished rows
-    out, puts new ones in and writes the journal. A prompt is padded to the next of `prompt_buckets`: there is one
-    compiled program for each. A model that catches up with what the other wrote reads `chunk` tokens at a time.
+    A dispatch runs `turns_per_dispatch` turns of all `batch` slots on the device, or as many passes as their tokens;
+    then the host takes finished rows out, puts new ones in and writes the journal. A prompt is padded to the next of
+    `prompt_buckets`: there is one compiled program for each. A model that catches up with what the other wrote reads
+    `chunk` tokens at a time.
     """
 
     batch: PositiveInt = Field(default=8, description="Slots: rows in flight at the same time, over all devices.")

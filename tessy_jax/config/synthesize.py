@@ -15,7 +15,9 @@ class PaperCooperation(Budgets):
     """Algorithm 1 of the paper; k changes the speed, never the text."""
 
     preset: Literal["paper"] = Field(description="Algorithm 1 of the paper.")
-    k: PositiveInt = Field(default=20, description="Tokens generated per turn.")
+    k: PositiveInt = Field(
+        default=20, description="Tokens generated per turn; schedule stream: only how long a dispatch is."
+    )
 
 
 class ReleasedCodeCooperation(Budgets):

@@ -52,13 +52,12 @@ class Policy(Protocol):
 class FullestPass:
     """The pass that serves most rows for what it costs; one that was passed over for too long comes first.
 
-    What a model costs is left out on purpose: where the dear one waits for more rows, the cheap one writes for few.
-    Simulated, with 12 and 32 rows and a student that costs 1.0, 0.3 and 0.1 of its teacher: weights by cost save 4 % at
-    best and lose 37 % at worst.
+    What a model costs is left out: where the dear one waits for more rows, the cheap one writes for few. Simulated
+    (`planning.pair_rate`, spans of 5 and 16 tokens, 12 rows), weights by cost change the time by 2 % where the student
+    costs 0.3 of its teacher, and would save 12 % at 0.1: that is open.
 
     Attributes:
-        costs: of each pass, in any unit. Places should count little: with 1/24 of a pass for each, as a CPU computes,
-            small passes are taken too often, and 0.26 are made for a kept token; with 1/96 (of 12 rows) 0.20.
+        costs: of each pass, in any unit.
         groups: passes of one number serve the same rows.
         patience: rounds that rows wait at most.
     """
@@ -80,11 +79,62 @@ class FullestPass:
         return best, jnp.where((served > 0) & (groups != groups[best]), memory + 1, 0)
 
 
-class _Places(NamedTuple):
-    """The rows that a pass of one role feeds: those that are behind by more than a token, and those by one."""
+class Places(NamedTuple):
+    """The rows for which a model can run: those that have several tokens to read, and those that have one."""
 
     behind: Bool[Array, " B"]
     ready: Bool[Array, " B"]
+
+    def of(self, shape: PassShape) -> "Places":
+        """Those that a pass of this shape feeds: one of single tokens would keep the rows that are behind waiting."""
+        return self._replace(behind=self.behind & (shape.width > 1))
+
+    def served(self, shape: PassShape, weights: Float[Array, " B"], ways: int) -> Float[Array, ""]:
+        """The rows that a pass of this shape serves, by weight; of more than it has places for, their share.
+
+        A pass of several tokens in which nobody is behind serves none: there is a cheaper one.
+        """
+        room, served = jnp.full(ways, shape.rows // ways), jnp.zeros(ways)
+        for rows in self:
+            number = jnp.sum(rows.reshape(ways, -1), axis=1)
+            taken = jnp.minimum(number, room)
+            weight = jnp.sum(jnp.where(rows, weights, 0).reshape(ways, -1), axis=1)
+            room, served = room - taken, served + weight * taken / jnp.maximum(number, 1)
+        useful = jnp.any(self.behind.reshape(ways, -1), axis=1) | (shape.width == 1)
+        return jnp.sum(jnp.where(useful, served, 0))
+
+    def slots(self, shape: PassShape, count: Int[Array, ""] | int, ways: int) -> Int[Array, " P"]:
+        """The rows that get a place, those that are behind first, by turns (`count`: of the round); each part of the
+        batch its own. Numbers beyond the batch fill them up.
+        """
+        batch = len(self.ready)
+        local = jnp.arange(batch).reshape(ways, -1)
+        size = local.shape[1]
+        turn = (local % size + count) % size
+        first, then = (rows.reshape(ways, -1) for rows in self)
+        rank = jnp.where(first, turn, jnp.where(then, size + turn, 2 * size))
+        order = jnp.argsort(rank, axis=1)[:, : shape.rows // ways]
+        return jnp.take_along_axis(jnp.where(rank < 2 * size, local, batch), order, axis=1).reshape(-1)
+
+
+LAG = 40
+"""Bytes by which a row is behind the others where it counts e times as much as one that is not; e**3 times at most."""
+
+
+def lag_weights(written: Int[Array, " B"], going_on: Bool[Array, " B"]) -> Float[Array, " B"]:
+    """How much each row counts: rows that have `written` less more, so that all are done at about the same time and the
+    last passes are not for one of them. In the demo: 0.279 passes for a kept token, 0.286 if all count the same.
+    """
+    mean = jnp.sum(jnp.where(going_on, written, 0)) / jnp.maximum(1, jnp.sum(going_on))
+    return jnp.exp(jnp.clip((mean - written) / LAG, -3, 3))
+
+
+class _Pass(NamedTuple):
+    """A pass that could be next: whose, of which shape, and for which rows."""
+
+    turn: Turn
+    shape: PassShape
+    places: Places
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,82 +183,55 @@ class StreamSchedule:
             carry = carry.replace(state=turn.wait_for_room(carry.state, room, 1))
 
         # The next pass; none where all rows wait for the host.
-        places = [self._places(turn, carry.state) for turn in self.turns]
-        weights = lag_weights(carry.state)
-        served = jnp.stack([self._served(each, weights, shape) for each in places for shape in self.shapes])
-        any_ = jnp.any(served > 0)
+        state = carry.state
+        places = [self._places(turn, state) for turn in self.turns]
+        passes = [_Pass(turn, shape, places[turn.role].of(shape)) for turn in self.turns for shape in self.shapes]
+        weights = lag_weights(state.written, state.going_on())
+        served = jnp.stack([each.places.served(each.shape, weights, self.ways) for each in passes])
         chosen, known = self.policy.choose(served, known)
-        index = jnp.where(any_ & (served[chosen] > 0), chosen, len(served))
-        # One condition after the other: XLA copies the caches where a switch has many branches.
-        numbered = enumerate((turn, shape) for turn in self.turns for shape in self.shapes)
-        for number, (turn, shape) in numbered:
-            run = self._pass(params, turn, places[turn.role], shape, count)
-            carry, work = lax.cond(index == number, run, lambda both: both, (carry, work))
+        useful = served[chosen] > 0
 
+        # One condition after the other: XLA copies the caches where a switch has many branches.
+        for number, each in enumerate(passes):
+            run = self._run(params, each, count)
+            carry, work = lax.cond(useful & (chosen == number), run, lambda both: both, (carry, work))
+
+        now = ~jnp.any(served > 0) | (count % PATIENCE == 0)
         for turn in self.turns:
-            state, caches, work = self._settle(turn, params.of(turn.role), carry, work, ~any_ | (count % PATIENCE == 0))
+            state, caches, work = self._settle(turn, params.of(turn.role), carry, work, now)
             carry = carry.with_role(turn.role, state, caches)
         return carry, work, (known, count + 1)
 
     # -- passes --------------------------------------------------------------------------------------------------------
 
-    def _places(self, turn: Turn, state: State) -> _Places:
+    def _places(self, turn: Turn, state: State) -> Places:
         """The rows for which the model of `turn` can run: they wait for no text and no judgement."""
         stream = state.streams[turn.role]
         open_ = turn.generate.writing(state) & ~self._without_text(turn, state) & ~self._unjudged(turn, state)
         behind = open_ & (stream.n - stream.cached > 1)
-        return _Places(behind, open_ & ~behind)
+        return Places(behind, open_ & ~behind)
 
-    def _served(self, places: _Places, weights: Float[Array, " B"], shape: PassShape) -> Float[Array, ""]:
-        """The rows that a pass of this shape would serve, by weight; of more than it has places for, their share."""
-        each = shape.rows // self.ways
+    def _run(self, params: Params, of: _Pass, count: Int[Array, ""]) -> Any:
+        role, shape = of.turn.role, of.shape
 
-        def of_parts(rows: Bool[Array, " B"], room: Int[Array, " W"] | int) -> tuple[Array, Array]:
-            number = jnp.sum(rows.reshape(self.ways, -1), axis=1)
-            taken = jnp.minimum(number, room)
-            weight = jnp.sum(jnp.where(rows, weights, 0).reshape(self.ways, -1), axis=1)
-            return taken, weight * taken / jnp.maximum(number, 1)
-
-        if shape.width == 1:
-            return jnp.sum(of_parts(places.ready, each)[1])
-        first, served = of_parts(places.behind, each)
-        return jnp.sum(jnp.where(first > 0, served + of_parts(places.ready, each - first)[1], 0))
-
-    def _slots(self, places: _Places, shape: PassShape, count: Int[Array, ""]) -> Int[Array, " P"]:
-        """The rows that get a place: those that are behind first, by turns; each part of the batch its own."""
-        batch = len(places.ready)
-        local = jnp.arange(batch).reshape(self.ways, -1)
-        size = local.shape[1]
-        turn = (local % size + count) % size
-        first, then = (rows.reshape(self.ways, -1) for rows in places)
-        if shape.width == 1:
-            first, then = then, jnp.zeros_like(then)
-        rank = jnp.where(first, turn, jnp.where(then, size + turn, 2 * size))
-        order = jnp.argsort(rank, axis=1)[:, : shape.rows // self.ways]
-        chosen = jnp.take_along_axis(jnp.where(rank < 2 * size, local, batch), order, axis=1)
-        return chosen.reshape(-1)
-
-    def _pass(self, params: Params, turn: Turn, places: _Places, shape: PassShape, count: Int[Array, ""]) -> Any:
         def run(both: tuple[Carry, WorkCount]) -> tuple[Carry, WorkCount]:
             carry, work = both
-            role, batch = turn.role, len(places.ready)
             state, caches, own = carry.state, carry.caches[role], params.of(role)
-            rows = places.ready if shape.width == 1 else places.ready | places.behind
-            slots = None if shape.rows == batch else self._slots(places, shape, count)
-            feed = Feed(rows, shape.width, slots)
-            model = nnx.merge(turn.generate.graph, own.model)
+            whole = shape.rows == len(of.places.ready)
+            slots = None if whole else of.places.slots(shape, count, self.ways)
+            feed = Feed(of.places.behind | of.places.ready, shape.width, slots)
+            model = nnx.merge(of.turn.generate.graph, own.model)
             with jax.named_scope("generate" if shape.width == 1 else "catch_up"):
-                after, cache = turn.generate.decode(model, own, state, caches.model, feed)
-            fed = feed.fed()
-            wrote = jnp.sum(after.unjudged & (after.streams[role].cached == state.streams[role].n) & fed)
+                after, cache = of.turn.generate.decode(model, own, state, caches.model, feed)
+            before, stream = state.streams[role], after.streams[role]
             work += WorkCount.of(
                 role,
                 **{"decodes" if shape.width == 1 else "chunks": 1},
                 turns=1,
-                sampled=jnp.sum(after.streams[role].n - state.streams[role].n),
+                sampled=jnp.sum(stream.n - before.n),
                 rows=shape.rows,
                 places=shape.rows * shape.width,
-                reading=jnp.sum(fed) - wrote,
+                reading=jnp.sum(feed.fed() & (stream.cached < before.n)),
             )
             return carry.with_role(role, after, RoleCaches(cache, caches.predictor)), work
 
@@ -257,20 +280,6 @@ class StreamSchedule:
             state = lax.cond(due, turn.hand_over, lambda s: s, state)
         work += WorkCount.of(turn.role, judged=judged.passes)
         return state, RoleCaches(caches.model, judged.cache), work
-
-
-LAG = 40
-"""Bytes by which a row is behind the others where it counts e times as much as one that is not; e**3 times at most."""
-
-
-def lag_weights(state: State) -> Float[Array, " B"]:
-    """How much each row counts: rows that are behind more, so that all are done at about the same time and the last
-    passes are not for one of them. With 12 rows that are alike, simulated: 0.19 passes for a kept token, 0.26 if all
-    count the same; in the demo, whose rows are not, 0.279 and 0.286.
-    """
-    going_on = state.going_on()
-    mean = jnp.sum(jnp.where(going_on, state.written, 0)) / jnp.maximum(1, jnp.sum(going_on))
-    return jnp.exp(jnp.clip((mean - state.written) / LAG, -3, 3))
 
 
 def _boundary(turn: Turn) -> PaperBoundary:

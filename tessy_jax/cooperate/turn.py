@@ -41,8 +41,13 @@ class WorkCount(struct.PyTreeNode):
     reading: Int[Leaf, " 2"]
 
     @classmethod
+    def filled(cls, value: Any) -> "WorkCount":
+        """The same value for every kind of work."""
+        return cls(**dict.fromkeys(cls.__dataclass_fields__, value))
+
+    @classmethod
     def zero(cls) -> "WorkCount":
-        return cls(**{name: jnp.zeros(2, jnp.int32) for name in cls.__dataclass_fields__})
+        return cls.filled(jnp.zeros(2, jnp.int32))
 
     @classmethod
     def of(cls, role: Role, **counts: Int[Array, ""] | int) -> "WorkCount":
@@ -58,6 +63,15 @@ class RoleCaches(NamedTuple):
 
     model: Any
     predictor: Any
+
+
+class CaughtUp(NamedTuple):
+    """The rows and the model's cache after so many passes of catch-up, in which so many rows together were fed."""
+
+    state: State
+    cache: Any
+    passes: Int[Array, ""]
+    rows: Int[Array, ""]
 
 
 class Carry(struct.PyTreeNode):
@@ -100,12 +114,12 @@ class Turn:
             state = self.hand_over(state)
         state = self.wait_for_room(state, caches.model.room(), self.generate.k)
         with jax.named_scope("catch_up"):
-            state, cache, chunks, reading = self.catch_up(params, state, caches.model)
+            caught_up = self.catch_up(params, state, caches.model)
 
         # Generate up to k tokens.
         with jax.named_scope("generate"):
-            before = state.streams[self.role].n
-            state, cache, steps = self.generate(params, state, cache)
+            state, before = caught_up.state, caught_up.state.streams[self.role].n
+            state, cache, steps = self.generate(params, state, caught_up.cache)
             sampled = jnp.sum(state.streams[self.role].n - before)
 
         # Predict the boundary, and keep what is before it.
@@ -118,14 +132,14 @@ class Turn:
         state = self.end_spans(state, rows, judged.verdict)
         work += WorkCount.of(
             self.role,
-            chunks=chunks,
+            chunks=caught_up.passes,
             decodes=steps,
             sampled=sampled,
             turns=1,
             judged=judged.passes,
-            rows=len(rows) * (chunks + steps),
-            places=len(rows) * (chunks * self.chunk + steps),
-            reading=reading,
+            rows=len(rows) * (caught_up.passes + steps),
+            places=len(rows) * (caught_up.passes * self.chunk + steps),
+            reading=caught_up.rows,
         )
         return state, RoleCaches(cache, judged.cache), work
 
@@ -137,12 +151,8 @@ class Turn:
         short = jnp.minimum(stream.n + more, stream.tokens.shape[1]) > room
         return state.replace(waiting=state.waiting | (state.whose_turn(self.role) & short))
 
-    def catch_up(
-        self, params: RoleParams, state: State, cache: Any
-    ) -> tuple[State, Any, Int[Array, ""], Int[Array, ""]]:
-        """Feeds the model the tokens that it has not read, all but the last; also returns how many passes it took, and
-        how many rows were fed in them.
-        """
+    def catch_up(self, params: RoleParams, state: State, cache: Any) -> CaughtUp:
+        """Feeds the model the tokens that it has not read, all but the last."""
 
         def read(tokens: Array, positions: Array, carry: tuple) -> tuple:
             cache, chunks, fed = carry
@@ -153,7 +163,7 @@ class Turn:
         stream, start = state.streams[self.role], (cache, none, none)
         rows = state.whose_turn(self.role)
         stream, (cache, chunks, fed) = catch_up(stream, rows, stream.n - 1, self.chunk, read, start)
-        return state.with_stream(self.role, stream), cache, chunks, fed
+        return CaughtUp(state.with_stream(self.role, stream), cache, chunks, fed)
 
     # -- after the judgement -------------------------------------------------------------------------------------------
 

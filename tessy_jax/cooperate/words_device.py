@@ -67,16 +67,19 @@ class DeviceWords:
         known = jnp.minimum(state.written, state.kept + AHEAD)
         inside = (at >= 0) & (at < known[:, None])
         text = jnp.where(inside, gather(state.text, at), 0)
-        table = spaces() if canonical is None else canonical.pretokens.table
-        classes = classes_of(jnp.asarray(table), text, inside)
+        if canonical is None:
+            classes = classes_of(jnp.asarray(spaces()), text, inside)
+        else:
+            classes = canonical.pretokens.classes_of(text, inside)
         tokens, ends = self._tokens(state, start)
 
         sampled = _mask(jnp.where(ends > BACK, ends, NONE), text.shape[1])
         words, more = word_ends(text, classes, sampled, BACK, self.max_words)
         last_token = jnp.max(jnp.where(ends == NONE, 0, ends), axis=1, keepdims=True)
         seen = words <= last_token  # a cut behind it may depend on tokens that are not looked at
-        good = seen & state.canonical[:, None] & (canonical is not None)
+        good = jnp.zeros_like(seen)
         if canonical is not None:
+            good = seen & state.canonical[:, None]
             good &= _good_words(canonical, text, classes, jnp.maximum(-start, -1), tokens, ends, words)
         proven = jnp.max(jnp.where(good, words, BACK), axis=1) + start
         complete = good if self.for_text_predictor else seen

@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from tessy_jax.cooperate.stream import LAG, PassShape, Policy
+from tessy_jax.cooperate.stream import PassShape, Places, Policy, lag_weights
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.errors import ConfigError
 
@@ -102,20 +103,29 @@ def pair_rate(
         shapes: of the passes of each model. seconds: of each pass, by role, then by shape.
         teacher_alone: see `PairRate`.
     """
-    rng, choose = np.random.default_rng(0), jax.jit(policy.choose)
+    rng, roles = np.random.default_rng(0), range(2)
+
+    @jax.jit
+    def next_pass(role: Array, behind: Array, written: Array, memory: Any, count: Array) -> Any:
+        weights = lag_weights(written, jnp.ones(rows, bool))
+        late = behind > 0
+        places = [Places((role == r) & late, (role == r) & ~late).of(shape) for r in roles for shape in shapes]
+        both = list(zip(places, itertools.cycle(shapes), strict=False))
+        index, memory = policy.choose(jnp.stack([p.served(shape, weights, 1) for p, shape in both]), memory)
+        return index, memory, [p.slots(shape, count, 1) for p, shape in both]
+
     role, memory = rng.integers(2, size=rows), policy.start()
     behind = np.zeros(rows, int)  # tokens to read before the next one can be written, but for the last
     left, waste = _draw(rng, spans, role)
     written = np.zeros(rows, int)
     time, kept, passes = 0.0, 0, 0
     for count in range(rounds):
-        weights = np.exp(np.clip(BYTES * (written.mean() - written) / LAG, -3, 3))
-        served = np.array([_served(role == r, behind, weights, shape) for r in range(2) for shape in shapes])
-        index, memory = choose(jnp.asarray(served, jnp.float32), memory)
-        r, shape = divmod(int(index), len(shapes))
-        fed = _places(role == r, behind, shapes[shape], count)
-        wrote = fed[behind[fed] < shapes[shape].width]
-        behind[fed] -= shapes[shape].width
+        index, memory, slots = next_pass(role, behind, BYTES * written, memory, count)
+        shape = shapes[int(index) % len(shapes)]
+        fed = np.asarray(slots[int(index)])
+        fed = fed[fed < rows]
+        wrote = fed[behind[fed] < shape.width]
+        behind[fed] -= shape.width
         behind[wrote] = 0
         time, passes = time + seconds[int(index)], passes + 1
 
@@ -139,26 +149,3 @@ def _draw(rng: np.random.Generator, spans: SpanLengths, role: np.ndarray) -> tup
     kept, dropped = (np.array(each)[role] for each in (spans.kept, spans.dropped))
     extra = np.floor(dropped) + (rng.random(len(role)) < dropped - np.floor(dropped))
     return rng.geometric(1 / np.maximum(1.0, kept)), extra.astype(int)
-
-
-def _served(mine: np.ndarray, behind: np.ndarray, weights: np.ndarray, shape: PassShape) -> float:
-    """As `StreamSchedule` counts it."""
-
-    def of(rows: np.ndarray, room: int) -> tuple[int, float]:
-        number = int(np.sum(rows))
-        taken = min(number, room)
-        return taken, float(np.sum(weights[rows])) * taken / max(1, number)
-
-    late, ready = mine & (behind > 0), mine & (behind == 0)
-    if shape.width == 1:
-        return of(ready, shape.rows)[1]
-    first, served = of(late, shape.rows)
-    return served + of(ready, shape.rows - first)[1] if first else 0.0
-
-
-def _places(mine: np.ndarray, behind: np.ndarray, shape: PassShape, count: int) -> np.ndarray:
-    """The rows that get a place: those that are behind first, by turns."""
-    late, ready = np.flatnonzero(mine & (behind > 0)), np.flatnonzero(mine & (behind == 0))
-    groups = (late, ready) if shape.width > 1 else (ready,)
-    ordered = itertools.chain.from_iterable(np.roll(group, -count % max(1, len(group))) for group in groups)
-    return np.array(list(itertools.islice(ordered, shape.rows)), int)

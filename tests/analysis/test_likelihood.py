@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tessy_jax import models
 from tessy_jax.analysis import surprise
-from tessy_jax.analysis.likelihood import Likelihood
+from tessy_jax.analysis.likelihood import Documents, Likelihood
 from tessy_jax.analysis.traces import DataSet, Trace, read_set
 from tessy_jax.train.data.batches import Batches
 from tessy_jax.train.data.examples import CONTEXT, PARTS
@@ -74,9 +74,7 @@ def test_surprise_is_torchs_and_the_first_loss_is_trainings(tmp_path):
 
 
 def one_batch(traces: list[Trace]):
-    from tessy_jax.analysis.likelihood import _Documents
-
-    documents = _Documents([trace.example for trace in traces])
+    documents = Documents([trace.example for trace in traces])
     lengths = np.array([len(trace.example.tokens) for trace in traces])
     batches = Batches(documents, BatchPlan(lengths, 512, 8, epochs=1, seed=0))
     assert len(batches) == 1

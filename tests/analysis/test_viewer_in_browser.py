@@ -185,7 +185,6 @@ def test_ten_thousand_traces(tmp_path):
         wait(page, f"document.getElementById('text') && {OPEN}.includes('the answer is 0')")
         assert page.value("kept.size") <= 2  # blocks
         assert page.value("document.querySelectorAll('.row').length") < 100
-        assert page.value("performance.now()") < 1000 * PATIENCE
         page.send("Performance.enable")
         metrics = {m["name"]: m["value"] for m in page.send("Performance.getMetrics")["metrics"]}
         assert metrics["JSHeapUsedSize"] < 200 << 20

@@ -108,9 +108,7 @@ def test_first_interrupt_finishes_the_dispatch(tmp_path, monkeypatch, capsys, in
 
     def one_dispatch_with_one_slot(self, jobs):
         job, none = next(jobs), (0, 0)
-        yield Dispatch(
-            [], [], [job.state], WorkCount(**dict.fromkeys(WorkCount.__dataclass_fields__, none)), none, none, 0, 0, {}
-        )
+        yield Dispatch([], [], [job.state], WorkCount.filled(none), none, none, 0, 0, {})
 
     with monkeypatch.context() as patches:
         patches.setattr(Engine, "run", one_dispatch_with_one_slot)

@@ -65,7 +65,7 @@ def stream_of(engine: Engine) -> StreamSchedule:
 
 @pytest.mark.parametrize(
     ("kind", "probes", "other"),
-    [("different_vocabularies", True, NARROW), ("one_vocabulary", False, WIDE)],
+    [("different_vocabularies", True, NARROW), ("different_vocabularies", False, WIDE)],
     ids=["probes, narrow passes at random", "classifiers, wide passes, the emptiest first"],
 )
 def test_no_record_depends_on_the_passes(tmp_path: Path, kind: str, probes: bool, other: Otherwise) -> None:
