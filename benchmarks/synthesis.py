@@ -25,6 +25,7 @@ from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Role
 from tessy_jax.data.inputs import read
 from tessy_jax.data.records import Problem
+from tessy_jax.devices.host_memory import keep_freed_memory
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Dispatch, Engine
 from tessy_jax.engine.language_model import LanguageModel
@@ -40,6 +41,7 @@ Table = list[dict[str, Any]]
 
 
 def main() -> int:
+    keep_freed_memory()  # as every command does
     options = _options()
     batches = _numbers(options.batches)
     overrides = [word for word in options.words if "=" in word]

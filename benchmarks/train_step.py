@@ -19,6 +19,7 @@ import numpy as np
 from synthesis import machine, show
 
 from tessy_jax import models
+from tessy_jax.devices.host_memory import keep_freed_memory
 from tessy_jax.train.data.batches import Batch
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.remat import REMAT
@@ -29,6 +30,7 @@ SMOLLM2 = Path(__file__).parent.parent / ".cache" / "demo" / "smollm2-135m-instr
 
 
 def main() -> None:
+    keep_freed_memory()  # as every command does
     options = _options()
     config = models.read_config(options.folder)
     batch = random_batch(config.vocab_size, options.rows, options.length)

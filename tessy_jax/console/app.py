@@ -29,6 +29,7 @@ from tessy_jax.console import output
 from tessy_jax.console.messages import complain, say
 from tessy_jax.console.stopping import Stoppable
 from tessy_jax.devices import jax_settings
+from tessy_jax.devices.host_memory import keep_freed_memory
 from tessy_jax.errors import ERROR, INTERRUPTED, READER_LEFT, UserError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -216,6 +217,7 @@ class Command:
             options = self._parser().parse_intermixed_args(arguments)
             options.command = shlex.join(["python", "-m", f"tessy_jax.{self.name}", *arguments])
             logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+            keep_freed_memory()
             for note in jax_settings.settle():
                 say(console, note)
             return self.run(options, console)
