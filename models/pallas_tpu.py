@@ -68,7 +68,7 @@ def pallas_tpu(
         return row, 0, 0, 0
 
     def of_page(row: Any, at: Any, pages: Any, lengths: Any) -> tuple[Any, ...]:
-        last = jnp.maximum(lengths[row] - 1, 0) // page
+        last = lax.div(jnp.maximum(lengths[row] - 1, 0), page)  # `//` asks for the chip, which a plan has none of
         return jnp.minimum(pages[row, jnp.minimum(at, last)], count - 1), 0, 0, 0
 
     def of_heads(*_: Any) -> tuple[int, ...]:
