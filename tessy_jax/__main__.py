@@ -12,7 +12,7 @@ from tessy_jax.console.messages import complain, say
 from tessy_jax.errors import DONE, USAGE
 
 COMMANDS = (
-    *("synthesize", "sample", "select", "annotate", "train_predictor", "train_probe"),
+    *("synthesize", "sample", "select", "merge", "annotate", "train_predictor", "train_probe"),
     *("sft", "evaluate", "experiment", "analyse", "status", "plan", "convert", "demo"),
 )
 """In the order of their use."""

@@ -78,6 +78,7 @@ def compare_option(help: str, metavar: str | tuple[str, str]) -> Option:
 
 OVERWRITE = option("--overwrite", "start anew where an earlier run wrote", action="store_true")
 POD = option("--pod", "join the other processes of a TPU pod or cluster", action="store_true")
+SHARD = option("--shard", "write one of N parts, 0/N to N-1/N; auto/N: as the array job counts", metavar="I/N")
 
 TRACE_OPTIONS = (
     input_option("problems"),
@@ -87,6 +88,7 @@ TRACE_OPTIONS = (
     OVERWRITE,
     show_option("finished traces in colour by author"),
     POD,
+    SHARD,
 )
 """Of the commands that write traces."""
 

@@ -82,7 +82,8 @@ def open_run_folder(
         config_yaml: the resolved configuration, stored as `config.yaml` where a run begins.
         manifest: from `make_manifest`; its "identity" must equal that of the run that is there.
         overwrite: begin anew, whatever run is there.
-        shard: index of this process and number of processes; the first one writes manifest and configuration.
+        shard: index of this process and number of processes; the first one writes manifest and configuration, and
+            so does any that finds none.
         barrier: returns when all processes have called it: none reads what another is still to remove.
         clear: removes what this process may remove of an earlier run, all of it (True: the run begins anew) or only
             what a crash left half written (False).
@@ -106,7 +107,7 @@ def open_run_folder(
                     raise
                 overwrite = True
         clear(overwrite)
-        if shard[0] == 0:
+        if shard[0] == 0 or stored is None:  # of shards that do not wait for each other, whichever comes first
             anew = overwrite or stored is None
             if anew:
                 write_manifest(path, format, manifest)
@@ -262,16 +263,20 @@ def rules_of(path: Path, format: str) -> int | None:
 
 def compare_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises DifferentRunError, which names every difference, where the identities of two manifests differ."""
+    if lines := differences(stored, wanted):
+        told = "\n".join(lines)
+        raise DifferentRunError(f"{path} holds a different run:\n{told}\nuse --overwrite or another --output")
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Where the identities of two manifests differ, a line for each key."""
     ours = dict(_flatten(json.loads(dump_line(wanted["identity"]))))
     theirs = dict(_flatten(stored.get("identity", {})))
-    lines = [
+    return [
         f"  {key}: {theirs.get(key, _ABSENT)} there, {ours.get(key, _ABSENT)} now"
         for key in sorted(ours.keys() | theirs.keys())
         if theirs.get(key, _ABSENT) != ours.get(key, _ABSENT)
     ]
-    if lines:
-        differences = "\n".join(lines)
-        raise DifferentRunError(f"{path} holds a different run:\n{differences}\nuse --overwrite or another --output")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -235,7 +235,7 @@ class RunDir:
 
 def _clear(path: Path, shard: tuple[int, int], overwrite: bool) -> None:
     """Removes the own files of this process, or what a crash left half written of them."""
-    for file in _own_files(path, shard):
+    for file in _own_files(path, shard, first=shard[0] == 0 or not overwrite):
         if overwrite:
             file.unlink()
         elif file.suffix == ".jsonl" and file.parent.name != "journal":
@@ -244,13 +244,14 @@ def _clear(path: Path, shard: tuple[int, int], overwrite: bool) -> None:
         leftover.unlink()
 
 
-def _own_files(path: Path, shard: tuple[int, int]) -> Iterator[Path]:
-    """Files that this process alone may change: of its shard, and for the first process of other shard counts."""
-    index, count = shard
+def _own_files(path: Path, shard: tuple[int, int], *, first: bool) -> Iterator[Path]:
+    """The files of its shard, which this process alone may change; for a `first` one those of other counts too, which
+    no process writes any more.
+    """
     for file in _run_files(path, _RECORDS, _REJECTS, _OTHERS):
         numbers = re.search(_SHARD, file.name)
         owner, owners = (int(numbers[1]), int(numbers[2])) if numbers else (0, 1)
-        if (owner, owners) == shard or (index == 0 and owners != count):
+        if (owner, owners) == shard or (first and owners != shard[1]):
             yield file
 
 

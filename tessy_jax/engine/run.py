@@ -32,6 +32,7 @@ from tessy_jax.data.run_folder import (
     stored_manifest,
 )
 from tessy_jax.data.run_rows import TRACES, RunDir
+from tessy_jax.data.shards import Shard
 from tessy_jax.data.sources import files
 from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
@@ -40,7 +41,7 @@ from tessy_jax.engine.engine import Dispatch
 from tessy_jax.engine.rows import NAMES, Job
 from tessy_jax.engine.sizes import pool_of
 from tessy_jax.engine.writers import Writers
-from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, UserError
+from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, ConfigError, UserError
 
 ConfigT = TypeVar("ConfigT", bound=TraceRunConfig)
 ConfigT_contra = TypeVar("ConfigT_contra", bound=TraceRunConfig, contravariant=True)
@@ -66,20 +67,24 @@ def write_traces(
         config: of the command.
         models_of: whose `open` opens the models of the configuration, without their weights.
         rows: the input.
-        options: of the command: pod, dry_run, overwrite, show.
+        options: of the command: pod, shard, dry_run, overwrite, show.
         console: for messages.
 
     Raises:
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
+    shard = Shard.parse(options.shard)
+    if shard.count > 1 and options.overwrite:
+        raise ConfigError("--overwrite --shard: other shards may be writing there; remove the run directory instead")
     if options.pod:
         processes.initialize()
+    rows = shard.part(rows)
     mesh = make_mesh(config.mesh, config.engine.batch)
     pool_of(config.engine, mesh)  # raises, before there is a run directory
     if jax.process_count() == 1 and not options.dry_run and not options.overwrite:
         known = _recognise(config, models_of)
         if known is not None:  # so an opened pair would be the one of the run that is there
-            with _open_run(config, known, overwrite=False) as run, log_to(run.log_path):
+            with _open_run(config, known, options) as run, log_to(run.log_path):
                 work = Work.begin(run, rows, config.samples)
                 if work.is_done:
                     say(console, "nothing left to do")
@@ -102,7 +107,7 @@ def _write_run(
     begun = None if options.overwrite else rules_of(config.output, TRACES.format)
     rules = begun or models.rules
     identity = models.identity() | _input_identity(config) | numbered(rules)
-    with _open_run(config, identity, options.overwrite) as run, log_to(run.log_path):
+    with _open_run(config, identity, options) as run, log_to(run.log_path):
         work = Work.begin(run, rows[index::count], config.samples)
         if rules < models.rules and processes.anywhere(not work.is_done):
             raise RunDirError(
@@ -158,15 +163,15 @@ def _input_identity(config: ConfigT) -> dict[str, Any]:
     return {"input": {file.name: hash_file(file) for file in files(Path(config.input))}}
 
 
-def _open_run(config: ConfigT, identity: Mapping[str, Any], overwrite: bool) -> RunDir:
+def _open_run(config: ConfigT, identity: Mapping[str, Any], options: argparse.Namespace) -> RunDir:
     """The run directory of the configuration, begun or resumed."""
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
     return RunDir.open(
         config.output,
         config_yaml=to_yaml(config),
         manifest=make_manifest(identity, devices),
-        overwrite=overwrite,
-        shard=(jax.process_index(), jax.process_count()),
+        overwrite=options.overwrite,
+        shard=Shard.parse(options.shard).of_process(jax.process_index(), jax.process_count()),
         barrier=partial(processes.barrier, "run directory"),
     )
 
