@@ -99,7 +99,7 @@ def _part(run: Path, folder: Path, now: float) -> Part:
     running = _is_running(folder)
     written = _last_written(folder)
     cells = {"state": _state(running, now - written)}
-    metrics = [line for file in _files(folder, "metrics", "jsonl") if (line := _last(file)) is not None]
+    metrics = [line for file in _newest(_files(folder, "metrics", "jsonl")) if (line := _last(file)) is not None]
     if metrics and "done" in metrics[0]:
         age = now - written if running else 0.0
         cells |= cells_of(_together(metrics, age))
@@ -174,6 +174,14 @@ def _stages(run: Path, now: float) -> Part:
 def _files(folder: Path, name: str, ending: str) -> list[Path]:
     pattern = re.compile(rf"{name}{_SHARDED}\.{ending}")
     return sorted(file for file in folder.iterdir() if pattern.fullmatch(file.name))
+
+
+def _newest(files: Sequence[Path]) -> list[Path]:
+    """Those of the number of processes or shards that wrote last: what others had done, these have counted."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        groups.setdefault(file.stem.partition("-of-")[2], []).append(file)
+    return max(groups.values(), key=lambda group: max(file.stat().st_mtime for file in group), default=[])
 
 
 def _is_running(folder: Path) -> bool | None:

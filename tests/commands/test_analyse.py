@@ -85,6 +85,8 @@ def test_status_of_a_run(tmp_path, capsys):
     for shard in (0, 1):
         now = line | passes[shard]
         kit.write_lines(run / f"metrics-0000{shard}-of-00002.jsonl", [{**now, "done": 0}, now])
+    kit.write_lines(run / "metrics-00000-of-00003.jsonl", [line])  # of a start with three, whose rows the two took over
+    os.utime(run / "metrics-00000-of-00003.jsonl", (0, 0))
     rejects = [{"reason": f"the prompt has {n} tokens"} for n in (5, 7)] + [{"reason": "empty"}]
     kit.write_lines(run / "rejects-00000-of-00002.jsonl", rejects)
     (run / "run-00000-of-00002.log").write_text("2026-01-01 10:00:00,000 ERROR tessy_jax.console: disk full\n")
