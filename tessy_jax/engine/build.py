@@ -10,7 +10,7 @@ from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation, ScheduleName
 from tessy_jax.cooperate.decode import Generator
 from tessy_jax.cooperate.handover import HandOver
-from tessy_jax.cooperate.host_callback import HostTokenizer
+from tessy_jax.cooperate.host_callback import Host, HostTokenizer
 from tessy_jax.cooperate.judge import Boundary, PaperBoundary
 from tessy_jax.cooperate.open_word import OpenWord
 from tessy_jax.cooperate.released import END_TAGS, HostWindow, ReleasedBoundary
@@ -66,7 +66,7 @@ def build_schedule(
     schedule: ScheduleName | None = None,
 ) -> Schedule:
     """What an engine runs; see `build_engine`. It reads no parameter: shapes will do."""
-    of = _Parts(cooperation, sizes, mesh, depth)
+    of = _Parts(cooperation, sizes, Host(mesh), depth)
     k = tokens_per_turn(cooperation)
 
     def turn(role: Role) -> Turn:
@@ -123,7 +123,7 @@ class _Parts:
 
     cooperation: Budgets
     sizes: EngineConfig
-    mesh: Mesh | None
+    host: Host
     depth: int
 
     @property
@@ -141,7 +141,7 @@ class _Parts:
             same_vocab=same_vocab(*(m.chat.tokenizer for m in models)),
             marker=models[Role.STUDENT].chat.close_text,
             depth=self.depth,
-            mesh=self.mesh,
+            host=self.host,
         )
         if not isinstance(self.cooperation, ReleasedCodeCooperation):
             return hand_over
@@ -176,7 +176,7 @@ class _Parts:
             most = min(k + PENDING, WORD_TOKENS - PENDING)
             device_words = DeviceWords(role, *limits, reads_text(predictor), MAX_WORDS, most)
         open_word = OpenWord(role, limits[0], limits[2])
-        return PaperBoundary(role, HostWords(tokenizer, *limits), device_words, scorer, open_word, self.mesh, k)
+        return PaperBoundary(role, HostWords(tokenizer, *limits), device_words, scorer, open_word, self.host, k)
 
     def _scorer(self, role: Role, predictor: Predictor, k: int) -> WordScorer:
         if reads_text(predictor):
@@ -196,4 +196,4 @@ class _Parts:
         tags = END_TAGS if marker is None or marker in END_TAGS else (*END_TAGS, marker)
         student = models[Role.STUDENT].retokenizer
         window = HostWindow(Retokenizer(predictor.tokenizer), student, tags, self.repetition, cooperation.window)
-        return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, self.mesh)
+        return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, self.host)
