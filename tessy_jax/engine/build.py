@@ -24,7 +24,7 @@ from tessy_jax.cooperate.words_host import MAX_WORDS, PENDING, HostWords
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.rows import AS_NAMED, Seats
-from tessy_jax.engine.sizes import ROLLBACK_DEPTH, reads_alike, shards
+from tessy_jax.engine.sizes import ROLLBACK_DEPTH, pass_bytes, reads_alike, shards
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import Predictor, reads_hidden_states, reads_text
 from tessy_jax.text.repetition import Repetition
@@ -85,10 +85,7 @@ def build_schedule(
         return RollbackSchedule(turns)
     ways = shards(mesh)
     shapes = pass_shapes(sizes.batch, sizes.chunk, ways)
-    policy = FullestPass(
-        costs=tuple(1 + PLACES_COST * shape.rows * shape.width / sizes.batch for _ in Role for shape in shapes),
-        groups=tuple(2 * role + (shape.width > 1) for role in Role for shape in shapes),
-    )
+    policy = fullest_pass(shapes, [pass_bytes(model, sizes.batch) for model in models])
     return StreamSchedule(turns, shapes, policy, ways, max(1, sizes.batch // VISIT), sum(k))
 
 
@@ -96,6 +93,25 @@ PLACES_COST = 1 / 8
 """What as many places as there are rows add to the cost of a pass, which is 1 without. With 1/2, about what two CPU
 cores would say, small passes are taken too often: simulated, 0.217 passes for a kept token instead of 0.197.
 """
+
+MODEL_COST = 1 / 2
+"""The power of what a model's pass costs by which it counts. With 1 the dear model would be left waiting where a cheap
+one could go on with little, which pays only where the cheap one's spans are short (docs/scale.md: Which pass is next).
+"""
+
+
+def fullest_pass(shapes: Sequence[PassShape], model_costs: Sequence[float]) -> FullestPass:
+    """The policy for passes of these shapes; `model_costs`: by role, of a pass of one token a row, in any unit."""
+    batch = shapes[0].rows
+    return FullestPass(
+        costs=tuple(
+            cost**MODEL_COST * (1 + PLACES_COST * shape.rows * shape.width / batch)
+            for cost in model_costs
+            for shape in shapes
+        ),
+        groups=tuple(2 * role + (shape.width > 1) for role in Role for shape in shapes),
+    )
+
 
 VISIT = 8
 """The host is asked when one row in so many has something for it."""
