@@ -69,6 +69,7 @@ def show_rows(rows: list[Row], slots: int, cost: float, ahead: int) -> None:
     cases = {
         f"{len(rows)} rows in {slots} slots": rows,
         "each row 8 times, so that others wait": [row for row in rows for _ in range(8)],
+        "no first two spans": [row[2:] for row in rows],
         "no answers": [row[:-1] for row in rows],
         "nothing dropped": [[span._replace(dropped=0) for span in row] for row in rows],
     }
