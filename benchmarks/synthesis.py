@@ -21,6 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tessy_jax.config.synthesize import SynthesisConfig, load_config
+from tessy_jax.cooperate.host_callback import TASKS
 from tessy_jax.cooperate.sampling import Sampling
 from tessy_jax.cooperate.state import Role
 from tessy_jax.data.inputs import read
@@ -304,8 +305,16 @@ def _speed(run: list[Dispatch], first: list[Dispatch], name: str, authors: Table
         "ms per kept token": 1000 * seconds / kept,
         "token places per kept token": sum(a["token places"] for a in authors) / kept,
         "forward passes per kept token": sum(a["decode steps"] + a["catch-up chunks"] for a in authors) / kept,
+        **_visits(run),
         "compilation": _total(first) - seconds,
     }
+
+
+def _visits(run: list[Dispatch]) -> dict[str, int | float]:
+    """How often the host was asked, by task, and for how many rows each time."""
+    calls = {f"visits for {task}": sum(d.visits[task].calls for d in run) for task in TASKS}
+    rows = sum(d.visits[task].rows for d in run for task in TASKS)
+    return calls | {"rows per visit": rows / max(1, sum(calls.values()))}
 
 
 def _explain(overhead: float, runs: Table, rows: Table) -> str:

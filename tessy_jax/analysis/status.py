@@ -126,6 +126,10 @@ def _together(metrics: Sequence[dict[str, Any]], age: float) -> dict[str, Any]:
         found["passes"] = passes = sum(one["passes"] for one in metrics)
         for name in ("rows_wrote", "rows_read"):
             found[name] = sum(one[name] * one["passes"] for one in metrics) / max(1, passes)
+    if all("host_visits" in one for one in metrics):
+        found["host_visits"] = visits = sum(one["host_visits"] for one in metrics)
+        rows = sum(one["rows_per_visit"] * one["host_visits"] for one in metrics)
+        found["rows_per_visit"] = rows / max(1, visits)
     totals = [one["total"] for one in metrics]
     kept = sum(found["tokens"].values())
     switches = sum(one["switches_per_1k_tokens"] * sum(one["tokens"].values()) for one in metrics)

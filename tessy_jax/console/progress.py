@@ -116,6 +116,7 @@ class SynthesisProgress:
         switches: changes of author.
         passes: forward passes of the writing models. rows: of all of them together, padding included; `wrote` of these
             got a token, and `read` only caught up with what the other model had written.
+        visits: how often the host was asked for words or text. visitors: for how many rows in all.
         started: time of the start, in seconds of `time.monotonic`.
         remaining: the recent past, see `see`; where nothing was seen, the average of the whole run counts.
     """
@@ -133,6 +134,8 @@ class SynthesisProgress:
     rows: int = 0
     wrote: int = 0
     read: int = 0
+    visits: int = 0
+    visitors: int = 0
     started: float = field(default_factory=time.monotonic)
     remaining: Remaining = field(default_factory=Remaining)
 
@@ -174,6 +177,8 @@ class SynthesisProgress:
             "passes": self.passes,
             "rows_wrote": round(self.wrote / self.rows, 4) if self.rows else 0.0,
             "rows_read": round(self.read / self.rows, 4) if self.rows else 0.0,
+            "host_visits": self.visits,
+            "rows_per_visit": round(self.visitors / self.visits, 2) if self.visits else 0.0,
             "eta_seconds": None if eta is None else round(eta, 1),
         }
 
@@ -308,6 +313,8 @@ def cells_of(metrics: dict[str, Any]) -> dict[str, str]:
     if "passes" in metrics:  # not in those of earlier versions
         wrote, read = metrics["rows_wrote"], metrics["rows_read"]
         passes["passes"] = f"{metrics['passes']}, of their rows {wrote:.0%} wrote, {read:.0%} read"
+    if "host_visits" in metrics:
+        passes["host"] = f"{metrics['host_visits']} visits for {metrics['rows_per_visit']:.1f} rows each"
     return {
         "done": f"{metrics['done']}/{total}",
         "active": f"{metrics['active']}" + (f", {metrics['evicted']} evicted" if metrics.get("evicted") else ""),

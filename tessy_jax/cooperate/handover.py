@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.host_callback import TokenEdits, call_host
+from tessy_jax.cooperate.host_callback import Host, TokenEdits
 from tessy_jax.cooperate.state import Finish, Phase, Role, State
 from tessy_jax.cooperate.streams import apply_edit, copy_tokens, hand_over, rollback
 from tessy_jax.text_jax.arrays import pick, scatter
@@ -40,7 +39,7 @@ class HandOver:
     same_vocab: bool
     marker: bytes
     depth: int
-    mesh: Mesh | None
+    host: Host
 
     def __call__(self, state: State) -> State:
         """The rows whose turn it is, with this model's tokens canonical for all that is kept."""
@@ -62,7 +61,7 @@ class HandOver:
 
         def ask_host(need: Bool[Array, " B"], covered: Int[Array, " B"]) -> TokenEdits:
             where = state.text, covered, state.span_start, *state.opening(self.role)
-            return call_host(self.mesh, self.retokenize, self.edit_shape, need, *where)
+            return self.host.call("text", self.retokenize, self.edit_shape, need, *where)
 
         stream, also = hand_over(stream, rows & (why == Finish.NONE), state.span_start, ask_host, self.depth)
         return state.with_stream(self.role, stream).failed(jnp.maximum(why, also))
@@ -71,7 +70,7 @@ class HandOver:
         """Writes the end-of-thinking marker in the student's form, after the trace less its trailing white space."""
         rows = state.whose_turn(self.role) & (state.phase == Phase.CLOSING)
         where = state.text, state.kept, *state.opening(self.role)
-        edit = call_host(self.mesh, close, self.edit_shape, rows, *where)
+        edit = self.host.call("text", close, self.edit_shape, rows, *where)
         size = len(self.marker)
         think_end = edit.covered - size
         stream, why = apply_edit(state.streams[self.role], rows, edit)

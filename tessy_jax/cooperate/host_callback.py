@@ -7,8 +7,9 @@ code: an exception inside a callback has no defined outcome.
 
 import logging
 import math
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,13 +56,61 @@ class TokenEdits(struct.PyTreeNode):
         return TokenEdits(one, many, many, one, one)
 
 
-def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " B"], *args: Any) -> Any:
+TASKS = ("words", "text")
+"""What the host is asked for: the words of a span, and the tokens of a text at a hand-over."""
+
+
+class Visits(NamedTuple):
+    """How often the host was called, and for how many rows in all."""
+
+    calls: int
+    rows: int
+
+
+class Host:
+    """The host as the loop calls it, on a mesh or on one device.
+
+    It counts its visits here, where they happen: by task, those of this process. On a mesh each part of the batch that
+    has a row to ask for makes a visit of its own.
+    """
+
+    def __init__(self, mesh: Mesh | None):
+        self.mesh = mesh
+        self._visits = dict.fromkeys(TASKS, Visits(0, 0))
+        self._lock = threading.Lock()  # devices call from threads of their own
+
+    def call(self, task: str, row: Callable, shape: Any, rows: Bool[Array, " B"], *args: Any) -> Any:
+        """See `call_host`. `task`: one of `TASKS`."""
+
+        def count(number: int) -> None:
+            with self._lock:
+                calls, rows = self._visits[task]
+                self._visits[task] = Visits(calls + 1, rows + number)
+
+        return call_host(self.mesh, row, shape, rows, *args, count=count)
+
+    def take_visits(self) -> dict[str, Visits]:
+        """The visits since this was asked last."""
+        with self._lock:
+            visits, self._visits = self._visits, dict.fromkeys(TASKS, Visits(0, 0))
+        return visits
+
+
+def call_host(
+    mesh: Mesh | None,
+    row: Callable,
+    shape: Any,
+    rows: Bool[Array, " B"],
+    *args: Any,
+    count: Callable[[int], None],
+) -> Any:
     """Calls `row(*arguments of the row)` on the host for each row in `rows`; other rows get zeros.
 
     Args:
         row: takes and returns NumPy values; it never touches JAX.
         shape: what it returns, a pytree of shapes of one row: `TokenEdits`, or a struct with them as its field `edits`.
         args: arrays that lead with B, or pytrees of them.
+        count: is told for how many rows, whenever there are any.
 
     If `row` raises, the error is logged and the `count` of its edit says FAILED.
     """
@@ -79,6 +128,8 @@ def call_host(mesh: Mesh | None, row: Callable, shape: Any, rows: Bool[Array, " 
         columns, argument_tree = jax.tree.flatten(args)
         asked, *columns = (np.asarray(a) for a in (rows, *columns))
         out = np.zeros((len(asked), sum(sizes)), np.int32)
+        if asked.any():
+            count(int(asked.sum()))
         for b in np.flatnonzero(asked):
             try:
                 arguments = jax.tree.unflatten(argument_tree, [column[b] for column in columns])

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.host_callback import TokenEdits, call_host
+from tessy_jax.cooperate.host_callback import Host, TokenEdits
 from tessy_jax.cooperate.open_word import OpenWord
 from tessy_jax.cooperate.params import RoleParams, Vocab
 from tessy_jax.cooperate.scorers import WordScorer
@@ -108,7 +107,7 @@ class PaperBoundary:
     device_words: DeviceWords | None
     scorer: WordScorer
     open_word: OpenWord
-    mesh: Mesh | None
+    host: Host
     k: int
 
     def has_words(self, state: State) -> Bool[Array, " B"]:
@@ -224,4 +223,4 @@ class PaperBoundary:
             used=state.think_tokens + decided,
             token_ends=jnp.where(index < stream.n[:, None], gather(stream.ends, index), 0),
         )
-        return call_host(self.mesh, self.host_words.read, self.host_words.shape, rows, view)
+        return self.host.call("words", self.host_words.read, self.host_words.shape, rows, view)

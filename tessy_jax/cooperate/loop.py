@@ -37,8 +37,8 @@ class Loop:
 
     Attributes:
         dispatch: `(params, carry, rounds, enough) -> carry, work`: runs at most `rounds` rounds, and returns earlier
-            once `enough` more rows are done, all of them are, one waits for slots, or one has ended as many spans as
-            its log holds.
+            once `enough` more rows are done (1: others wait for their slots), all of them are, one waits for slots, or
+            one has ended as many spans as its log holds.
         prefill: `(params, carry, slots, *, role, chunk) -> carry`: reads the streams of `slots` into the cache of
             `role`, `chunk` tokens at a time, all but the last token.
         admit: `(carry, rows, fresh) -> carry`: puts the `rows` of the state `fresh` into their slots.
@@ -75,7 +75,7 @@ class Loop:
         def one_round(now: _Progress) -> _Progress:
             return _Progress(*self.schedule.round(params, now.carry, now.work, now.memory), now.rounds + 1)
 
-        first = _Progress(carry, WorkCount.zero(), self.schedule.start(), jnp.zeros((), jnp.int32))
+        first = _Progress(carry, WorkCount.zero(), self.schedule.start(enough == 1), jnp.zeros((), jnp.int32))
         end = lax.while_loop(going_on, one_round, first)
         return end.carry, end.work
 

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
-from tessy_jax.cooperate.host_callback import TokenEdits, call_host
+from tessy_jax.cooperate.host_callback import Host, TokenEdits
 from tessy_jax.cooperate.judge import Judged, Verdict
 from tessy_jax.cooperate.params import RoleParams
 from tessy_jax.cooperate.state import Finish, Phase, Role, State
@@ -164,13 +163,13 @@ class ReleasedBoundary:
     window: HostWindow
     predictor: TextPredictor
     max_tokens: int
-    mesh: Mesh | None
+    host: Host
 
     def judge(self, params: RoleParams, state: State, cache: Any, rows: Bool[Array, " B"]) -> Judged:
         """Cuts the turns of the thinking `rows`; see `judge.Boundary`. Every turn ends its span."""
         rows = rows & (state.phase == Phase.THINK) & state.whose_turn(self.role)
-        window = call_host(
-            self.mesh, self.window.read, self.window.shape, rows, state.text, state.span_start, state.written
+        window = self.host.call(
+            "words", self.window.read, self.window.shape, rows, state.text, state.span_start, state.written
         )
 
         # The first new token that is predicted to be of the other kind; a tie is capability, as argmax takes the first.

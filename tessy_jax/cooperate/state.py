@@ -177,6 +177,11 @@ class State(struct.PyTreeNode):
         """The rows that are neither done nor waiting for slots."""
         return (self.phase != Phase.DONE) & ~self.waiting
 
+    @property
+    def tokens(self) -> Int[Array, " B"]:
+        """The tokens of the row so far: of thinking that is decided, and of the span that is being written."""
+        return self.think_tokens + self.span_sampled
+
     def answering(self) -> Bool[Array, " B"]:
         """The rows in which the student writes the answer."""
         return self.phase == Phase.ANSWER

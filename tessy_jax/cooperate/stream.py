@@ -52,12 +52,8 @@ class Policy(Protocol):
 class FullestPass:
     """The pass that serves most rows for what it costs; one that was passed over for too long comes first.
 
-    What a model costs is left out: where the dear one waits for more rows, the cheap one writes for few. Simulated
-    (`planning.pair_rate`, spans of 5 and 16 tokens, 12 rows), weights by cost change the time by 2 % where the student
-    costs 0.3 of its teacher, and would save 12 % at 0.1: that is open.
-
     Attributes:
-        costs: of each pass, in any unit.
+        costs: of each pass, in any unit; `engine.build` says how dear a model's are.
         groups: passes of one number serve the same rows.
         patience: rounds that rows wait at most.
     """
@@ -117,16 +113,16 @@ class Places(NamedTuple):
         return jnp.take_along_axis(jnp.where(rank < 2 * size, local, batch), order, axis=1).reshape(-1)
 
 
-LAG = 40
-"""Bytes by which a row is behind the others where it counts e times as much as one that is not; e**3 times at most."""
+LAG = 3
+"""Tokens by which a row is behind the others where it counts e times as much as one that is not; e**3 times at most."""
 
 
-def lag_weights(written: Int[Array, " B"], going_on: Bool[Array, " B"]) -> Float[Array, " B"]:
-    """How much each row counts: rows that have `written` less more, so that all are done at about the same time and the
-    last passes are not for one of them. In the demo: 0.279 passes for a kept token, 0.286 if all count the same.
+def lag_weights(tokens: Int[Array, " B"], going_on: Bool[Array, " B"]) -> Float[Array, " B"]:
+    """How much each row counts where no other takes its slot: rows that have fewer `tokens` more, so that all are done
+    at about the same time and the last passes are not for one of them (docs/benchmarks.md: The least number of passes).
     """
-    mean = jnp.sum(jnp.where(going_on, written, 0)) / jnp.maximum(1, jnp.sum(going_on))
-    return jnp.exp(jnp.clip((mean - written) / LAG, -3, 3))
+    mean = jnp.sum(jnp.where(going_on, tokens, 0)) / jnp.maximum(1, jnp.sum(going_on))
+    return jnp.exp(jnp.clip((mean - tokens) / LAG, -3, 3))
 
 
 class _Pass(NamedTuple):
@@ -171,13 +167,15 @@ class StreamSchedule:
         """Spans of one row that may end in so many rounds; a dispatch ends where there are more."""
         return self.rounds(turns) // 2 + 2
 
-    def start(self) -> Any:
-        """What the policy knows before the first round of a dispatch, and how many rounds there were."""
-        return self.policy.start(), jnp.zeros((), jnp.int32)
+    def start(self, replaced: Bool[Array, ""]) -> Any:
+        """What the policy knows before the first round of a dispatch, how many rounds there were, and whether rows are
+        `replaced`: then the slowest keep nobody waiting, and all count the same.
+        """
+        return self.policy.start(), jnp.zeros((), jnp.int32), replaced
 
     def round(self, params: Params, carry: Carry, work: WorkCount, memory: Any) -> tuple[Carry, WorkCount, Any]:
         """One pass, and what it has brought."""
-        known, count = memory
+        known, count, replaced = memory
         for turn in self.turns:
             room = carry.caches[turn.role].model.room()
             carry = carry.replace(state=turn.wait_for_room(carry.state, room, 1))
@@ -186,7 +184,7 @@ class StreamSchedule:
         state = carry.state
         places = [self._places(turn, state) for turn in self.turns]
         passes = [_Pass(turn, shape, places[turn.role].of(shape)) for turn in self.turns for shape in self.shapes]
-        weights = lag_weights(state.written, state.going_on())
+        weights = jnp.where(replaced, 1.0, lag_weights(state.tokens, state.going_on()))
         served = jnp.stack([each.places.served(each.shape, weights, self.ways) for each in passes])
         chosen, known = self.policy.choose(served, known)
         useful = served[chosen] > 0
@@ -200,7 +198,7 @@ class StreamSchedule:
         for turn in self.turns:
             state, caches, work = self._settle(turn, params.of(turn.role), carry, work, now)
             carry = carry.with_role(turn.role, state, caches)
-        return carry, work, (known, count + 1)
+        return carry, work, (known, count + 1, replaced)
 
     # -- passes --------------------------------------------------------------------------------------------------------
 

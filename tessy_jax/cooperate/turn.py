@@ -251,8 +251,12 @@ class Schedule(Protocol):
         """Spans of one row that may end in so many turns."""
         ...
 
-    def start(self) -> Any:
-        """What the schedule remembers from round to round of a dispatch: a pytree of arrays."""
+    def start(self, replaced: Bool[Array, ""]) -> Any:
+        """What the schedule remembers from round to round of a dispatch: a pytree of arrays.
+
+        Args:
+            replaced: whether a row that is done is replaced by one that waits for its slot.
+        """
         ...
 
     def round(self, params: Params, carry: Carry, work: WorkCount, memory: Any) -> tuple[Carry, WorkCount, Any]:
@@ -280,7 +284,7 @@ class RollbackSchedule:
         """One for each turn of either role, one for the answer, and one to spare."""
         return 2 * turns + 2
 
-    def start(self) -> tuple[()]:
+    def start(self, replaced: Bool[Array, ""]) -> tuple[()]:
         """Nothing."""
         return ()
 

@@ -10,7 +10,7 @@ from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import PaperCooperation, ReleasedCodeCooperation, ScheduleName
 from tessy_jax.cooperate.decode import Generator
 from tessy_jax.cooperate.handover import HandOver
-from tessy_jax.cooperate.host_callback import HostTokenizer
+from tessy_jax.cooperate.host_callback import Host, HostTokenizer
 from tessy_jax.cooperate.judge import Boundary, PaperBoundary
 from tessy_jax.cooperate.open_word import OpenWord
 from tessy_jax.cooperate.released import END_TAGS, HostWindow, ReleasedBoundary
@@ -24,7 +24,7 @@ from tessy_jax.cooperate.words_host import MAX_WORDS, PENDING, HostWords
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.rows import AS_NAMED, Seats
-from tessy_jax.engine.sizes import ROLLBACK_DEPTH, reads_alike, shards
+from tessy_jax.engine.sizes import ROLLBACK_DEPTH, pass_bytes, reads_alike, shards
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import Predictor, reads_hidden_states, reads_text
 from tessy_jax.text.repetition import Repetition
@@ -66,7 +66,7 @@ def build_schedule(
     schedule: ScheduleName | None = None,
 ) -> Schedule:
     """What an engine runs; see `build_engine`. It reads no parameter: shapes will do."""
-    of = _Parts(cooperation, sizes, mesh, depth)
+    of = _Parts(cooperation, sizes, Host(mesh), depth)
     k = tokens_per_turn(cooperation)
 
     def turn(role: Role) -> Turn:
@@ -85,10 +85,7 @@ def build_schedule(
         return RollbackSchedule(turns)
     ways = shards(mesh)
     shapes = pass_shapes(sizes.batch, sizes.chunk, ways)
-    policy = FullestPass(
-        costs=tuple(1 + PLACES_COST * shape.rows * shape.width / sizes.batch for _ in Role for shape in shapes),
-        groups=tuple(2 * role + (shape.width > 1) for role in Role for shape in shapes),
-    )
+    policy = fullest_pass(shapes, [pass_bytes(model, sizes.batch) for model in models])
     return StreamSchedule(turns, shapes, policy, ways, max(1, sizes.batch // VISIT), sum(k))
 
 
@@ -96,6 +93,25 @@ PLACES_COST = 1 / 8
 """What as many places as there are rows add to the cost of a pass, which is 1 without. With 1/2, about what two CPU
 cores would say, small passes are taken too often: simulated, 0.217 passes for a kept token instead of 0.197.
 """
+
+MODEL_COST = 1 / 2
+"""The power of what a model's pass costs by which it counts. With 1 the dear model would be left waiting where a cheap
+one could go on with little, which pays only where the cheap one's spans are short (docs/scale.md: Which pass is next).
+"""
+
+
+def fullest_pass(shapes: Sequence[PassShape], model_costs: Sequence[float]) -> FullestPass:
+    """The policy for passes of these shapes; `model_costs`: by role, of a pass of one token a row, in any unit."""
+    batch = shapes[0].rows
+    return FullestPass(
+        costs=tuple(
+            cost**MODEL_COST * (1 + PLACES_COST * shape.rows * shape.width / batch)
+            for cost in model_costs
+            for shape in shapes
+        ),
+        groups=tuple(2 * role + (shape.width > 1) for role in Role for shape in shapes),
+    )
+
 
 VISIT = 8
 """The host is asked when one row in so many has something for it."""
@@ -123,7 +139,7 @@ class _Parts:
 
     cooperation: Budgets
     sizes: EngineConfig
-    mesh: Mesh | None
+    host: Host
     depth: int
 
     @property
@@ -141,7 +157,7 @@ class _Parts:
             same_vocab=same_vocab(*(m.chat.tokenizer for m in models)),
             marker=models[Role.STUDENT].chat.close_text,
             depth=self.depth,
-            mesh=self.mesh,
+            host=self.host,
         )
         if not isinstance(self.cooperation, ReleasedCodeCooperation):
             return hand_over
@@ -176,7 +192,7 @@ class _Parts:
             most = min(k + PENDING, WORD_TOKENS - PENDING)
             device_words = DeviceWords(role, *limits, reads_text(predictor), MAX_WORDS, most)
         open_word = OpenWord(role, limits[0], limits[2])
-        return PaperBoundary(role, HostWords(tokenizer, *limits), device_words, scorer, open_word, self.mesh, k)
+        return PaperBoundary(role, HostWords(tokenizer, *limits), device_words, scorer, open_word, self.host, k)
 
     def _scorer(self, role: Role, predictor: Predictor, k: int) -> WordScorer:
         if reads_text(predictor):
@@ -196,4 +212,4 @@ class _Parts:
         tags = END_TAGS if marker is None or marker in END_TAGS else (*END_TAGS, marker)
         student = models[Role.STUDENT].retokenizer
         window = HostWindow(Retokenizer(predictor.tokenizer), student, tags, self.repetition, cooperation.window)
-        return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, self.mesh)
+        return ReleasedBoundary(role, window, predictor, cooperation.max_think_tokens, self.host)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from tessy_jax.config.sections import Budgets, EngineConfig
-from tessy_jax.cooperate.host_callback import ROWS
+from tessy_jax.cooperate.host_callback import ROWS, Visits
 from tessy_jax.cooperate.loop import Loop
 from tessy_jax.cooperate.state import Phase, Role, State
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
@@ -54,6 +54,7 @@ class Dispatch:
       kept, dropped: tokens of the spans that ended in this dispatch, the student's first. spans: how many of
         those are of the trace.
       seconds: by phase: prefill, dispatch, host.
+      visits: to the host, by task (`host_callback.TASKS`), for this process's rows.
     """
 
     finished: list[Record]
@@ -65,6 +66,7 @@ class Dispatch:
     spans: int
     evicted: int
     seconds: dict[str, float]
+    visits: dict[str, Visits] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -353,6 +355,7 @@ class Engine:
             spans=int((spans[:, 1] == Phase.THINK).sum()),
             evicted=evicted,
             seconds=seconds,
+            visits=self.loop.schedule.turns[0].hand_over.host.take_visits(),
         )
 
 

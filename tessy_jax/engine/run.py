@@ -286,8 +286,10 @@ class Work:
         progress.rows += sum(work.rows)
         progress.wrote += sum(work.sampled)
         progress.read += sum(work.reading)
+        progress.visits += sum(visits.calls for visits in dispatch.visits.values())
+        progress.visitors += sum(visits.rows for visits in dispatch.visits.values())
         counts = {field.name: getattr(work, field.name) for field in fields(work)}
-        run.metrics(progress.metrics() | counts | {"phase_seconds": dispatch.seconds})
+        run.metrics(progress.metrics() | counts | {"phase_seconds": dispatch.seconds, "visits": dispatch.visits})
 
 
 def _size(row: RowState) -> int:

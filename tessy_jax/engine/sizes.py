@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
 from tessy_jax.config.sections import Budgets, EngineConfig
@@ -31,6 +32,21 @@ PAGES, ACCELERATOR_PAGE = {"cpu": 64}, 256
 
 ROLLBACK_DEPTH = 256
 """Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""
+
+
+def pass_bytes(model: LanguageModel, rows: int) -> float:
+    """Bytes of the weights that a forward pass reads for one token of each of so many rows.
+
+    Of an embedding table that is not the output matrix as well a few rows are read: left out. Of routed experts those
+    are read that a token goes to, here at random.
+    """
+    reached = 1 - (1 - model.config.expert_share) ** rows
+    read = 0.0
+    for path, leaves in nnx.to_flat_state(model.params):
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(leaves))
+        looked_up = "embed_tokens" in path and not model.config.tie_word_embeddings
+        read += 0 if looked_up else size * reached if "experts" in path else size
+    return read
 
 
 class PrefillRows(NamedTuple):

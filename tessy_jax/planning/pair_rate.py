@@ -7,25 +7,19 @@ pairs.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from tessy_jax.cooperate.stream import PassShape, Places, Policy, lag_weights
+from tessy_jax.cooperate.stream import PassShape, Policy
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.errors import ConfigError
+from tessy_jax.planning.simulation import SpanTokens, simulate
 
 ROUNDS = 4000
 """Passes simulated: the rate is then known to about one percent with 12 rows, and better with more."""
-
-
-BYTES = 4
-"""Of a token, about."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,49 +97,16 @@ def pair_rate(
         shapes: of the passes of each model. seconds: of each pass, by role, then by shape.
         teacher_alone: see `PairRate`.
     """
-    rng, roles = np.random.default_rng(0), range(2)
-
-    @jax.jit
-    def next_pass(role: Array, behind: Array, written: Array, memory: Any, count: Array) -> Any:
-        weights = lag_weights(written, jnp.ones(rows, bool))
-        late = behind > 0
-        places = [Places((role == r) & late, (role == r) & ~late).of(shape) for r in roles for shape in shapes]
-        both = list(zip(places, itertools.cycle(shapes), strict=False))
-        index, memory = policy.choose(jnp.stack([p.served(shape, weights, 1) for p, shape in both]), memory)
-        return index, memory, [p.slots(shape, count, 1) for p, shape in both]
-
-    role, memory = rng.integers(2, size=rows), policy.start()
-    behind = np.zeros(rows, int)  # tokens to read before the next one can be written, but for the last
-    left, waste = _draw(rng, spans, role)
-    written = np.zeros(rows, int)
-    time, kept, passes = 0.0, 0, 0
-    for count in range(rounds):
-        index, memory, slots = next_pass(role, behind, BYTES * written, memory, count)
-        shape = shapes[int(index) % len(shapes)]
-        fed = np.asarray(slots[int(index)])
-        fed = fed[fed < rows]
-        wrote = fed[behind[fed] < shape.width]
-        behind[fed] -= shape.width
-        behind[wrote] = 0
-        time, passes = time + seconds[int(index)], passes + 1
-
-        # A token is kept while the span lasts; then some are dropped, and the other model reads what was kept.
-        keeps = wrote[left[wrote] > 0]
-        left[keeps] -= 1
-        written[keeps] += 1
-        kept += len(keeps)
-        drops = np.setdiff1d(wrote, keeps)
-        waste[drops] -= 1
-        over = wrote[(left[wrote] <= 0) & (waste[wrote] <= 0)]
-        length = np.array([spans.kept[each] for each in role[over]])
-        role[over] = 1 - role[over]
-        behind[over] = np.maximum(0, np.round(length).astype(int) - 1)
-        left[over], waste[over] = _draw(rng, spans, role[over])
-    return PairRate(spans, kept / time, passes / max(1, kept), teacher_alone)
+    rng = np.random.default_rng(0)
+    endless = [_geometric(rng, spans) for _ in range(rows + 1)]  # one more waits for a slot, as in a long run
+    count = simulate(policy, shapes, endless, rows, rounds)
+    time = sum(number * each for number, each in zip(count.passes, seconds, strict=True))
+    return PairRate(spans, count.kept / time, sum(count.passes) / max(1, count.kept), teacher_alone)
 
 
-def _draw(rng: np.random.Generator, spans: SpanLengths, role: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths of new spans of these roles: tokens kept, and tokens dropped behind them."""
-    kept, dropped = (np.array(each)[role] for each in (spans.kept, spans.dropped))
-    extra = np.floor(dropped) + (rng.random(len(role)) < dropped - np.floor(dropped))
-    return rng.geometric(1 / np.maximum(1.0, kept)), extra.astype(int)
+def _geometric(rng: np.random.Generator, spans: SpanLengths) -> Iterator[SpanTokens]:
+    """A row without an end: spans of both roles in turn, tokens kept drawn geometrically."""
+    first = int(rng.integers(2))
+    for role in itertools.cycle((first, 1 - first)):
+        dropped = int(spans.dropped[role] + rng.random())
+        yield SpanTokens(role, int(rng.geometric(1 / max(1.0, spans.kept[role]))), dropped)

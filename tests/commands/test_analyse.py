@@ -82,8 +82,9 @@ def test_status_of_a_run(tmp_path, capsys):
         **{"evicted": 0, "waste": 0.2, "switches_per_1k_tokens": 100.0},
     }
     passes = ({"passes": 10, "rows_wrote": 0.5, "rows_read": 0.1}, {"passes": 30, "rows_wrote": 0.9, "rows_read": 0.1})
+    visits = ({"host_visits": 2, "rows_per_visit": 1.0}, {"host_visits": 6, "rows_per_visit": 5.0})
     for shard in (0, 1):
-        now = line | passes[shard]
+        now = line | passes[shard] | visits[shard]
         kit.write_lines(run / f"metrics-0000{shard}-of-00002.jsonl", [{**now, "done": 0}, now])
     kit.write_lines(run / "metrics-00000-of-00003.jsonl", [line])  # of a start with three, whose rows the two took over
     os.utime(run / "metrics-00000-of-00003.jsonl", (0, 0))
@@ -102,6 +103,7 @@ def test_status_of_a_run(tmp_path, capsys):
         "kept": "80 tokens, 20 rolled back (20% waste)",
         "switches/1k": "100.0",
         "passes": "40, of their rows 80% wrote, 10% read",
+        "host": "8 visits for 4.0 rows each",
         "elapsed": "0:00:40",
         "eta": "0:01:00",
         "rejects": "2 x the prompt has 5 tokens; 1 x empty",

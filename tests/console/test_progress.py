@@ -27,6 +27,8 @@ def progress():
         rows=3000,
         wrote=2400,
         read=300,
+        visits=40,
+        visitors=100,
         started=100.0,
     )
 
@@ -48,7 +50,7 @@ def test_a_plain_line_has_all_numbers():
     assert plain_line(progress().metrics(now=120.0)) == (
         "done 4/10  active 3  rejected 1  tok/s student 30.0, teacher 70.0  "
         "kept 2000 tokens, 500 rolled back (20% waste)  switches/1k 15.0  "
-        "passes 250, of their rows 80% wrote, 10% read  elapsed 0:00:20  eta 0:00:25"
+        "passes 250, of their rows 80% wrote, 10% read  host 40 visits for 2.5 rows each  elapsed 0:00:20  eta 0:00:25"
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 
+from tessy_jax.cooperate.host_callback import Host
 from tessy_jax.cooperate.params import RoleParams
 from tessy_jax.cooperate.released import ATTEMPTS, END_TAGS, HostWindow, ReleasedBoundary
 from tessy_jax.cooperate.state import Finish, Phase, Role, State
@@ -139,7 +140,7 @@ def outcomes(folder: Path, cases: list[Case], role: Role) -> list[Outcome]:
     content = ContentTokenizer.load(folder)
     predictor = Checkpoint.load(folder, threshold=0.5, shift=1, block=128, mesh=None)
     window = HostWindow(Retokenizer(content), Retokenizer(content), END_TAGS, None, WINDOW)
-    boundary = ReleasedBoundary(role, window, predictor, BUDGET, None)
+    boundary = ReleasedBoundary(role, window, predictor, BUDGET, Host(None))
     judge = jax.jit(lambda params, state, rows: boundary.judge(params, state, (), rows))
     found = []
     for start in range(0, len(cases), 50):
