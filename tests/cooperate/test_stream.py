@@ -1,19 +1,22 @@
 """The schedule `stream`: which pass is next, how wide passes are and when the host is asked change no record."""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from tessy_jax.cooperate.loop import Loop
-from tessy_jax.cooperate.stream import FullestPass, PassShape, StreamSchedule
-from tessy_jax.cooperate.turn import RollbackSchedule
+from tessy_jax.cooperate.params import Params
+from tessy_jax.cooperate.stream import PATIENCE, FullestPass, PassShape, StreamSchedule
+from tessy_jax.cooperate.turn import Carry, RollbackSchedule, WorkCount
+from tessy_jax.cooperate.words_host import HostWords
 from tessy_jax.data.records import Record
-from tessy_jax.engine.build import pass_shapes
+from tessy_jax.engine.build import fullest_pass, pass_shapes
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.rows import Job
 from tests.kit import pairs
@@ -56,6 +59,9 @@ class Otherwise(NamedTuple):
 
 NARROW = Otherwise((PassShape(8, 1), PassShape(2, 2)), AnyPass(1), 3, 2)
 WIDE = Otherwise((PassShape(8, 1), PassShape(8, 32)), LeastServed(), 8, 128)
+SHAPES = pass_shapes(8, 8, 1)
+DEAR = Otherwise(SHAPES, fullest_pass(SHAPES, (1, 20)), 1, 16)
+"""The teacher's pass costs 20 times the student's."""
 
 
 def stream_of(engine: Engine) -> StreamSchedule:
@@ -64,15 +70,18 @@ def stream_of(engine: Engine) -> StreamSchedule:
 
 
 @pytest.mark.parametrize(
-    ("kind", "probes", "other"),
-    [("different_vocabularies", True, NARROW), ("different_vocabularies", False, WIDE)],
-    ids=["probes, narrow passes at random", "classifiers, wide passes, the emptiest first"],
+    ("kind", "probes", "others"),
+    [("different_vocabularies", True, [NARROW, DEAR]), ("different_vocabularies", False, [WIDE])],
+    ids=["probes, narrow passes at random, a dear teacher", "classifiers, wide passes, the emptiest first"],
 )
-def test_no_record_depends_on_the_passes(tmp_path: Path, kind: str, probes: bool, other: Otherwise) -> None:
+def test_no_record_depends_on_the_passes(
+    tmp_path: Path, kind: str, probes: bool, others: list[Otherwise], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor does what is dropped: no row goes on while a complete word of it is not judged. In turns of k more is."""
     pair: Pair = getattr(pairs, kind)(tmp_path)
     pair = dataclasses.replace(pair, cooperation=pair.cooperation.model_copy(update={"max_think_tokens": 150}))
     oracle = pair.probe_oracle() if probes else pair.oracle()
+    read = counted(monkeypatch, HostWords, "read")
     engine = pair.engine(batch=8, probes=probes)
     schedule = stream_of(engine)
     dispatches = list(engine.run(Job(p, sample) for p in PROBLEMS for sample in range(2)))
@@ -87,9 +96,12 @@ def test_no_record_depends_on_the_passes(tmp_path: Path, kind: str, probes: bool
     assert work["places"] == 8 * work["decodes"] + 4 * 8 * work["chunks"]
     assert work["sampled"] + work["reading"] < work["rows"]
     assert work["sampled"] == sum(sum(d.kept) + sum(d.dropped) for d in dispatches)
+    assert sum(d.visits["words"].rows for d in dispatches) == len(read)
+    assert probes or read, "with probes the device may find all words"
 
-    engine.loop = Loop(dataclasses.replace(schedule, **other._asdict()))
-    assert run(engine, PROBLEMS, samples=2) == own
+    for other in others:
+        engine.loop = Loop(dataclasses.replace(schedule, **other._asdict()))
+        assert run(engine, PROBLEMS, samples=2) == own
 
     if probes:
         engine.loop = Loop(RollbackSchedule(schedule.turns))
@@ -100,8 +112,51 @@ def test_no_record_depends_on_the_passes(tmp_path: Path, kind: str, probes: bool
         assert dropped[0] < dropped[1], "the schedule `stream` writes no word's end that will be dropped"
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[None]:
+    """A list that grows by one with every call of a method."""
+    calls: list[None] = []
+    method = getattr(owner, name)
+
+    def call(*args: Any) -> Any:
+        calls.append(None)
+        return method(*args)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
 def _authors(record: Record) -> list[tuple[str, int, int]]:
     return [(span.by, span.start, span.end) for span in record.spans]
+
+
+@dataclass(frozen=True, eq=False)
+class Watched(StreamSchedule):
+    """Counts, in place of turns, for how many rounds in a row some row has waited at most: for words, and for text."""
+
+    def start(self, replaced: Bool[Array, ""]) -> Any:
+        return super().start(replaced), jnp.zeros((2, 8), jnp.int32)
+
+    def round(self, params: Params, carry: Carry, work: WorkCount, memory: Any) -> tuple[Carry, WorkCount, Any]:
+        known, waited = memory
+        carry, more, known = super().round(params, carry, work, known)
+        kinds = self._unjudged, self._without_text
+        waits = jnp.stack([kind(self.turns[0], carry.state) | kind(self.turns[1], carry.state) for kind in kinds])
+        waited = jnp.where(waits, waited + 1, 0)
+        return carry, more.replace(turns=jnp.maximum(work.turns, jnp.max(waited, axis=1))), (known, waited)
+
+
+def test_no_row_waits_for_the_host_while_others_write_on(tmp_path: Path) -> None:
+    """The host is to be asked when 8 rows have something for it, and there are 6: it is asked in every 16th round, and
+    before, where all wait for it.
+    """
+    pair = pairs.different_vocabularies(tmp_path)
+    engine = pair.engine(batch=8, probes=True, turns_per_dispatch=64)
+    parts = {field.name: getattr(stream_of(engine), field.name) for field in dataclasses.fields(StreamSchedule)}
+    engine.loop = Loop(Watched(**parts | {"visit": 8}))
+    dispatches = list(engine.run(Job(p, 0) for p in PROBLEMS))
+    assert sum(len(dispatch.finished) for dispatch in dispatches) == len(PROBLEMS)
+    longest = max(max(dispatch.work.turns) for dispatch in dispatches)
+    assert 2 < longest <= PATIENCE
 
 
 def test_passes_of_one_row() -> None:
