@@ -54,7 +54,8 @@ def vectors(sets: Sequence[DataSet]) -> Vectors:
     tfidf = TfidfTransformer().fit_transform(count_tokens(tokens))
     points, explained = np.zeros((len(tokens), 2)), np.zeros(2)
     size = min(2, *(length - 1 for length in tfidf.shape))  # fewer responses or tokens have fewer directions
-    if size > 0:
+    apart = (tfidf.max(axis=0) - tfidf.min(axis=0)).max()  # 0: all responses are the same, and ARPACK has no direction
+    if size > 0 and apart > 0:
         pca = PCA(size, svd_solver="arpack", random_state=0)
         points[:, :size] = pca.fit_transform(tfidf)
         explained[:size] = np.nan_to_num(pca.explained_variance_ratio_)

@@ -48,3 +48,15 @@ def test_of_one_response_there_are_no_directions():
     found = vectors([data_set("one", trace("a", [("student", "okay")], "nine"))])
     assert found.points.tolist() == [[0, 0]]
     assert found.explained.tolist() == [0, 0]
+
+
+def test_responses_that_are_alike_are_one_point():
+    """All of them, or all but for two kinds: PCA has no direction then, or one."""
+    same = [trace(f"p{i}", [("student", "okay the sum is nine")], "nine") for i in range(3)]
+    found = vectors([data_set("same", *same)])
+    assert not found.points.any()
+    assert not found.explained.any()
+    other = [trace(f"q{i}", [("teacher", "hence four")], "four") for i in range(3)]
+    found = vectors([data_set("same", *same), data_set("other", *other)])
+    np.testing.assert_allclose(found.explained, [1, 0], atol=1e-9)
+    assert len(np.unique(found.points.round(9), axis=0)) == 2
