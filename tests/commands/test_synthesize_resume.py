@@ -104,7 +104,7 @@ def test_first_interrupt_finishes_the_dispatch(tmp_path, monkeypatch, capsys, in
     assert len(journals) == 3
     text = (run / "journal/rows-00000-of-00001.jsonl").read_text()
     assert text.splitlines() == [row.to_json() for row in journals[-1]]
-    assert len(journals[-1]) == 3
+    assert len(journals[-1]) == 3 - len(records(run)) > 1
 
     def one_dispatch_with_one_slot(self, jobs):
         job, none = next(jobs), (0, 0)
