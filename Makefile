@@ -77,5 +77,5 @@ $(VENV)/sandbox.stamp: pyproject.toml Makefile | $(BIN)/python
 	command -v g++ || { $(APT) g++; } || { echo "error: the tests need g++" >&2; exit 1; }
 	command -v pypy3 || { $(APT) pypy3; } || echo "no pypy3: CPython runs its tests"
 	command -v chromium || command -v chromium-browser || command -v google-chrome || { $(APT) chromium; } || \
-	    { echo "error: the tests of reports need chromium" >&2; exit 1; }
+	    echo "no chromium: the tests of reports are skipped, or fail in .ci/run"
 	@touch $@

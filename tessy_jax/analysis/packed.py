@@ -37,6 +37,7 @@ def write_blocks(file: TextIO, sets: Sequence[DataSet], teacher: ContentTokenize
     """
     rows: list[list[Any]] = []
     size = number = whole = 0
+    keeps = any(trace.example.record and trace.example.record.dropped_text for one in sets for trace in one.traces)
     for block in _blocks(sets, teacher):
         text = _compressed([trace for _, trace in block])
         fits = size + len(text) <= PAGE_BYTES
@@ -47,7 +48,7 @@ def write_blocks(file: TextIO, sets: Sequence[DataSet], teacher: ContentTokenize
             rows.append([*row, number if fits else -1, at])
         whole += len(block) * fits
         number += fits
-    index = {"sets": [one.name for one in sets], "flags": list(FLAGS), "rows": rows}
+    index = {"sets": [one.name for one in sets], "flags": list(FLAGS), "dropped": keeps, "rows": rows}
     file.write(f'<script type="text/plain" id="index">{_compressed(index)}</script>\n')
     return whole
 
@@ -59,7 +60,7 @@ def _blocks(sets: Sequence[DataSet], teacher: ContentTokenizer | None) -> Iterat
         for trace in one.traces:
             packed = _trace(trace, teacher)
             block.append((_row(trace, number), packed))
-            size += 3 * len(packed["t"]) + 6 * len(packed["n"])
+            size += 3 * len(packed["t"]) + 6 * len(packed["n"]) + sum(len(text) for *_, text in packed.get("x", ()))
             if size >= BLOCK_BYTES:
                 yield block
                 block, size = [], 0
@@ -113,6 +114,11 @@ def _trace(trace: Trace, teacher: ContentTokenizer | None) -> dict[str, Any]:
         "e": np.diff(ends, prepend=0).tolist(),
         "n": np.rint(100 * trace.nll[learned]).astype(int).tolist(),
     }
+    if example.record is not None and example.record.dropped_text is not None:
+        packed["x"] = [
+            [*place.of_characters(each.at), _BY[each.by], each.n_tokens, each.text]
+            for each in example.record.dropped_text
+        ]
     if teacher is not None:
         cuts = np.array(teacher.encode(trace.content.encode())[1], np.int64)
         packed["d"] = np.diff(place.of_bytes(cuts), prepend=0).tolist()

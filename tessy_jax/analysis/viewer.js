@@ -176,12 +176,13 @@ const heat = (nats) => `rgba(var(--hot), ${Math.min(0.85, nats / 900).toFixed(3)
 // Every place at which the look may change, and what the text from there on is.
 function pieces(trace) {
   const colour = $("colour").value, tokens = $("student-tokens").checked, others = $("teacher-tokens").checked;
+  const tails = $("dropped-text").checked ? trace.x : undefined;
   const cuts = new Map([[0, {}]]);
   const at = (place) => cuts.get(place) ?? cuts.set(place, {}).get(place);
   let end = 0;
   for (const [a, b, by, phase, , dropped] of trace.s) {
     Object.assign(at(a), { span: phase ? "answer" : by ? "teacher" : "student" });
-    if (dropped) at(b).dropped = dropped;
+    if (dropped && !tails) at(b).dropped = dropped;
     if (!("span" in at(b))) at(b).span = "";
   }
   if (tokens || colour === "surprise") {
@@ -194,6 +195,7 @@ function pieces(trace) {
     });
     if (place < trace.t.length) Object.assign(at(place), { nats: null });
   }
+  for (const [place, ...tail] of tails ?? []) (at(place).tails ??= []).push(tail);
   if (others && trace.d) {
     let place = 0;
     for (const step of trace.d) {
@@ -216,6 +218,12 @@ async function drawText(trace, mine) {
     if (what.dropped) {
       const note = element("span", "dropped", ` ⟲${what.dropped} `);
       note.title = `${what.dropped} tokens were sampled here and rolled back`;
+      made.append(note);
+    }
+    for (const [by, count, said] of what.tails ?? []) {
+      const author = by ? "teacher" : "student";
+      const note = element("span", `dropped text ${author}`, said);
+      note.title = `${count} tokens of the ${author}, sampled here and rolled back`;
       made.append(note);
     }
     if (end > place) made.append(piece(trace.t.slice(place, end), { span, nats, ...what }, colour, tokens));
@@ -274,7 +282,7 @@ function set(id, value) {
 const KEYS = {
   j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1), x: jump, "/": () => $("search").focus(),
   a: () => set("colour", "author"), s: () => set("colour", "surprise"), p: () => set("colour", "none"),
-  t: () => set("student-tokens"), r: () => set("teacher-tokens"),
+  t: () => set("student-tokens"), r: () => set("teacher-tokens"), d: () => set("dropped-text"),
 };
 
 function pressed(event) {
@@ -327,7 +335,8 @@ async function start() {
     for (const one of $("filters").querySelectorAll("select, input")) one.value = one.id === "sort" ? Object.keys(SORTS)[0] : "";
     search();
   };
-  for (const one of ["colour", "student-tokens", "teacher-tokens"]) $(one).onchange = () => view.now && drawTrace();
+  $("dropped-choice").hidden = !index.dropped;
+  for (const one of ["colour", "student-tokens", "teacher-tokens", "dropped-text"]) $(one).onchange = () => view.now && drawTrace();
   $("list").onscroll = drawList;
   addEventListener("resize", drawList);
   addEventListener("keydown", pressed);

@@ -68,6 +68,13 @@ class SynthesisConfig(TraceRunConfig, PairConfig):
         "null: stream, and turns in the preset released_code.",
     )
 
+    keep_dropped: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="Records also hold the text that was rolled back at each cut (dropped_text); as dropped_tokens, it "
+        "depends on the schedule and on k.",
+    )
+
     @field_validator("schedule")
     @classmethod
     def _check_schedule(cls, value: ScheduleName | None, info: ValidationInfo) -> ScheduleName | None:

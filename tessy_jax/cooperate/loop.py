@@ -69,7 +69,10 @@ class Loop:
         def going_on(now: _Progress) -> Bool[Array, ""]:
             still = busy & (now.carry.state.phase != Phase.DONE)
             done = jnp.sum(busy) - jnp.sum(still)
-            stops = jnp.any(now.carry.state.waiting) | jnp.any(now.carry.state.logged >= state.log.shape[1] - 1)
+            rows = now.carry.state
+            stops = jnp.any(rows.waiting) | jnp.any(rows.logged >= state.log.shape[1] - 1)
+            if rows.dropped is not None:  # it must have room for what another round may drop
+                stops |= jnp.any(rows.dropped.full(rows.logged))
             return (now.rounds < rounds) & jnp.any(still) & (done < enough) & ~stops
 
         def one_round(now: _Progress) -> _Progress:

@@ -1,6 +1,7 @@
 """What the loop knows of each row: its text, whose turn it is, and how every model sees it.
 
-Letters: B slots, Y bytes of text, S tokens of a stream, V vocabulary, J spans logged between two visits of the host.
+Letters: B slots, Y bytes of text, S tokens of a stream, V vocabulary; between two visits of the host J spans logged and
+D bytes dropped.
 """
 
 import enum
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from tessy_jax.text_jax.arrays import Leaf, pick, replace_at
+from tessy_jax.text_jax.arrays import Leaf, gather, pick, replace_at
 
 
 class Role(enum.IntEnum):
@@ -118,6 +119,46 @@ class Requests(struct.PyTreeNode):
     attempt: Int[Leaf, " B"]
 
 
+DROPPED_SHARE = 3
+"""Room of `DroppedBytes`, in parts that hold the longest text that a cut drops. A dispatch ends where more than one is
+in use, and a round may cut twice.
+"""
+
+
+class DroppedBytes(struct.PyTreeNode):
+    """What was rolled back since the host last looked, in runs that keep it (`keep_dropped`).
+
+    Attributes:
+        text: the bytes behind the cuts, one cut after the other.
+        ends: where the bytes of each logged span end in `text`.
+    """
+
+    text: UInt8[Leaf, "B D"]
+    ends: Int[Leaf, "B J"]
+
+    def size(self, logged: Int[Array, " B"]) -> Int[Array, " B"]:
+        """Bytes in use, where so many spans are logged.
+
+        logged=2    ends [4 9 7 0] -> 9        the 7 is of an earlier dispatch
+        """
+        return jnp.where(logged > 0, gather(self.ends, logged[:, None] - 1)[:, 0], 0)
+
+    def full(self, logged: Int[Array, " B"]) -> Bool[Array, " B"]:
+        """The rows in which another round might not find room."""
+        return self.size(logged) > self.text.shape[1] // DROPPED_SHARE
+
+    def append(self, rows: Bool[Array, " B"], state: "State") -> "DroppedBytes":
+        """With what the rows have written behind `State.kept`, for the span that is logged next."""
+        size, length = self.size(state.logged), state.written - state.kept
+        at = jnp.arange(self.text.shape[1]) - size[:, None]
+        new = rows[:, None] & (at >= 0) & (at < length[:, None])
+        slot = jnp.where(rows, state.logged, self.ends.shape[1])
+        return DroppedBytes(
+            text=jnp.where(new, gather(state.text, state.kept[:, None] + at), self.text),
+            ends=self.ends.at[jnp.arange(len(slot)), slot].set(size + length, mode="drop"),
+        )
+
+
 class State(struct.PyTreeNode):
     """All rows of the batch. Every array leads with B.
 
@@ -143,6 +184,7 @@ class State(struct.PyTreeNode):
         style: by role, P(style) of each token of that predictor's stream; of the writing model's own stream, where the
           predictor reads hidden states.
         requests: see `Requests`; None in the preset `paper`.
+        dropped: see `DroppedBytes`; None in runs that do not keep it.
     """
 
     key: UInt32[Leaf, "B 2"]
@@ -168,6 +210,7 @@ class State(struct.PyTreeNode):
     predictor_streams: tuple[Stream, ...]
     style: tuple[Float[Leaf, "B S"], ...]
     requests: Requests | None = None
+    dropped: DroppedBytes | None = None
 
     def whose_turn(self, role: Role) -> Bool[Array, " B"]:
         """The rows whose turn it is for `role`."""

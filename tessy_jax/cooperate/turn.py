@@ -185,11 +185,13 @@ class Turn:
     ) -> State:
         """Ends spans at `state.kept`: the tokens up to there are logged and, where it is known that they are the
         canonical ones, part of the trace. `thinking`: the ended spans that are no answers; they take the tokens `spent`
-        from the budget.
+        from the budget. What is behind the cut is kept aside in runs that ask for it.
         """
         stream = state.streams[self.role]
         tokens = stream.kept_tokens(state.kept)
         role = jnp.full_like(tokens, self.role)
+        if state.dropped is not None:
+            state = state.replace(dropped=state.dropped.append(ended, state))
         entry = jnp.stack([role, state.phase, state.kept, tokens, state.span_sampled - tokens], axis=1)
         slot = jnp.where(ended, state.logged, state.log.shape[1])
         state = state.with_stream(self.role, accept_sampled(stream, thinking & state.canonical, state.kept, tokens))

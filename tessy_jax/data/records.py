@@ -5,6 +5,7 @@ A record on disk is one JSON line:
     {"id", "sample_index", "messages": [..., {"role": "assistant", "content"}],
      "spans": [{"by", "phase", "start", "end", "n_tokens", "dropped_tokens"}],
      "n_tokens": {"student", "teacher", "answer", "rolled_back"}, "switches", "finish": {"think", "answer"}, "seed",
+     "dropped_text": [{"by", "at", "n_tokens", "text"}],        only of runs with `keep_dropped`
      ... the problem's other fields}
 
 Fields of the problem that have the name of one of these are kept under "input".
@@ -22,7 +23,18 @@ Author = Literal["student", "teacher"]
 Phase = Literal["think", "answer"]
 Message = dict[str, Any]
 
-_OWN_FIELDS = ("id", "sample_index", "messages", "spans", "n_tokens", "switches", "finish", "seed", "input")
+_OWN_FIELDS = (
+    "id",
+    "sample_index",
+    "messages",
+    "spans",
+    "n_tokens",
+    "switches",
+    "finish",
+    "seed",
+    "dropped_text",
+    "input",
+)
 # Characters that UTF-8 cannot hold (lone surrogates) or that some readers take for the end of a line.
 _ESCAPED = re.compile("[\ud800-\udfff\u0085\u2028\u2029]")
 
@@ -66,6 +78,22 @@ class Span:
 
 
 @dataclass(frozen=True)
+class DroppedText:
+    """What one model wrote behind a cut, and what was rolled back there.
+
+    Attributes:
+        at: where the cut is; characters or bytes as in `Span`.
+        n_tokens: tokens rolled back; the first may begin before the cut.
+        text: from the cut on. A character of which only a part was written is U+FFFD.
+    """
+
+    by: Author
+    at: int
+    n_tokens: int
+    text: str
+
+
+@dataclass(frozen=True)
 class TokenCounts:
     """Tokens by use: thinking kept of each author, the answer, and generated but rolled back."""
 
@@ -87,7 +115,12 @@ class FinishReason:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished trace; `content` is the assistant's whole message, both thinking tags included."""
+    """A finished trace.
+
+    Attributes:
+        content: the assistant's whole message, both thinking tags included.
+        dropped_text: what was rolled back, in the order in which it was written; None where the run did not keep it.
+    """
 
     problem: Problem
     sample_index: int
@@ -97,6 +130,7 @@ class Record:
     switches: int
     finish: FinishReason
     seed: int
+    dropped_text: tuple[DroppedText, ...] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """The record as it stands in the output."""
@@ -111,6 +145,8 @@ class Record:
             "finish": asdict(self.finish),
             "seed": self.seed,
         }
+        if self.dropped_text is not None:
+            row["dropped_text"] = [asdict(dropped) for dropped in self.dropped_text]
         row |= {name: value for name, value in extra.items() if name not in _OWN_FIELDS}
         if clashes := {name: extra[name] for name in _OWN_FIELDS if name in extra}:
             row["input"] = clashes
@@ -136,6 +172,7 @@ class Record:
         """The inverse of `to_row` (the problem's line apart); raises ValueError where a field is missing or wrong."""
         try:
             extra = {name: value for name, value in row.items() if name not in _OWN_FIELDS} | row.get("input", {})
+            dropped = row.get("dropped_text")
             return cls(
                 problem=Problem(row["id"], row["messages"][:-1], extra),
                 sample_index=row["sample_index"],
@@ -145,6 +182,7 @@ class Record:
                 switches=row["switches"],
                 finish=FinishReason(**row["finish"]),
                 seed=row["seed"],
+                dropped_text=None if dropped is None else tuple(DroppedText(**each) for each in dropped),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not a record: {error!r}") from error
@@ -166,6 +204,7 @@ class RowState:
         counters: running totals, by name.
         finish_think: why thinking ended; None while it goes on.
         span_style: P(style) of each token of the span where the predictor is a probe; else empty.
+        dropped_text: what was rolled back so far, in bytes; a line of the journal has it only if there is some.
     """
 
     id: str
@@ -182,20 +221,25 @@ class RowState:
     counters: dict[str, int]
     finish_think: str | None
     span_style: tuple[float, ...] = ()
+    dropped_text: tuple[DroppedText, ...] = ()
 
     def to_json(self) -> str:
         """One line of the journal, without the line end."""
-        return dump_line(asdict(self) | {"text": base64.b64encode(self.text).decode("ascii")})
+        values = asdict(self) | {"text": base64.b64encode(self.text).decode("ascii")}
+        if not self.dropped_text:
+            del values["dropped_text"]
+        return dump_line(values)
 
     @classmethod
     def from_json(cls, line: str) -> "RowState":
         """The inverse of `to_json`; raises ValueError where the line is not a row state."""
         try:
             values = json.loads(line)
-            if not isinstance(values, dict) or set(values) != {one.name for one in fields(cls)}:
+            if not isinstance(values, dict) or {*values, "dropped_text"} != {one.name for one in fields(cls)}:
                 raise ValueError("its fields are not those of a row state")
             values["text"] = base64.b64decode(values["text"], validate=True)
             values["spans"] = tuple(Span(**span) for span in values["spans"])
+            values["dropped_text"] = tuple(DroppedText(**each) for each in values.get("dropped_text", ()))
             values |= {name: tuple(values[name]) for name in ("span_tokens", "span_ends", "span_style")}
             return cls(**values)
         except (ValueError, TypeError) as error:

@@ -41,19 +41,20 @@ def build_engine(
     depth: int = ROLLBACK_DEPTH,
     seats: Seats = AS_NAMED,
     schedule: ScheduleName | None = None,
+    keep_dropped: bool = False,
 ) -> Engine:
     """An engine for the student and the teacher, in this order, and their predictors.
 
     Args:
         cooperation: the preset with its budgets. depth: deepest rollback that the caches' rings hold, in tokens.
         seats: whose models they are, where another's than the role says.
-        schedule: None: that of the preset.
+        schedule: None: that of the preset. keep_dropped: whether records hold the text that was rolled back.
 
     Raises:
         ConfigError: the preset cannot do with such a predictor, or the budgets alone fill the context.
     """
     plan = build_schedule(models, predictors, cooperation, sizes, mesh, depth, schedule)
-    return Engine(plan, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth, seats)
+    return Engine(plan, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth, seats, keep_dropped)
 
 
 def build_schedule(

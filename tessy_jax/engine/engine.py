@@ -21,7 +21,7 @@ from tessy_jax.cooperate.state import Phase, Role, State
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
-from tessy_jax.data.records import Problem, Record, RowState, Span
+from tessy_jax.data.records import DroppedText, Problem, Record, RowState, Span
 from tessy_jax.devices.processes import anywhere, everywhere
 from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.engine.queue import JobQueue, Waiting
@@ -75,6 +75,7 @@ class _Slot:
 
     job: Job
     spans: list[Span]
+    dropped: list[DroppedText]
     age: int
     tokens: list[int]
 
@@ -90,6 +91,7 @@ class Engine:
         mesh: where everything lies; None for one device.
         depth: deepest rollback that the caches' rings hold, in tokens.
         seats: whose models they are.
+        keep_dropped: whether records hold the text that was rolled back.
 
     Raises:
         ConfigError: the budgets alone fill the context.
@@ -106,11 +108,12 @@ class Engine:
         mesh: Mesh | None,
         depth: int = ROLLBACK_DEPTH,
         seats: Seats = AS_NAMED,
+        keep_dropped: bool = False,
     ):
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats)
+        self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats, keep_dropped)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -206,7 +209,7 @@ class Engine:
                 youngest, given_up = next(
                     (b, each) for b, each in oldest[::-1] if self.slots[b] is each and self.pages.share(b, slot)
                 )
-                state = self.rows.snapshot(self.host, youngest, given_up.job, given_up.spans)
+                state = self._snapshot(youngest, given_up)
                 self.queue.put_back(Waiting(given_up.age, dataclasses.replace(given_up.job, state=state)))
                 self.slots[youngest] = None
                 self.pages.release(youngest)
@@ -253,7 +256,8 @@ class Engine:
                     rejected.append((waiting.job, reason))
                     continue
                 begun = self.rows.start(waiting.job)
-                row = _Slot(waiting.job, list(begun.spans), waiting.age, self._tokens(fresh, slot))
+                spans, dropped = list(begun.spans), list(begun.dropped_text)
+                row = _Slot(waiting.job, spans, dropped, waiting.age, self._tokens(fresh, slot))
                 # Each of the others may need a page soon: a row that comes too early would have to go again.
                 others = [b for b, _ in self._by_age() if self.pages.share(b, slot)]
                 found = self.pages.begin(slot, [p.ids for p in prompts], self._ahead(row), spare=len(others))
@@ -317,8 +321,9 @@ class Engine:
             if slot is None:
                 continue
             slot.spans = self.rows.spans(self.host, b, slot.spans)
+            slot.dropped += self.rows.dropped(self.host, b)
             if self.host.phase[b] == Phase.DONE:
-                record = self.rows.record(self.host, b, slot.job, slot.spans)
+                record = self.rows.record(self.host, b, slot.job, slot.spans, slot.dropped)
                 if isinstance(record, Record):
                     finished.append(record)
                 else:
@@ -328,11 +333,11 @@ class Engine:
 
     def snapshots(self) -> list[RowState]:
         """The rows in flight, as of the last dispatch, and those that wait for pages."""
-        return [
-            self.rows.snapshot(self.host, b, slot.job, slot.spans)
-            for b, slot in enumerate(self.slots)
-            if slot is not None
-        ] + self.queue.states()
+        rows = [self._snapshot(b, slot) for b, slot in enumerate(self.slots) if slot is not None]
+        return rows + self.queue.states()
+
+    def _snapshot(self, slot: int, row: _Slot) -> RowState:
+        return self.rows.snapshot(self.host, slot, row.job, row.spans, row.dropped)
 
     def _report(
         self,

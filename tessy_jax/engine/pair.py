@@ -28,7 +28,7 @@ and text were one string at every turn, and what else has come with that (CHANGE
 def _identity(
     config: SynthesisConfig, sources: Sequence[Mapping[str, Any]], predictors: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    values = config.model_dump(mode="json", include={"cooperation", "seed", "columns"})
+    values = config.model_dump(mode="json", include={"cooperation", "seed", "columns", "keep_dropped"})
     values["context"], values["dtype"] = config.engine.context, config.engine.dtype
     for name, source, predictor in zip(NAMES, sources, predictors, strict=True):
         values[name] = {**source, "predictor": predictor}
@@ -138,4 +138,4 @@ class Pair:
         models = [source.load(mesh, dtype) for source in self.sources]
         predictors = [source.load(mesh, dtype) for source in self.predictors]
         more = config.cooperation, config.engine, config.seed
-        return build_engine(models, predictors, *more, mesh, schedule=config.schedule)
+        return build_engine(models, predictors, *more, mesh, schedule=config.schedule, keep_dropped=config.keep_dropped)

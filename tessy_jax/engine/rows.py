@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tessy_jax.cooperate.sampling import row_key
-from tessy_jax.cooperate.state import Finish, Opening, Phase, Requests, Role, State, Stream
-from tessy_jax.data.records import Author, Message, Problem, Record, RowState, Span, TokenCounts
+from tessy_jax.cooperate.state import DroppedBytes, Finish, Opening, Phase, Requests, Role, State, Stream
+from tessy_jax.data.records import Author, DroppedText, Message, Problem, Record, RowState, Span, TokenCounts
 from tessy_jax.data.records import FinishReason as Ending
 from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.text.retokenize import Retokenizer
@@ -56,6 +56,7 @@ class Rows:
       context: tokens per stream. text_bytes: bytes of text per row. log: spans that fit one dispatch.
       one_string: whether prompt and text are tokenised as one string (preset `released_code`).
       seats: whose models they are.
+      dropped_bytes: room for text that is rolled back in one dispatch; 0: it is not kept.
     """
 
     models: tuple[LanguageModel, ...]
@@ -66,6 +67,7 @@ class Rows:
     seed: int
     one_string: bool = False
     seats: Seats = AS_NAMED
+    dropped_bytes: int = 0
 
     def start(self, job: Job) -> RowState:
         """Where the job begins or goes on."""
@@ -91,6 +93,9 @@ class Rows:
         def opening() -> Opening:
             return Opening(zeros(self.text_bytes, dtype=np.uint8), zeros(), zeros())
 
+        dropped = (
+            DroppedBytes(zeros(self.dropped_bytes, dtype=np.uint8), zeros(self.log)) if self.dropped_bytes else None
+        )
         return State(
             key=zeros(2, dtype=np.uint32), text=zeros(self.text_bytes, dtype=np.uint8), kept=zeros(), written=zeros(),
             utf8=zeros(), span_start=zeros(), role=zeros(), phase=zeros(), event=zeros(), think_end=zeros(),
@@ -100,6 +105,7 @@ class Rows:
             streams=(stream(), stream()), predictor_streams=(stream(), stream()),
             style=(zeros(self.context, dtype=np.float32), zeros(self.context, dtype=np.float32)),
             requests=Requests((opening(), opening()), zeros()) if self.one_string else None,
+            dropped=dropped,
         )  # fmt: skip
 
     def fill(self, batch: State, slot: int, job: Job, prompts: Sequence[Prompt]) -> None:
@@ -153,7 +159,9 @@ class Rows:
         base = int(batch.streams[role].base[slot])
         batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
 
-    def snapshot(self, batch: State, slot: int, job: Job, spans: Sequence[Span]) -> RowState:
+    def snapshot(
+        self, batch: State, slot: int, job: Job, spans: Sequence[Span], dropped: Sequence[DroppedText]
+    ) -> RowState:
         """The row in `slot` as the journal keeps it. A turn never ends with an event pending."""
         role = Role(int(batch.role[slot]))
         stream = batch.streams[role]
@@ -181,6 +189,7 @@ class Rows:
             }
             | ({} if batch.requests is None else {"attempt": int(batch.requests.attempt[slot])}),
             finish_think=Finish(finish).name.lower() if finish else None,
+            dropped_text=tuple(dropped),
         )
 
     def spans(self, batch: State, slot: int, before: Sequence[Span]) -> list[Span]:
@@ -205,7 +214,22 @@ class Rows:
             spans.append(span)
         return spans
 
-    def record(self, batch: State, slot: int, job: Job, spans: Sequence[Span]) -> Record | str:
+    def dropped(self, batch: State, slot: int) -> list[DroppedText]:
+        """What was rolled back in this dispatch, in bytes; nothing where it is not kept."""
+        if batch.dropped is None:
+            return []
+        logged = int(batch.logged[slot])
+        text, ends = batch.dropped.text[slot].tobytes(), batch.dropped.ends[slot, :logged].tolist()
+        spans = zip(batch.log[slot, :logged].tolist(), [0, *ends], ends, strict=False)
+        return [
+            DroppedText(self.seats.authors[role], at, tokens, text[start:end].decode(errors="replace"))
+            for (role, _, at, _, tokens), start, end in spans
+            if tokens
+        ]
+
+    def record(
+        self, batch: State, slot: int, job: Job, spans: Sequence[Span], dropped: Sequence[DroppedText]
+    ) -> Record | str:
         """The finished row as a record, or the reason why it is rejected."""
         think, answer = Finish(int(batch.finish_think[slot])), Finish(int(batch.finish_answer[slot]))
         if Finish.OVERFLOW in (think, answer):
@@ -225,12 +249,16 @@ class Rows:
             text = text[:think_end] + form.close.encode() + text[think_end + len(close) :]
             open_, longer = form.open, len(form.close.encode()) - len(close)
 
+        def characters(at: int) -> int:
+            return len(open_) + len(text[:at].decode("utf-8", errors="ignore"))
+
         def place(span: Span) -> Span:
             limit, moved = (think_end, 0) if span.phase == "think" else (len(text), longer)
-            ends = (min(at + moved, limit) for at in (span.start, span.end))
-            start, end = (len(open_) + len(text[:at].decode("utf-8", errors="ignore")) for at in ends)
+            start, end = (characters(min(at + moved, limit)) for at in (span.start, span.end))
             return dataclasses.replace(span, start=start, end=end)
 
+        # Of an answer nothing is rolled back.
+        cuts = tuple(dataclasses.replace(each, at=characters(min(each.at, think_end))) for each in dropped)
         placed = tuple(s for s in map(place, spans) if s.start < s.end)
         authors = [s.by for s in placed if s.phase == "think"]
         return Record(
@@ -247,6 +275,7 @@ class Rows:
             switches=sum(a != b for a, b in itertools.pairwise(authors)),
             finish=Ending(think.name.lower(), answer.name.lower()),
             seed=self.seed,
+            dropped_text=None if batch.dropped is None else cuts,
         )
 
 

@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import ReleasedCodeCooperation
 from tessy_jax.cooperate.params import Params
+from tessy_jax.cooperate.state import DROPPED_SHARE
 from tessy_jax.cooperate.turn import RoleCaches, Schedule
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.pages import Pages, RowPages
@@ -20,6 +21,7 @@ from tessy_jax.models.cache import Pool
 from tessy_jax.models.pallas_tpu import LANES
 from tessy_jax.predictors.base import Predictor, reads_text
 from tessy_jax.text.retokenize import Retokenizer
+from tessy_jax.text.words import LONG_WORD
 
 MARGIN = 64
 """Tokens a row may run past its budgets: an undecided word (48 bytes) and the end-of-thinking marker."""
@@ -157,8 +159,12 @@ def make_rows(
     schedule: Schedule,
     seed: int,
     seats: Seats = AS_NAMED,
+    keep_dropped: bool = False,
 ) -> Rows:
     """The rows of an engine; everything by role."""
+    # A cut drops what a turn has written, and the word before it that was not complete: 48 bytes and a token.
+    longest = max(model.vocab.token_bytes.shape[1] for model in models)
+    most = LONG_WORD + longest * (2 + max(turn.generate.k for turn in schedule.turns))
     return Rows(
         models=tuple(models),
         predictor_vocabs=tuple(Retokenizer(p.tokenizer) if reads_text(p) else None for p in predictors),
@@ -168,6 +174,7 @@ def make_rows(
         seed=seed,
         one_string=isinstance(budgets, ReleasedCodeCooperation),
         seats=seats,
+        dropped_bytes=DROPPED_SHARE * most if keep_dropped else 0,
     )
 
 

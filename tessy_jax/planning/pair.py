@@ -78,7 +78,9 @@ class Shapes:
 
     def carry(self, sizes: EngineConfig) -> Carry:
         """What an engine of these sizes writes to."""
-        rows = make_rows(self.models, self.predictors, self.config.cooperation, sizes, self.schedule, self.config.seed)
+        config = self.config
+        more = config.cooperation, sizes, self.schedule, config.seed
+        rows = make_rows(self.models, self.predictors, *more, keep_dropped=config.keep_dropped)
         pool = pool_of(sizes, self.mesh)
         caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, pool, mesh), self.mesh)
         return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)

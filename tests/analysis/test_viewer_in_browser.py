@@ -168,6 +168,40 @@ def test_any_text_is_text(report, tmp_path):
     assert page.requests == [report.as_uri()]
 
 
+def test_what_was_rolled_back_is_shown_on_request(report, tmp_path):
+    spans = [("student", f"okay {EMOJI}"), ("teacher", "two plus two")]
+    kept = trace("kept", spans, "four", dropped=f" wait{EVIL}{BIDI}")
+    path = write(tmp_path / "report.html", [data_set("ours", kept, trace("other", spans, "four"))])
+    dropped = "[...document.querySelectorAll('#text .dropped')].map(e => e.textContent)"
+    text = "[...document.querySelectorAll('#text > :not(.dropped)')].map(e => e.textContent).join('')"
+    with Page(tmp_path / "profile") as page:
+        page.open(path)
+        page.value("location.hash = '#traces'")
+        wait(page, f"{OPEN}.includes('four')")
+        assert page.value(dropped) == [" ⟲1 "] * 3  # the answer's too, as the kit has it
+
+        press(page, "d")
+        wait(page, f"{dropped}.join('').includes('wait')")
+        assert page.value(dropped) == [f" wait{EVIL}{BIDI}"] * 2
+        assert page.value(text) == kept.content
+        shown = "document.querySelector('#text .dropped.teacher')"
+        assert page.value(f"{shown}.title") == "1 tokens of the teacher, sampled here and rolled back"
+        assert page.value(f"getComputedStyle({shown}).textDecorationLine") == "line-through"
+        assert page.value(f"{shown}.nextSibling.className") == ""  # behind the teacher's span, before the marker
+        assert page.value("document.title") == "What is in the data"
+
+        # A trace that does not hold it, and a page in which none does.
+        press(page, "j")
+        wait(page, f"{dropped}.length === 3")
+        assert page.value(dropped) == [" ⟲1 "] * 3
+        assert not page.value("document.getElementById('dropped-choice').hidden")
+        page.open(report)
+        wait(page, "document.body.dataset.ready")
+        assert page.value("document.getElementById('dropped-choice').hidden")
+    assert not page.complaints
+    assert page.requests == [path.as_uri(), report.as_uri()]
+
+
 def test_ten_thousand_traces(tmp_path):
     """Most of the page stays packed: the list draws what is seen, and a trace opens the block that holds it."""
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessy_jax.data.records import FinishReason, Problem, Record, RowState, Span, TokenCounts, dump_line
+from tessy_jax.data.records import DroppedText, FinishReason, Problem, Record, RowState, Span, TokenCounts, dump_line
 
 text = st.text(st.characters() | st.sampled_from('\u2028\u2029\u0085\ud800\udfff\x00\x1c\n"\\é漢😀'))
 # A high surrogate right before a low one is one character to every reader of JSON.
@@ -23,7 +23,8 @@ counts = st.integers(0, 10**9)
 spans = st.builds(
     Span, st.sampled_from(["student", "teacher"]), st.sampled_from(["think", "answer"]), counts, counts, counts, counts
 )
-own = st.sampled_from(["id", "messages", "seed", "spans", "input", "finish"])
+dropped = st.lists(st.builds(DroppedText, st.sampled_from(["student", "teacher"]), counts, counts, text), max_size=3)
+own = st.sampled_from(["id", "messages", "seed", "spans", "input", "finish", "dropped_text"])
 problems = st.builds(
     Problem,
     id=text,
@@ -40,6 +41,7 @@ records = st.builds(
     switches=counts,
     finish=st.builds(FinishReason, text, text),
     seed=counts,
+    dropped_text=st.none() | dropped.map(tuple),
 )
 states = st.builds(
     RowState,
@@ -57,6 +59,7 @@ states = st.builds(
     event=counts,
     counters=st.dictionaries(text, counts, max_size=3),
     finish_think=st.none() | text,
+    dropped_text=dropped.map(tuple),
 )
 
 
@@ -90,6 +93,14 @@ def test_layout_of_a_row():
         "topic": "maths",
         "input": {"seed": 9, "input": 1},
     }
+    kept = replace(record, dropped_text=(DroppedText("teacher", 3, 1, " so"),))
+    more = {"dropped_text": [{"by": "teacher", "at": 3, "n_tokens": 1, "text": " so"}]}
+    assert kept.to_row() == record.to_row() | more
+
+
+def test_a_row_state_without_dropped_text_is_as_it_was():
+    state = RowState("a", 0, b"x", (), "student", "think", 0, 1, (), (), 0, {}, None)
+    assert "dropped_text" not in json.loads(state.to_json())
 
 
 def test_lines_hold_what_json_cannot():

@@ -40,7 +40,7 @@ def record(name: str, sample: int, number: int, think: str = "end", tokens: int 
 ROWS = [
     record("a", 0, 42, tokens=26, score=3),
     record("a", 1, 41, score=9.5),
-    record("a", 2, 42, score=8),
+    record("a", 2, 42, score=8, dropped_text=[{"by": "student", "at": 10, "n_tokens": 1, "text": " But"}]),
     record("a", 3, 42, think="loop", score=10),
     record("b", 0, 7, tokens=4, score="high"),
     record("c", 0, 42),

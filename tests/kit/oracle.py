@@ -67,12 +67,14 @@ class Trace:
     spans: list[tuple[int, str, int, int]]  # author, phase, start, end
     finish: tuple[str, str]
     rejected_words: int
+    dropped: Sequence[tuple[int, int, int, bytes]] = ()  # author, where it was cut, tokens, text behind the cut
 
 
 @dataclasses.dataclass
 class Oracle:
     """`style[role](ids) -> P(style) of each token`, from the tokens of the whole text; shift already applied (nan: no
     prediction). `probes[role](ids, token) -> P(style)` of a sampled token, from the ids before it, takes its place.
+    `k`: tokens of a turn, which is written to its end before it is judged; it only decides what is dropped.
     """
 
     authors: tuple[Author, Author]
@@ -85,16 +87,20 @@ class Oracle:
     seed: int
     probes: tuple[Callable[[list[int], int], float], ...] = ()
     first: int = STUDENT
+    k: int = 1
 
     def trace(self, messages: list[dict], record: str, sample: int) -> Trace:
         prompts = [a.chat.prompt_ids(messages) for a in self.authors]
         key = self._key(record, sample)
         y, role, used, spans, rejections = b"", self.first, 0, [], 0
+        dropped = []
         while True:
-            kept, tokens, why = self._span(prompts[role], y, role, key, used)
+            kept, tokens, why, (rest, behind) = self._span(prompts[role], y, role, key, used)
             if len(kept) > 0:
                 spans.append((role, "think", len(y), len(y) + len(kept)))
             y, used = y + kept, used + tokens
+            if rest:
+                dropped.append((role, len(y), rest, behind))
             if why != "rejected":
                 break
             rejections += 1
@@ -112,10 +118,14 @@ class Oracle:
         text, finish = self._answer(context, y + close, key)
         spans = [(a, p, s, min(e, len(y))) for a, p, s, e in spans if s < len(y)]
         spans.append((STUDENT, "answer", len(y + close), len(text)))
-        return Trace(text, len(y), spans, (why, finish), rejections)
+        return Trace(text, len(y), spans, (why, finish), rejections, dropped)
 
-    def _span(self, prompt: list[int], y: bytes, role: int, key: jax.Array, used: int) -> tuple[bytes, int, str]:
-        """One span: the kept bytes, how many sampled tokens they hold, and why it ended."""
+    def _span(
+        self, prompt: list[int], y: bytes, role: int, key: jax.Array, used: int
+    ) -> tuple[bytes, int, str, tuple[int, bytes]]:
+        """One span: the kept bytes, how many sampled tokens they hold, why it ended, and the tokens and bytes that are
+        dropped.
+        """
         author = self.authors[role]
         context = prompt + author.encode(y)
         marker = author.chat.textual_marker
@@ -135,8 +145,16 @@ class Oracle:
             last = end
             return "loop" if self.loops and self.loops(data, end) else None
 
-        def result(why: str) -> tuple[bytes, int, str]:
-            return data[len(y) : last], sum(e <= last for e in ends), why
+        def result(why: str, event: bool = False) -> tuple[bytes, int, str, tuple[int, bytes]]:
+            written = y + b"".join(author.bytes_of[token] for token in sampled)
+            while not event and len(sampled) % self.k:
+                token = self._sample(author, context + sampled, written, key, role, thinking=True)
+                event = token in author.events
+                if not event:
+                    sampled.append(token)
+                    written += author.bytes_of[token]
+            kept = sum(e <= last for e in ends)
+            return data[len(y) : last], kept, why, (len(sampled) - kept, written[last:])
 
         while True:
             token = self._sample(author, context + sampled, data, key, role, thinking=True)
@@ -144,8 +162,8 @@ class Oracle:
                 while last < len(data):
                     end = _cut(data, last, ends, closed=True)
                     if why := judge(end):
-                        return result(why)
-                return result(author.events[token])
+                        return result(why, event=True)
+                return result(author.events[token], event=True)
             piece = author.bytes_of[token]
             if self.probes:
                 probed.append((len(data), len(data) + len(piece), self.probes[role](context + sampled, token)))

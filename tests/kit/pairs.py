@@ -75,6 +75,7 @@ class Pair:
         probes: bool = False,
         predictors: Sequence[Predictor] | None = None,
         schedule: ScheduleName | None = None,
+        keep_dropped: bool = False,
         **sizes: object,
     ) -> Engine:
         """The pair in the loop, with its classifiers; if `probes`, with probes on its models; or with `predictors`."""
@@ -93,7 +94,8 @@ class Pair:
                 for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
             ]
         trace = cooperation or self.cooperation
-        return build_engine(lms, predictors, trace, config, self.seed, mesh, depth, schedule=schedule)
+        more = {"schedule": schedule, "keep_dropped": keep_dropped}
+        return build_engine(lms, predictors, trace, config, self.seed, mesh, depth, **more)
 
     def probes(self) -> tuple[Probe, ...]:
         """A random probe after the first layer of each writer."""

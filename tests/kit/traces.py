@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tessy_jax.analysis.traces import DataSet, Reading, Trace
-from tessy_jax.data.records import FinishReason, Problem, Record, Span, TokenCounts
+from tessy_jax.data.records import DroppedText, FinishReason, Problem, Record, Span, TokenCounts
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.examples import ANSWER, CAPABILITY, CONTEXT, STYLE, Example
 from tests.kit import run_sft
@@ -31,9 +31,11 @@ def reading() -> Reading:
     return Reading(Chat.load(student() / "student"), None, 4096, None, {})
 
 
-def trace(name: str, spans: Sequence[tuple[str, str]], answer: str, nll: float = 1.0, end: str = "stop") -> Trace:
+def trace(
+    name: str, spans: Sequence[tuple[str, str]], answer: str, nll: float = 1.0, end: str = "stop", dropped: str = ""
+) -> Trace:
     """A trace of ours whose tokens are its words: spans of (author, text), and an answer, which ended so. The first
-    token stands for the prompt.
+    token stands for the prompt. `dropped`: what was rolled back behind every span of the thinking.
     """
     content, found, tokens = THINK, [], [(0, CONTEXT, len(THINK.encode()))]
 
@@ -53,7 +55,8 @@ def trace(name: str, spans: Sequence[tuple[str, str]], answer: str, nll: float =
     counts = TokenCounts(*(sum(s.n_tokens for s in found[:-1] if s.by == by) for by in _PARTS), found[-1].n_tokens, 6)
     reasons = FinishReason("end", end)
     problem = Problem(name, [{"role": "user", "content": f"problem {name}"}])
-    record = Record(problem, 0, content, tuple(found), counts, max(0, len(spans) - 1), reasons, 0)
+    behind = tuple(DroppedText(s.by, s.end, 1, dropped) for s in found[:-1]) if dropped else None
+    record = Record(problem, 0, content, tuple(found), counts, max(0, len(spans) - 1), reasons, 0, behind)
     ids, parts, ends = (np.array(column, np.int32) for column in zip(*tokens, strict=True))
     example = Example(
         f"{name}#0", problem.messages[0]["content"], ids, parts.astype(np.int8), ends, problem.messages, content, record

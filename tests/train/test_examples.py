@@ -109,6 +109,14 @@ def test_the_ids_of_a_record_are_those_of_synthesis(chat):
     assert (found.id, found.problem) == ("p1#2", ASK["content"])
 
 
+def test_what_was_rolled_back_is_not_learned(chat):
+    dropped = {"by": "teacher", "at": 12, "n_tokens": 2, "text": " wait</think>"}
+    with_it, without = one(record(dropped_text=[dropped]), chat), one(record(), chat)
+    assert with_it.tokens.tolist() == without.tokens.tolist()
+    assert with_it.parts.tolist() == without.parts.tolist()
+    assert reason(record(dropped_text=[{"by": "teacher"}]), chat).startswith("not a record: TypeError")
+
+
 def test_the_ids_of_a_record_are_those_of_transformers(chat):
     theirs = chat.reference.apply_chat_template(record()["messages"], return_dict=False)
     newline = chat.reference("\n")["input_ids"]
