@@ -86,7 +86,7 @@ MISTAKES = [
     (
         "zzz=1",
         "unknown key 'zzz' in override 'zzz=1'; known keys: student, teacher, predictors, cooperation, engine, mesh, "
-        "input, columns, output, seed, samples, limit, method, schedule",
+        "input, columns, output, seed, samples, limit, method, schedule, keep_dropped",
     ),
     (
         "predictors.student.shift=0",
