@@ -2,8 +2,8 @@
 
     RUN/data/part-00002-of-00008.jsonl …   ->   OUTPUT/data/part-00000-of-00001.jsonl, OUTPUT/rejects.jsonl
 
-Only places of records are held in memory; records are copied one by one. What comes out does not depend on how many
-shards there were.
+Held in memory are the input and where each record stands; records are copied one by one. What comes out does not
+depend on how many shards there were.
 """
 
 import json
@@ -110,8 +110,8 @@ def _manifest(runs: Sequence[Path], output: Path) -> dict[str, Any]:
         raise MergeError("a run is named twice, or is the output as well: name each once, and a new --output")
     first = _stored(runs[0])
     for run in runs[1:]:
-        if lines := differences(_stored(run), first):
-            told = "\n".join(lines).replace(" now", f" in {runs[0]}")
+        if lines := differences(_stored(run), first, f"in {runs[0]}"):
+            told = "\n".join(lines)
             raise MergeError(f"{run} is a run of another configuration than {runs[0]}:\n{told}")
     return first
 
@@ -136,8 +136,12 @@ def _input(runs: Sequence[Path]) -> tuple[list[Problem | Reject], int]:
 
 
 def _config(run: Path) -> TraceRunConfig:
-    values = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
-    return TraceRunConfig.model_validate({key: values[key] for key in TraceRunConfig.model_fields if key in values})
+    """The keys that all commands which write traces have, of the configuration that the run began with."""
+    try:
+        values = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+        return TraceRunConfig.model_validate({key: values[key] for key in TraceRunConfig.model_fields if key in values})
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise MergeError(f"{run}/config.yaml is damaged: {error}") from error
 
 
 def _places(runs: Sequence[Path]) -> tuple[dict[Key, Place], int]:

@@ -268,12 +268,12 @@ def compare_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str,
         raise DifferentRunError(f"{path} holds a different run:\n{told}\nuse --overwrite or another --output")
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Where the identities of two manifests differ, a line for each key."""
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], here: str = "now") -> list[str]:
+    """Where the identities of two manifests differ, a line for each key; `here` says where `wanted` is."""
     ours = dict(_flatten(json.loads(dump_line(wanted["identity"]))))
     theirs = dict(_flatten(stored.get("identity", {})))
     return [
-        f"  {key}: {theirs.get(key, _ABSENT)} there, {ours.get(key, _ABSENT)} now"
+        f"  {key}: {theirs.get(key, _ABSENT)} there, {ours.get(key, _ABSENT)} {here}"
         for key in sorted(ours.keys() | theirs.keys())
         if theirs.get(key, _ABSENT) != ours.get(key, _ABSENT)
     ]

@@ -235,7 +235,7 @@ class RunDir:
 
 def _clear(path: Path, shard: tuple[int, int], overwrite: bool) -> None:
     """Removes the own files of this process, or what a crash left half written of them."""
-    for file in _own_files(path, shard, first=shard[0] == 0 or not overwrite):
+    for file in _own_files(path, shard, earlier=shard[0] == 0 or not overwrite):
         if overwrite:
             file.unlink()
         elif file.suffix == ".jsonl" and file.parent.name != "journal":
@@ -244,14 +244,14 @@ def _clear(path: Path, shard: tuple[int, int], overwrite: bool) -> None:
         leftover.unlink()
 
 
-def _own_files(path: Path, shard: tuple[int, int], *, first: bool) -> Iterator[Path]:
-    """The files of its shard, which this process alone may change; for a `first` one those of other counts too, which
-    no process writes any more.
+def _own_files(path: Path, shard: tuple[int, int], *, earlier: bool) -> Iterator[Path]:
+    """The files of a shard, which its process alone may change; `earlier`: those of other counts too, which no process
+    writes any more.
     """
     for file in _run_files(path, _RECORDS, _REJECTS, _OTHERS):
         numbers = re.search(_SHARD, file.name)
         owner, owners = (int(numbers[1]), int(numbers[2])) if numbers else (0, 1)
-        if (owner, owners) == shard or (first and owners != shard[1]):
+        if (owner, owners) == shard or (earlier and owners != shard[1]):
             yield file
 
 

@@ -41,7 +41,7 @@ class Shard:
         if not found:
             raise ConfigError(f"--shard {text}: write INDEX/COUNT, the first is 0/COUNT, or auto/COUNT in an array job")
         index = _counted(environment) if found[1] == "auto" else int(found[1])
-        if index >= int(found[2]):
+        if not 0 <= index < int(found[2]):
             raise ConfigError(f"--shard {text}: there is no shard {index} of {found[2]}; they count from 0")
         return cls(index, int(found[2]))
 
@@ -58,6 +58,9 @@ def _counted(environment: Mapping[str, str]) -> int:
     """Which job of its array this is, from 0."""
     for name, first in COUNTERS:
         if name in environment:
-            return int(environment[name]) - int(environment.get(first or "", 0))
+            try:
+                return int(environment[name]) - int(environment.get(first or "", 0))
+            except ValueError:
+                raise ConfigError(f"--shard auto/…: {name}={environment[name]} is no number") from None
     names = " nor ".join(name for name, _ in COUNTERS)
     raise ConfigError(f"--shard auto/…: neither {names} is set; name the shard: --shard 0/…")

@@ -93,6 +93,8 @@ def test_what_cannot_be_merged_is_named(
     part.write_bytes(b"[]\n")
     assert f"{part}:1 is not a record" in refused(*thirds, twice)
     assert merged(tmp_path / "partial", thirds[0], options=("--partial",))
+    (twice / "config.yaml").write_text("samples: none\n")
+    assert f"{twice}/config.yaml is damaged" in refused(*thirds, twice)
 
 
 def _copy(run: Path, to: Path, **identity: object) -> Path:
@@ -127,6 +129,13 @@ def test_which_shard(text: str | None, environment: dict[str, str], shard: Shard
 def test_wrong_shards(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Shard.parse(text, {})
+
+
+def test_wrong_numbers_of_a_scheduler() -> None:
+    with pytest.raises(ConfigError, match="SLURM_ARRAY_TASK_ID=x is no number"):
+        Shard.parse("auto/3", {"SLURM_ARRAY_TASK_ID": "x"})
+    with pytest.raises(ConfigError, match="there is no shard -1 of 3"):
+        Shard.parse("auto/3", {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "1"})
 
 
 def test_wrong_shards_end_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
