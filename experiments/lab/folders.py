@@ -27,6 +27,14 @@ class Writer(NamedTuple):
     merges: int
     config: dict[str, Any]
 
+    def of_width(self, width: int) -> "Writer":
+        """The same writer, narrower or wider: all sizes in proportion, as many layers and heads."""
+        sizes = {
+            name: self.config[name] * width // self.config["hidden_size"]
+            for name in ("hidden_size", "intermediate_size", "head_dim")
+        }
+        return self._replace(config=self.config | sizes)
+
     @property
     def template(self) -> str:
         _, user, model, end, *_ = self.control

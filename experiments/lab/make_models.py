@@ -44,8 +44,11 @@ UNKNOWN = 0.4
 """Share of the products that the student does not know."""
 
 TEACHER_THINKING = {"open": "<work>\n", "before": "\n", "marker": "</work>", "after": "\n"}
-ROUNDS = {"student": (4e-3,), "teacher": (4e-3, 2e-3)}
-"""Learning rates of the rounds in which a model is trained; each has its own texts."""
+ROUNDS = {"student": (4e-3,), "student_small": (8e-3,), "student_large": (2e-3,), "teacher": (4e-3, 2e-3)}
+"""Learning rates of the rounds in which a model is trained; each has its own texts. By width: twice as wide, half."""
+
+STUDENTS = {"student": STUDENT, "student_small": STUDENT.of_width(32), "student_large": STUDENT.of_width(128)}
+"""Students that have read the same texts: the laboratory's, one whose matrices are a quarter of its, one four times."""
 
 ROWS = 24_000
 OWN_STYLE = 0.6
@@ -59,13 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--output", type=Path, default=Path("configs/lab"))
     parser.add_argument("--work", type=Path, default=Path("runs/lab_base"), help="where the training's runs are kept")
-    parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES, help="models to make")
+    parser.add_argument("--only", nargs="*", choices=[*STUDENTS, "teacher"], default=NAMES, help="models to make")
     options = parser.parse_args()
     write_problems(options.output / "data")
     write_tables(options.output / "predictors")
     write_models(options.output / "models", options.work, options.only)
-    for role in options.only:
-        if not (options.output / "predictors" / role).exists():
+    for role in NAMES:
+        if role in options.only and not (options.output / "predictors" / role).exists():
             make_probe(role, options.output, options.work)
 
 
@@ -116,15 +119,15 @@ def write_models(folder: Path, work: Path, names: Sequence[str]) -> None:
         if (folder / name / "config.json").exists():
             continue
         model = work / f"{name}-untrained"
-        if name == "student":
-            write_folder(model, STUDENT, [*texts, *student_texts(asked, "more")], seed=1)
+        if name in STUDENTS:
+            write_folder(model, STUDENTS[name], [*texts, *student_texts(asked, "more")], seed=1)
         else:
             write_folder(model, TEACHER, texts, seed=2)
         for number, rate in enumerate(ROUNDS[name], start=1):
             run = work / f"{name}-{number}"
-            rows = student_rows(ROWS, number) if name == "student" else teacher_rows(ROWS, number)
+            rows = student_rows(ROWS, number) if name in STUDENTS else teacher_rows(ROWS, number)
             write_rows(run.with_suffix(".jsonl"), rows)
-            config = training(model, run, rate) | {"thinking": {} if name == "student" else TEACHER_THINKING}
+            config = training(model, run, rate) | {"thinking": {} if name in STUDENTS else TEACHER_THINKING}
             run.with_suffix(".yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
             code = subprocess.run([sys.executable, "-m", "tessy_jax.sft", str(run.with_suffix(".yaml"))]).returncode
             if code:
