@@ -93,13 +93,13 @@ def written(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Torch:
-    """`generate` of transformers, greedy, on the weights of a checkpoint folder.
+    """`generate` of transformers, greedy, on the weights of a checkpoint folder, or on random ones (`dummy`).
 
     Raises:
       ImportError: torch is not installed.
     """
 
-    def __init__(self, folder: Path, dtype: str, eos_ids: frozenset[int]):
+    def __init__(self, folder: Path, dtype: str, eos_ids: frozenset[int], dummy: bool = False):
         import torch
         import transformers
 
@@ -108,8 +108,14 @@ class Torch:
         self.name = f"torch {torch.__version__}, transformers {transformers.__version__}"
         self.device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
         self.tensor, self.eos = torch.tensor, sorted(eos_ids) or None
-        load: Any = transformers.AutoModelForCausalLM.from_pretrained
-        self.model = load(folder, dtype=getattr(torch, dtype), local_files_only=True).eval().to(self.device)
+        loader: Any = transformers.AutoModelForCausalLM
+        if dummy:
+            with torch.device(self.device):  # drawn where they are used
+                shapes = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+                self.model = loader.from_config(shapes, dtype=getattr(torch, dtype)).eval()
+        else:
+            model = loader.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+            self.model = model.eval().to(self.device)
 
     def write(self, prompts: np.ndarray, tokens: int) -> tuple[float, np.ndarray]:
         """(seconds per decode step, new tokens): exactly `tokens` per row; the first comes with reading the prompt."""

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from alone import Torch, alone_engine, pretend_read, run, written
 from bandwidth import measure, step_bytes
+from dummy import DummyPair
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -50,7 +51,7 @@ def main() -> int:
     try:
         config = load_config(path, overrides)
         mesh = [make_mesh(config.mesh, batch) for batch in (*batches, config.engine.batch)][-1]
-        pair = Pair.open(config)
+        pair = DummyPair.open(config, options.dummy) if options.dummy else Pair.open(config)
         rows = itertools.islice(read(Path(config.input), config.columns), config.limit)
         problems = [row for row in rows if isinstance(row, Problem)]
         engine = pair.load(mesh)
@@ -66,10 +67,11 @@ def main() -> int:
 
     report["decode"] = []
     for role in Role if options.both else (Role.STUDENT,):
-        torch = _torch(pair, role)
-        table = [decode(config, engine.models[role], torch, problems, batch, options, peak, mesh) for batch in batches]
+        torch = None if options.no_torch else _torch(pair, role)
         name = f"{NAMES[role]} {Path(pair.folders[role]).name}, {config.engine.dtype}"
-        show(f"decode alone: {name}; torch: {torch.name if torch else 'not installed'}", table)
+        table = [decode(config, engine.models[role], torch, problems, batch, options, peak, mesh) for batch in batches]
+        if table:
+            show(f"decode alone: {name}; torch: {torch.name if torch else 'not measured'}", table)
         report["decode"] += [{"model": name, **row} for row in table]
         if options.context:
             table = [
@@ -96,6 +98,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--context", default="", help="also decode in caches of so many tokens a row (N[,N…])")
     parser.add_argument("--fill", default="100", help="and with rows of so many tokens (N[,N…]; default: %(default)s)")
     parser.add_argument("--alone", action="store_true", help="measure no two models together")
+    parser.add_argument("--no-torch", action="store_true", help="measure nothing with torch")
+    parser.add_argument(
+        "--dummy",
+        type=_numbers,
+        metavar="N,N",
+        help="random weights: folders need config.json and the tokenizer only; tokens per span of student and teacher",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="the best of so many counts (default: %(default)s)")
     parser.add_argument("--both", action="store_true", help="decode the teacher alone too, not only the student")
     parser.add_argument("--json", type=Path, help="write the results to this file, too")
@@ -125,9 +134,10 @@ def machine() -> dict[str, Any]:
 # -- one model alone ---------------------------------------------------------------------------------------------------
 
 
-def _torch(pair: Pair, role: Role) -> Torch | None:
+def _torch(pair: Pair | DummyPair, role: Role) -> Torch | None:
     try:
-        return Torch(pair.folders[role], pair.config.engine.dtype, pair.chats[role].eos_ids)
+        dummy = isinstance(pair, DummyPair)
+        return Torch(pair.folders[role], pair.config.engine.dtype, pair.chats[role].eos_ids, dummy)
     except ImportError:
         return None
 

@@ -32,6 +32,11 @@ def block_on(platform: str, slot: int = 0) -> int:
     return block
 
 
+def pages_on(platform: str, page: int, most: int) -> int:
+    """Pages of a row, of `page` slots each, that suit a platform as a block; `most`: as many as a row has."""
+    return 1 if platform == "cpu" else min(most, max(1, ACCELERATOR_BLOCK // page))
+
+
 def by_length(
     q: Float[Array, "B C N H"],
     k: Real[Array, "R K S H"],
@@ -59,10 +64,13 @@ def by_length(
     """
     if not isinstance(mask, RingMask) or not heads_first:
         raise NotImplementedError("attention: 'by_length' takes the rows of a cache (RingMask, heads_first) only.")
+    platform = platform or jax.default_backend()
     if pages is not None:
-        block, slots = k.shape[2], k.shape[2] * pages.shape[1]
+        together = pages_on(platform, k.shape[2], pages.shape[1])
+        pages = jnp.pad(pages, ((0, 0), (0, -pages.shape[1] % together)))
+        block, slots = k.shape[2] * together, k.shape[2] * pages.shape[1]
     else:
-        block = block or block_on(platform or jax.default_backend(), q.shape[0] * k.shape[1] * k.shape[3] * k.itemsize)
+        block = block or block_on(platform, q.shape[0] * k.shape[1] * k.shape[3] * k.itemsize)
         slots = k.shape[2]
         if slots <= block:
             raise NotImplementedError(f"attention: 'by_length' takes more slots than those of one block, {block}.")
@@ -97,7 +105,8 @@ def by_length(
     def part(x: Real[Array, "R K S _"], start: Int[Array, ""]) -> Real[Array, "B K _ _"]:
         sizes = (1, kv_heads, block, x.shape[3])
         if pages is not None:
-            x = x.at[lax.dynamic_index_in_dim(pages, start // block, axis=1, keepdims=False)].get(mode="clip")
+            found = x.at[lax.dynamic_slice_in_dim(pages, start // x.shape[2], together, axis=1)].get(mode="clip")
+            x = found.swapaxes(1, 2).reshape(batch, kv_heads, block, x.shape[3])
         elif rows is None:
             x = lax.dynamic_slice_in_dim(x, start, block, axis=2)
         else:

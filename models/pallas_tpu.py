@@ -134,7 +134,9 @@ def _of_one(pages: Any, lengths: Any, q: Any, k: Any, *rest: Any, **options: Any
 
 
 def _product(a: Any, b: Any, contracted: tuple[tuple[int, ...], tuple[int, ...]]) -> Any:
-    return lax.dot_general(a, b, (contracted, ((0,), (0,))), preferred_element_type=jnp.float32)
+    # Named, since commands ask for the highest everywhere (devices/jax_settings.py), and bfloat16 has no higher one.
+    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
+    return lax.dot_general(a, b, (contracted, ((0,), (0,))), precision=precision, preferred_element_type=jnp.float32)
 
 
 def _refusal(what: str) -> NotImplementedError:

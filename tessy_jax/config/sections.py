@@ -113,7 +113,7 @@ class EngineConfig(Config):
     page: PositiveInt | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
-        description="Tokens of a page of such a cache; null: 64 on CPUs, 256 on others.",
+        description="Tokens of a page of such a cache; null: 64 on CPUs, 128 on GPUs, 256 on TPUs.",
     )
     prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
         default_factory=_default_buckets,

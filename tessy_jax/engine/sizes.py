@@ -29,8 +29,8 @@ MARGIN = 64
 PREFILL_TOKENS = 2048
 """Tokens per pass of prefill: enough to be bound by arithmetic, while what it holds of them stays small."""
 
-PAGES, ACCELERATOR_PAGE = {"cpu": 64}, 256
-"""Tokens of a page by platform: attention reads one page of each row at a time (models/by_length.py)."""
+PAGES, ACCELERATOR_PAGE = {"cpu": 64, "gpu": 128}, 256
+"""Tokens of a page by platform: as many as attention reads of a row at a time (models/by_length.py, pallas_*.py)."""
 
 ROLLBACK_DEPTH = 256
 """Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""
