@@ -19,6 +19,7 @@ from tessy_jax.models.by_length import by_length
 from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
 from tessy_jax.models.pallas_gpu import pallas_gpu
 from tessy_jax.models.pallas_tpu import pallas_tpu
+from tessy_jax.models.products import einsum
 
 
 def attention(
@@ -113,7 +114,7 @@ def dense(
 
     q = q.reshape(batch, chunk, kv_heads, group, head_dim).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, group * chunk, head_dim)
-    scores = jnp.einsum("bksh,bkqh->bksq", k.astype(q.dtype), q, preferred_element_type=jnp.float32) * scale
+    scores = einsum("bksh,bkqh->bksq", k.astype(q.dtype), q, preferred_element_type=jnp.float32) * scale
     if k_scale is not None:
         scores *= k_scale
     scores = scores.swapaxes(2, 3).reshape(batch, kv_heads, group, chunk, slots)
@@ -127,7 +128,7 @@ def dense(
         weights *= v_scale[:, :, None, None, :, 0]
 
     weights = weights.astype(q.dtype).reshape(batch, kv_heads, group * chunk, slots)
-    out = jnp.einsum("bkqs,bksh->bkqh", weights, v.astype(q.dtype)).reshape(batch, kv_heads, group, chunk, head_dim)
+    out = einsum("bkqs,bksh->bkqh", weights, v.astype(q.dtype)).reshape(batch, kv_heads, group, chunk, head_dim)
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, chunk, heads * head_dim)
 
 
@@ -155,12 +156,12 @@ def reference(
     heads = q.shape[2]
     keys, values = (jnp.repeat(x, heads // x.shape[1], axis=1) for x in (keys, values))  # each query head its own
 
-    scores = jnp.einsum("bcnh,bnsh->bncs", q.astype(jnp.float32), keys) * scale
+    scores = einsum("bcnh,bnsh->bncs", q.astype(jnp.float32), keys) * scale
     sink = jnp.full(heads, -jnp.inf) if sinks is None else sinks.astype(jnp.float32)
     column = jnp.broadcast_to(sink[:, None, None], (*scores.shape[:-1], 1))
     scores = jnp.concatenate([jnp.where(visible[:, None], scores, HIDDEN), column], axis=-1)
     weights = jnp.where(visible[:, None], jax.nn.softmax(scores, axis=-1)[..., :-1], 0)
-    return jnp.einsum("bncs,bnsh->bcnh", weights, values).reshape(*q.shape[:2], -1)
+    return einsum("bncs,bnsh->bcnh", weights, values).reshape(*q.shape[:2], -1)
 
 
 def _of_rows(rows: Int[Array, " B"] | None, pages: Int[Array, "B T"] | None, *arrays: Array | None) -> Any:

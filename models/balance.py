@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
+from tessy_jax.models.products import einsum
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Balance:
         went = jax.nn.one_hot(chosen, p.shape[-1]).sum(axis=-2)
         counts = real.astype(jnp.float32)
         return type(self)(
-            self.chosen + jnp.einsum("bce,bc->e", went, counts),
-            self.probabilities + jnp.einsum("bce,bc->e", p, counts),
+            self.chosen + einsum("bce,bc->e", went, counts),
+            self.probabilities + einsum("bce,bc->e", p, counts),
             self.tokens + counts.sum(),
         )
 

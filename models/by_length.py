@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int, Real
 
 from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
+from tessy_jax.models.products import einsum
 
 BLOCKS = {"cpu": 128}
 """Slots per block by platform, at most. A round of the loop costs more on accelerators: their blocks are larger."""
@@ -87,7 +88,7 @@ def by_length(
         visible = mask.visible(at) & (at >= i * block)
         visible = jnp.tile(visible, (1, group, 1))[:, None]
 
-        scores = jnp.einsum("bkqh,bksh->bkqs", q, part(k, start), preferred_element_type=jnp.float32) * scale
+        scores = einsum("bkqh,bksh->bkqs", q, part(k, start), preferred_element_type=jnp.float32) * scale
         if k_scale is not None:
             scores *= part(k_scale, start).swapaxes(2, 3)
         scores = jnp.where(visible, scores, HIDDEN)
@@ -99,7 +100,7 @@ def by_length(
         if v_scale is not None:
             weights *= part(v_scale, start).swapaxes(2, 3)
         weights = weights.astype(q.dtype)
-        new = jnp.einsum("bkqs,bksh->bkqh", weights, part(v, start), preferred_element_type=jnp.float32)
+        new = einsum("bkqs,bksh->bkqh", weights, part(v, start), preferred_element_type=jnp.float32)
         return new_top, total, out * shrink[..., None] + new
 
     def part(x: Real[Array, "R K S _"], start: Int[Array, ""]) -> Real[Array, "B K _ _"]:

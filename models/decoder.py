@@ -14,6 +14,7 @@ from tessy_jax.models.formats.int8 import in_int8
 from tessy_jax.models.grouped import check_kernel
 from tessy_jax.models.key_values import KeyValues
 from tessy_jax.models.layers import Embedding, Linear
+from tessy_jax.models.products import einsum
 from tessy_jax.models.rope import Rotation
 from tessy_jax.models.sharding import Dim, Rules, sharding_for
 
@@ -88,7 +89,7 @@ class CausalLM(nnx.Module):
         """Unnormalised log-probabilities of the next token, accumulated in float32."""
         with jax.named_scope("logits"):
             weight = self.output_weight()
-            return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+            return einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
 
     def output_weight(self) -> Float[Array, "V D"]:
         """The output matrix: the embeddings where they are tied. For losses that never form all logits at once."""

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from tessy_jax.models.config import ModelConfigError
+from tessy_jax.models.products import precision_of
 
 Stacks = TypeVar("Stacks")
 
@@ -39,7 +40,11 @@ def _tokamax(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: I
     return tokamax.ragged_dot(rows, weights, sizes)
 
 
-KERNELS: dict[str, Kernel] = {"xla": lax.ragged_dot, "tokamax": _tokamax}
+def _xla(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: Int[Array, " E"]) -> Array:
+    return lax.ragged_dot(rows, weights, sizes, precision=precision_of(rows, weights))
+
+
+KERNELS: dict[str, Kernel] = {"xla": _xla, "tokamax": _tokamax}
 """Kernels by name. What they give for rows beyond the sum of the sizes means nothing."""
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from tessy_jax.models.key_values import AttentionInputs, KeyValues, Packed
+from tessy_jax.models.products import einsum
 from tessy_jax.models.rope import Rotation, rotate
 from tessy_jax.models.sharding import Dim
 
@@ -118,7 +119,7 @@ class Linear(nnx.Module):
         return self.weight[...]
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        y = jnp.einsum("...i,oi->...o", x, self.matrix(x.dtype))
+        y = einsum("...i,oi->...o", x, self.matrix(x.dtype))
         return y if self.bias is None else y + self.bias[...]
 
 

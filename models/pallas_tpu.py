@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from tessy_jax.models.mask import HIDDEN, Full, PackedMask, RingMask
+from tessy_jax.models.products import precision_of
 
 LANES = 128
 """Numbers of a register's row: those of a head must fill it."""
@@ -134,9 +135,9 @@ def _of_one(pages: Any, lengths: Any, q: Any, k: Any, *rest: Any, **options: Any
 
 
 def _product(a: Any, b: Any, contracted: tuple[tuple[int, ...], tuple[int, ...]]) -> Any:
-    # Named, since commands ask for the highest everywhere (devices/jax_settings.py), and bfloat16 has no higher one.
-    precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else lax.Precision.DEFAULT
-    return lax.dot_general(a, b, (contracted, ((0,), (0,))), precision=precision, preferred_element_type=jnp.float32)
+    return lax.dot_general(
+        a, b, (contracted, ((0,), (0,))), precision=precision_of(a, b), preferred_element_type=jnp.float32
+    )
 
 
 def _refusal(what: str) -> NotImplementedError:

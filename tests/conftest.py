@@ -14,7 +14,6 @@ from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # as every command sets it; where the tests run on a GPU
 # torch's threads wait for each other actively: with two test processes on two cores, an oracle took 34 s instead of 5.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from tessy_jax.models import DecoderConfig, describe
+from tessy_jax.models.products import matmul
 from tessy_jax.models.sharding import Dim
 
 Params = dict[str, Float32[Array, "..."]]
@@ -125,7 +126,7 @@ class LoRA:
         merged = dict(frozen)
         for name, weight in frozen.items():
             if (layer := _layer(name)) + _A in trained:
-                update = jnp.matmul(trained[layer + _B], trained[layer + _A], precision=jax.lax.Precision.HIGHEST)
+                update = matmul(trained[layer + _B], trained[layer + _A])
                 update = update.swapaxes(-1, -2) if weight.ndim == 3 else update
                 merged[name] = weight + self.alpha / self.rank * update
         return merged

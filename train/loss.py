@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tessy_jax.models import CausalLM, Model, TokenClassifier
+from tessy_jax.models.products import einsum
 
 
 class Losses(NamedTuple):
@@ -148,9 +149,9 @@ def _forward(hidden: Array, weight: Array, targets: Array, weights: Array, chunk
         probabilities, nll, correct = _softmax(x, weight, target)
         grad_logits = (probabilities - _is_target(probabilities, target)) * w[..., None]
         grad_logits = grad_logits.astype(x.dtype)
-        grad_x = jnp.einsum("btv,vd->btd", grad_logits, weight)
+        grad_x = einsum("btv,vd->btd", grad_logits, weight)
         # [D, V]: as [V, D] a CPU first writes the gradient of the logits out again, transposed.
-        grad = jnp.einsum("btd,btv->dv", x, grad_logits, preferred_element_type=jnp.float32)
+        grad = einsum("btd,btv->dv", x, grad_logits, preferred_element_type=jnp.float32)
         return grad_weight + grad, (nll, correct, grad_x)
 
     length, columns = targets.shape[1], _columns(targets, chunk)
@@ -178,7 +179,7 @@ _weighted_loss.defvjp(_forward, _backward)
 
 def _softmax(x: Array, weight: Array, target: Array) -> tuple[Array, Array, Array]:
     """(probabilities [B C V], nll [B C], correct [B C]) of one chunk."""
-    logits = jnp.einsum("btd,vd->btv", x, weight, preferred_element_type=jnp.float32)
+    logits = einsum("btd,vd->btv", x, weight, preferred_element_type=jnp.float32)
     highest = jnp.max(logits, axis=-1, keepdims=True)
     exponentials = jnp.exp(logits - highest)
     total = jnp.sum(exponentials, axis=-1, keepdims=True)

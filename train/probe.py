@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from tessy_jax import models
 from tessy_jax.config.train_probe import ProbeFitConfig
+from tessy_jax.models.products import matmul
 from tessy_jax.predictors.probe import record_hidden_states
 from tessy_jax.train.data.examples import CONTEXT
 from tessy_jax.train.data.packing import pack
@@ -209,7 +210,7 @@ def _minimise(
 
     def loss(params: Any) -> Float32[Array, ""]:
         w, b, u = params
-        logits = x @ w + b + (u * free)[number]
+        logits = matmul(x, w) + b + (u * free)[number]
         nll = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, style))
         return nll + 0.5 * l2 * jnp.sum(w**2) + 0.5 * token_l2 * jnp.sum(u**2)
 

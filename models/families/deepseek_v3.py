@@ -24,6 +24,7 @@ from tessy_jax.models.key_values import AttentionInputs, KeyValues
 from tessy_jax.models.layers import ACTIVATIONS, GatedMLP, PreNormBlock, RMSNorm, parameter
 from tessy_jax.models.mask import Full
 from tessy_jax.models.moe import GatedExperts
+from tessy_jax.models.products import einsum
 from tessy_jax.models.rope import Rotation, Yarn, deinterleave, rotate, yarn_mscale
 from tessy_jax.models.sharding import Dim, Rules
 
@@ -211,12 +212,12 @@ class LatentAttention(nnx.Module):
             to_keys, to_values = jnp.split(expand, [config.qk_nope_head_dim], axis=1)
 
             q, turned = jnp.split(self._queries(x), [config.qk_nope_head_dim], axis=-1)
-            q = jnp.einsum("bcnh,nhr->bcnr", q, to_keys)
+            q = einsum("bcnh,nhr->bcnr", q, to_keys)
             q = jnp.concatenate([q, self._rotate(turned, rotation)], axis=-1)
 
             seen, kv = kv.attend(AttentionInputs(self.layer, q, k, None, positions, self.scale))
             seen = seen.reshape(q.shape)[..., :rank]
-            out = jnp.einsum("bcnr,nhr->bcnh", seen, to_values)
+            out = einsum("bcnr,nhr->bcnh", seen, to_values)
             return self.o_proj(out.reshape(*x.shape[:2], -1)), kv
 
     def _queries(self, x: Float[Array, "B C D"]) -> Float[Array, "B C N H"]:
@@ -239,7 +240,7 @@ class Router(nnx.Module):
 
     def __call__(self, x: Float[Array, "B C D"]) -> tuple[Int[Array, "B C k"], Float32[Array, "B C k"]]:
         config, f32 = self.config, jnp.float32
-        scores = jax.nn.sigmoid(jnp.einsum("bcd,ed->bce", x.astype(f32), self.weight[...].astype(f32)))
+        scores = jax.nn.sigmoid(einsum("bcd,ed->bce", x.astype(f32), self.weight[...].astype(f32)))
         # The bias balances load: it decides who is chosen, not with what weight.
         biased = scores + self.e_score_correction_bias[...]
         groups = biased.reshape(*biased.shape[:2], config.n_group, -1)

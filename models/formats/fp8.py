@@ -15,6 +15,7 @@ from tessy_jax.models.config import Fields
 from tessy_jax.models.grouped import Kernel, Product, one_by_one
 from tessy_jax.models.layers import Linear, parameter
 from tessy_jax.models.moe import StackedLinear
+from tessy_jax.models.products import matmul
 from tessy_jax.models.sharding import Dim
 
 
@@ -139,7 +140,7 @@ class Fp8StackedLinear(StackedLinear):
         def opened(expert: tuple[UInt8[Array, "O I"], Float32[Array, "o i"]]) -> Product:
             weight = lax.bitcast_convert_type(expert[0], self.weight.dtype)
             matrix = self.blocks.matrix(weight, expert[1], rows.dtype)
-            return lambda rows: rows @ matrix.T
+            return lambda rows: matmul(rows, matrix.T)
 
         # Bytes are sliced, not floats: for that XLA's CPU form turns the whole stack into 16 bits, before the loop.
         stacks = (lax.bitcast_convert_type(self.weight[...], jnp.uint8), self.weight_scale_inv[...])

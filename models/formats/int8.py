@@ -15,6 +15,7 @@ from jaxtyping import Array, DTypeLike, Float, Float32, Int, Int8
 from tessy_jax.models.grouped import Kernel, Product, one_by_one
 from tessy_jax.models.layers import Expected, Linear, parameter
 from tessy_jax.models.moe import StackedLinear
+from tessy_jax.models.products import einsum
 
 _RANDOM = 0.02 / 74
 """The scale of a random model's rows: their bytes then have a standard deviation of 0.02, as other parameters."""
@@ -79,7 +80,7 @@ class Int8Linear(Linear):
 def _product(
     x: Float[Array, "... I"], weight: Int8[Array, "O I"], scale: Float32[Array, " O"]
 ) -> Float[Array, "... O"]:
-    y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
+    y = einsum("...i,oi->...o", x, weight.astype(x.dtype), preferred_element_type=jnp.float32)
     return (y * scale).astype(x.dtype)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, DTypeLike, Float, Float32, Int8, Int32, Shaped, UIn
 
 from tessy_jax.models.grouped import Product
 from tessy_jax.models.layers import DerivedFrom, Expected, parameter
+from tessy_jax.models.products import matmul
 from tessy_jax.models.sharding import Dim
 
 GROUP = 32
@@ -104,11 +105,11 @@ def _powers(scales: UInt8[Array, "G O"], size: int, dtype: DTypeLike) -> Float[A
     power = lax.bitcast_convert_type(scales.astype(jnp.uint32) << 23, jnp.float32)  # s is the exponent's own bits
     # An exact product, as it has one term each: a TPU is faster at it than at spreading values (13,000 cycles by its
     # compiler's estimate, and 171,000, for one matrix of GPT-OSS-120B).
-    return jnp.repeat(jnp.eye(len(scales), dtype=dtype), size, axis=0) @ power.astype(dtype)
+    return matmul(jnp.repeat(jnp.eye(len(scales), dtype=dtype), size, axis=0), power.astype(dtype))
 
 
 def _sum(rows: Float[Array, "P C"], values: Float[Array, "C O"]) -> Float32[Array, "P O"]:
-    return jnp.matmul(rows, values, preferred_element_type=jnp.float32)
+    return matmul(rows, values, preferred_element_type=jnp.float32)
 
 
 def _columns(groups: Dim, size: int) -> Dim:

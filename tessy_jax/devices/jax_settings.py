@@ -47,7 +47,7 @@ SETTINGS = (
     Setting("JAX_HIGH_DYNAMIC_RANGE_GUMBEL", False, _RANDOM),
     Setting("JAX_ENABLE_CUSTOM_PRNG", False, "another type of random keys"),
     Setting("JAX_LEGACY_PRNG_KEY", "allow", "an error or a warning where keys are stored"),
-    Setting("JAX_DEFAULT_MATMUL_PRECISION", "highest", "float32 products rounded to 10 or 7 bits on GPUs and TPUs"),
+    Setting("JAX_DEFAULT_MATMUL_PRECISION", None, _NUMBERS),
     Setting("JAX_SOFTMAX_CUSTOM_JVP", False, _NUMBERS),
     Setting("JAX_USE_DIRECT_LINEARIZE", True, _NUMBERS),
     Setting("JAX_DISABLE_MOST_OPTIMIZATIONS", False, _NUMBERS),
@@ -69,11 +69,8 @@ SETTINGS = (
     Setting("JAX_DISALLOW_MESH_CONTEXT_MANAGER", False, "an error where a model is spread over devices"),
     Setting("JAX_REMOVE_SIZE_ONE_MESH_AXIS_FROM_TYPE", False, "an error where a model is spread over devices"),
 )
-"""The table. Each value but one is the default of JAX 0.10.2, and stays what it is when JAX changes its default.
-
-The one: JAX multiplies float32 matrices in TF32 on GPUs and in bfloat16 on TPUs unless told otherwise. Here float32
-means float32; products of bfloat16 are not changed by it.
-"""
+"""The table. Each value is the default of JAX 0.10.2, and stays what it is when JAX changes its default. Products of
+float32 name their precision themselves (models/products.py)."""
 
 
 WITHOUT_A_TPU = {

@@ -24,6 +24,7 @@ from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.models import DecoderConfig, call_block
 from tessy_jax.models.decoder import BlockCall
+from tessy_jax.models.products import matmul
 from tessy_jax.predictors.base import JudgedModel, PredictorKind, Shapes
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 from tessy_jax.text_jax.arrays import Leaf
@@ -111,7 +112,7 @@ class Probe:
     @staticmethod
     def style(params: ProbeParams, hidden: Float[Array, "B D"], tokens: Int[Array, " B"]) -> Float32[Array, " B"]:
         """P(style) of `tokens`, sampled at positions with these hidden states of the probe's layer."""
-        logits = hidden.astype(jnp.float32) @ params.weight + params.bias
+        logits = matmul(hidden.astype(jnp.float32), params.weight) + params.bias
         return jax.nn.sigmoid(logits + params.token_bias[tokens])
 
 

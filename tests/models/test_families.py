@@ -19,6 +19,7 @@ from flax import nnx
 from tessy_jax import models
 from tessy_jax.models.by_length import BLOCKS
 from tests.kit import tiny
+from tests.kit.products import float32_products
 
 B, T = 2, 40
 TOLERANCE = 1e-4
@@ -105,6 +106,13 @@ def ragged(chunk: int, seed: int) -> Iterator[np.ndarray]:
             positions[row, where] = fed[row] + np.arange(n)
             fed[row] += n
         yield positions
+
+
+def test_float32_is_multiplied_in_float32(pair: Pair) -> None:
+    """On every platform: JAX's default on GPUs is TF32, on TPUs bfloat16, and no test here would notice."""
+    cache = models.init_cache(pair.model.config, B, T, 3)
+    positions = jnp.zeros((B, 3), jnp.int32)
+    assert float32_products(pair.call, pair.params, positions, positions, cache) == []
 
 
 def test_prefill_in_one_go(pair: Pair) -> None:

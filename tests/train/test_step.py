@@ -20,6 +20,7 @@ from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.remat import REMAT, in_turn
 from tessy_jax.train.step import Compute, batch_sharding, init, make_eval, make_step
 from tests.kit import ROOT, tiny
+from tests.kit.products import float32_products
 from tests.kit.training import Recorder, batch_of, distance, documents
 
 EXACT = Compute("float32", remat="none", attention="dense", loss_chunk=32)
@@ -93,6 +94,18 @@ def test_packing_changes_nothing(tmp_path: Path, attention: str) -> None:
     assert int(ours[0].sums.tokens_all) == 57
     assert int(ours[0].sums.tokens) == 57 - sum(n // 3 for n in (11, 20, 17, 9))
     assert ours[0].sums.count.tolist() == [0, 20, 17, 16, 0]
+
+
+@pytest.mark.parametrize("attention", ["dense", "blocks"])
+def test_a_step_multiplies_float32_in_float32(tmp_path: Path, attention: str) -> None:
+    """Its gradients too, on every platform; see models/products.py."""
+    tiny.qwen3(tmp_path)
+    config = models.read_config(tmp_path)
+    state = init(config, models.named_parameters(models.load(tmp_path, rules=models.TRAINING)), None, Recorder())
+    step = make_step(config, None, Recorder(), dataclasses.replace(EXACT, attention=attention))
+    tokens, weights = documents([5, 9], config.vocab_size)
+    batch = batch_of([tokens], [weights], 16)
+    assert float32_products(step, state, batch) == []
 
 
 def test_micro_batches_and_remat_change_nothing_and_bfloat16_little(tmp_path: Path) -> None:
