@@ -44,20 +44,25 @@ Table = list[dict[str, Any]]
 
 def main() -> int:
     keep_freed_memory()  # as every command does
-    options = _options()
-    batches = _numbers(options.batches)
-    overrides = [word for word in options.words if "=" in word]
-    path = Path(next((word for word in options.words if "=" not in word), "configs/demo.yaml"))
     try:
-        config = load_config(path, overrides)
-        mesh = [make_mesh(config.mesh, batch) for batch in (*batches, config.engine.batch)][-1]
-        pair = DummyPair.open(config, options.dummy) if options.dummy else Pair.open(config)
-        rows = itertools.islice(read(Path(config.input), config.columns), config.limit)
-        problems = [row for row in rows if isinstance(row, Problem)]
-        engine = pair.load(mesh)
+        measure_all(_options())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    return 0
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """Prints all tables, each as soon as it is measured. Raises UserError: what is asked for cannot be run."""
+    batches = _numbers(options.batches)
+    overrides = [word for word in options.words if "=" in word]
+    path = Path(next((word for word in options.words if "=" not in word), "configs/demo.yaml"))
+    config = load_config(path, overrides)
+    mesh = [make_mesh(config.mesh, batch) for batch in (*batches, config.engine.batch)][-1]
+    pair = DummyPair.open(config, options.dummy) if options.dummy else Pair.open(config)
+    rows = itertools.islice(read(Path(config.input), config.columns), config.limit)
+    problems = [row for row in rows if isinstance(row, Problem)]
+    engine = pair.load(mesh)
     report: dict[str, Any] = {"machine": machine(), "config": str(path), "overrides": overrides}
     show("machine", [report["machine"]])
 
@@ -80,13 +85,13 @@ def main() -> int:
                 for fill in _numbers(options.fill)
                 if fill + 2 * options.tokens + MARGIN < context
             ]
-            show(f"decode by length: {name}; {config.engine.batch} rows", table)
+            if table:
+                show(f"decode by length: {name}; {config.engine.batch} rows", table)
             report.setdefault("decode by length", []).extend({"model": name, **row} for row in table)
     if not options.alone:
         report["cooperation"] = cooperation(config, engine, problems, options.repeats, mesh)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
 
 
 def _options() -> argparse.Namespace:
