@@ -75,11 +75,25 @@ class SynthesisConfig(TraceRunConfig, PairConfig):
         "depends on the schedule and on k.",
     )
 
+    keep_scores: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="Records also hold what the predictors said of each word that was judged, rejected ones included "
+        "(word_scores: P(style)).",
+    )
+
     @field_validator("schedule")
     @classmethod
     def _check_schedule(cls, value: ScheduleName | None, info: ValidationInfo) -> ScheduleName | None:
         if value == "stream" and isinstance(info.data.get("cooperation"), ReleasedCodeCooperation):
             raise ValueError("cannot be stream: the preset released_code judges whole turns; leave it out")
+        return value
+
+    @field_validator("keep_scores")
+    @classmethod
+    def _check_scores(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and isinstance(info.data.get("cooperation"), ReleasedCodeCooperation):
+            raise ValueError("cannot be true: the preset released_code judges no words; leave it out")
         return value
 
 

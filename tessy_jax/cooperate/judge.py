@@ -160,6 +160,10 @@ class PaperBoundary:
         kept = jnp.maximum(state.kept, jnp.max(jnp.where(good, words.ends, 0), axis=1))
         judged = now.open_ & ~failed & ~now.rejected
         kept = pick(judged, kept, state.kept)
+        if state.scores is not None:
+            last = bad & (jnp.cumsum(bad, axis=1) == 1)  # those behind it are not judged
+            said = judged[:, None] & ((good & ~words.free) | last)
+            state = self.note(state, said, starts, jnp.where(last, starts, words.ends), words.ends)
         state = state.replace(kept=kept, canonical=state.canonical & (kept <= reading.proven))
 
         # A rejected word ends the span; if all are kept, thinking may end, or there is more to judge.
@@ -171,6 +175,24 @@ class PaperBoundary:
         # Tokens of a rejected word that the predictor has read are taken back by the next pass.
         open_ = more | (rejected & ~failed & self.scorer.ahead(state))
         return _Pass(state, scored.cache, open_, rejected, finish, now.passes + scored.passes)
+
+    def note(
+        self,
+        state: State,
+        words: Bool[Array, "B W"],
+        starts: Int[Array, "B W"],
+        ends: Int[Array, "B W"],
+        read: Int[Array, "B W"],
+    ) -> State:
+        """With what the predictor says of these words, in runs that keep it.
+
+        Args:
+            starts, ends: the places that are noted, see `WordScores`. read: where each word ends, or ends so far.
+        """
+        if state.scores is None:
+            return state
+        style = self.scorer.deciding(state, starts, read)
+        return state.replace(scores=state.scores.append(words & jnp.isfinite(style), starts, ends, style))
 
     # -- finding the words ---------------------------------------------------------------------------------------------
 

@@ -63,6 +63,8 @@ class Loop:
     ) -> tuple[Carry, WorkCount]:
         state = carry.state
         start = state.replace(logged=jnp.zeros_like(state.logged), waiting=jnp.zeros_like(state.waiting))
+        if start.scores is not None:
+            start = start.replace(scores=start.scores.emptied())
         carry = carry.replace(state=start)
         busy = carry.state.phase != Phase.DONE
 
@@ -73,6 +75,8 @@ class Loop:
             stops = jnp.any(rows.waiting) | jnp.any(rows.logged >= state.log.shape[1] - 1)
             if rows.dropped is not None:  # it must have room for what another round may drop
                 stops |= jnp.any(rows.dropped.full(rows.logged))
+            if rows.scores is not None:
+                stops |= jnp.any(rows.scores.full())
             return (now.rounds < rounds) & jnp.any(still) & (done < enough) & ~stops
 
         def one_round(now: _Progress) -> _Progress:

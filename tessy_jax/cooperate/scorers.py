@@ -57,6 +57,12 @@ class WordScorer(Protocol):
         """
         ...
 
+    def deciding(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Float[Array, "B W"]:
+        """P(style) of the token that decides about each word: the first that is not of the role's kind, or, where all
+        are, the one that is least sure of it. Not finite where nothing is predicted.
+        """
+        ...
+
     def ahead(self, state: State) -> Bool[Array, " B"]:
         """The rows for which more was read than is kept."""
         ...
@@ -113,13 +119,24 @@ class TextScorer:
         return read
 
     def of_kind(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Bool[Array, "B W"]:
-        stream = state.predictor_streams[self.role]
-        index = stream.n[:, None] - WORD_TOKENS + jnp.arange(WORD_TOKENS)
-        at = gather(stream.ends, index)[:, :, None]
-        inside = (at > starts[:, None]) & (at <= ends[:, None]) & (index >= 0)[:, :, None]
+        index, inside = self._inside(state, starts, ends)
         right = is_right(gather(state.style[self.role], index), self.predictor.threshold, self.role)
         right |= index < self.predictor.shift
         return ~jnp.any(inside & ~right[:, :, None], axis=1)
+
+    def deciding(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Float[Array, "B W"]:
+        index, inside = self._inside(state, starts, ends)
+        predicted = inside & (index >= self.predictor.shift)[:, :, None]
+        return deciding(gather(state.style[self.role], index), predicted, self.predictor.threshold, self.role)
+
+    def _inside(
+        self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]
+    ) -> tuple[Int[Array, "B I"], Bool[Array, "B I W"]]:
+        """The places of the predictor's last tokens in its stream, and which of them end inside each word."""
+        stream = state.predictor_streams[self.role]
+        index = stream.n[:, None] - WORD_TOKENS + jnp.arange(WORD_TOKENS)
+        at = gather(stream.ends, index)[:, :, None]
+        return index, (at > starts[:, None]) & (at <= ends[:, None]) & (index >= 0)[:, :, None]
 
     def ahead(self, state: State) -> Bool[Array, " B"]:
         return state.predictor_streams[self.role].covered > state.kept
@@ -156,6 +173,12 @@ class ProbeScorer:
         inside = (token.end[:, :, None] > starts[:, None]) & (token.start[:, :, None] < ends[:, None])
         return ~jnp.any(inside & token.wrong[:, :, None], axis=1)
 
+    def deciding(self, state: State, starts: Int[Array, "B W"], ends: Int[Array, "B W"]) -> Float[Array, "B W"]:
+        token = self._tokens(state)
+        inside = (token.end[:, :, None] > starts[:, None]) & (token.start[:, :, None] < ends[:, None])
+        sampled = inside & token.sampled[:, :, None]
+        return deciding(token.style, sampled, self.predictor.threshold, self.role)
+
     def ahead(self, state: State) -> Bool[Array, " B"]:
         return jnp.zeros(state.kept.shape, bool)
 
@@ -169,20 +192,34 @@ class ProbeScorer:
         index = stream.n[:, None] - self.width + jnp.arange(self.width)
         end = gather(stream.ends, index)
         start = jnp.where(index == stream.base[:, None], state.span_start[:, None], gather(stream.ends, index - 1))
-        right = is_right(gather(state.style[self.role], index), self.predictor.threshold, self.role)
-        return _Tokens(start, end, ~right & (index >= stream.base[:, None]))
+        style, sampled = gather(state.style[self.role], index), index >= stream.base[:, None]
+        right = is_right(style, self.predictor.threshold, self.role)
+        return _Tokens(start, end, style, sampled, ~right & sampled)
 
 
 class _Tokens(NamedTuple):
-    """The last tokens of each row: the bytes that they stand for, and whether they were sampled in this span and are
-    not of the role's kind.
+    """The last tokens of each row: the bytes that they stand for, P(style), whether they were sampled in this span, and
+    whether they are not of the role's kind besides.
     """
 
     start: Int[Array, "B I"]
     end: Int[Array, "B I"]
+    style: Float[Array, "B I"]
+    sampled: Bool[Array, "B I"]
     wrong: Bool[Array, "B I"]
 
 
 def is_right(style: Float[Array, "B I"], threshold: float, role: Role) -> Bool[Array, "B I"]:
     """Whether tokens with this P(style) are of the role's kind."""
     return (style >= threshold) == (role == Role.STUDENT)
+
+
+def deciding(
+    style: Float[Array, "B I"], inside: Bool[Array, "B I W"], threshold: float, role: Role
+) -> Float[Array, "B W"]:
+    """See `WordScorer.deciding`; `inside`: which tokens are those of each word."""
+    wrong = inside & ~is_right(style, threshold, role)[:, :, None]
+    first = jnp.take_along_axis(style, jnp.argmax(wrong, axis=1), axis=1)
+    low, high = (jnp.where(inside, style[:, :, None], none) for none in (jnp.inf, -jnp.inf))
+    least_sure = jnp.min(low, axis=1) if role == Role.STUDENT else jnp.max(high, axis=1)
+    return jnp.where(jnp.any(wrong, axis=1), first, least_sure)

@@ -1,7 +1,7 @@
 """What the loop knows of each row: its text, whose turn it is, and how every model sees it.
 
-Letters: B slots, Y bytes of text, S tokens of a stream, V vocabulary; between two visits of the host J spans logged and
-D bytes dropped.
+Letters: B slots, Y bytes of text, S tokens of a stream, V vocabulary; between two visits of the host J spans logged, D
+bytes dropped and N words judged.
 """
 
 import enum
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
-from tessy_jax.text_jax.arrays import Leaf, gather, pick, replace_at
+from tessy_jax.text_jax.arrays import Leaf, gather, pick, replace_at, scatter
 
 
 class Role(enum.IntEnum):
@@ -119,9 +119,9 @@ class Requests(struct.PyTreeNode):
     attempt: Int[Leaf, " B"]
 
 
-DROPPED_SHARE = 3
-"""Room of `DroppedBytes`, in parts that hold the longest text that a cut drops. A dispatch ends where more than one is
-in use, and a round may cut twice.
+ROOM_SHARE = 3
+"""Room of `DroppedBytes` and `WordScores`, in parts that hold as much as a turn can bring. A dispatch ends where more
+than one is in use, and a round has two turns.
 """
 
 
@@ -145,7 +145,7 @@ class DroppedBytes(struct.PyTreeNode):
 
     def full(self, logged: Int[Array, " B"]) -> Bool[Array, " B"]:
         """The rows in which another round might not find room."""
-        return self.size(logged) > self.text.shape[1] // DROPPED_SHARE
+        return self.size(logged) > self.text.shape[1] // ROOM_SHARE
 
     def append(self, rows: Bool[Array, " B"], state: "State") -> "DroppedBytes":
         """With what the rows have written behind `State.kept`, for the span that is logged next."""
@@ -156,6 +156,42 @@ class DroppedBytes(struct.PyTreeNode):
         return DroppedBytes(
             text=jnp.where(new, gather(state.text, state.kept[:, None] + at), self.text),
             ends=self.ends.at[jnp.arange(len(slot)), slot].set(size + length, mode="drop"),
+        )
+
+
+class WordScores(struct.PyTreeNode):
+    """The P(style) by which words were kept or rejected since the host last looked, in runs that keep it
+    (`keep_scores`).
+
+    Attributes:
+        starts, ends: bytes of the text that a kept word has; of a rejected one both are where the span was cut.
+        style: of the token that decided; see `WordScorer.deciding`.
+        n: words that are in use.
+    """
+
+    starts: Int[Leaf, "B N"]
+    ends: Int[Leaf, "B N"]
+    style: Float[Leaf, "B N"]
+    n: Int[Leaf, " B"]
+
+    def full(self) -> Bool[Array, " B"]:
+        """The rows in which another round might not find room."""
+        return self.n > self.ends.shape[1] // ROOM_SHARE
+
+    def emptied(self) -> "WordScores":
+        """Without the words that the host has seen."""
+        return self.replace(n=jnp.zeros_like(self.n))
+
+    def append(
+        self, words: Bool[Array, "B W"], starts: Int[Array, "B W"], ends: Int[Array, "B W"], style: Float[Array, "B W"]
+    ) -> "WordScores":
+        """With some of these words."""
+        index = self.n[:, None] + jnp.cumsum(words, axis=1) - 1
+        return WordScores(
+            starts=scatter(self.starts, index, starts, words),
+            ends=scatter(self.ends, index, ends, words),
+            style=scatter(self.style, index, style, words),
+            n=self.n + jnp.sum(words, axis=1),
         )
 
 
@@ -185,6 +221,7 @@ class State(struct.PyTreeNode):
           predictor reads hidden states.
         requests: see `Requests`; None in the preset `paper`.
         dropped: see `DroppedBytes`; None in runs that do not keep it.
+        scores: see `WordScores`; None in runs that do not keep them.
     """
 
     key: UInt32[Leaf, "B 2"]
@@ -211,6 +248,7 @@ class State(struct.PyTreeNode):
     style: tuple[Float[Leaf, "B S"], ...]
     requests: Requests | None = None
     dropped: DroppedBytes | None = None
+    scores: WordScores | None = None
 
     def whose_turn(self, role: Role) -> Bool[Array, " B"]:
         """The rows whose turn it is for `role`."""

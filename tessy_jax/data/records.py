@@ -6,6 +6,7 @@ A record on disk is one JSON line:
      "spans": [{"by", "phase", "start", "end", "n_tokens", "dropped_tokens"}],
      "n_tokens": {"student", "teacher", "answer", "rolled_back"}, "switches", "finish": {"think", "answer"}, "seed",
      "dropped_text": [{"by", "at", "n_tokens", "text"}],        only of runs with `keep_dropped`
+     "word_scores": [[start, end, P(style)]],                   only of runs with `keep_scores`
      ... the problem's other fields}
 
 Fields of the problem that have the name of one of these are kept under "input".
@@ -17,7 +18,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Author = Literal["student", "teacher"]
 Phase = Literal["think", "answer"]
@@ -33,8 +34,10 @@ _OWN_FIELDS = (
     "finish",
     "seed",
     "dropped_text",
+    "word_scores",
     "input",
 )
+_KEPT = ("dropped_text", "word_scores")  # what only some runs keep
 # Characters that UTF-8 cannot hold (lone surrogates) or that some readers take for the end of a line.
 _ESCAPED = re.compile("[\ud800-\udfff\u0085\u2028\u2029]")
 
@@ -93,6 +96,21 @@ class DroppedText:
     text: str
 
 
+class WordScore(NamedTuple):
+    """What the author's boundary predictor said of a word that it judged.
+
+    Attributes:
+        start, end: of a word that was kept; characters or bytes as in `Span`. Of one that was rejected both are where
+            the span was cut before it.
+        style: P(style) of the token that decided, rounded to four places: the first that is not of the author's kind,
+            or, where the word was kept, the one that is least sure of it.
+    """
+
+    start: int
+    end: int
+    style: float
+
+
 @dataclass(frozen=True)
 class TokenCounts:
     """Tokens by use: thinking kept of each author, the answer, and generated but rolled back."""
@@ -120,6 +138,7 @@ class Record:
     Attributes:
         content: the assistant's whole message, both thinking tags included.
         dropped_text: what was rolled back, in the order in which it was written; None where the run did not keep it.
+        word_scores: of all words that were judged, in the order of the text; None where the run did not keep them.
     """
 
     problem: Problem
@@ -131,6 +150,7 @@ class Record:
     finish: FinishReason
     seed: int
     dropped_text: tuple[DroppedText, ...] | None = None
+    word_scores: tuple[WordScore, ...] | None = None
 
     def to_row(self) -> dict[str, Any]:
         """The record as it stands in the output."""
@@ -147,6 +167,8 @@ class Record:
         }
         if self.dropped_text is not None:
             row["dropped_text"] = [asdict(dropped) for dropped in self.dropped_text]
+        if self.word_scores is not None:
+            row["word_scores"] = [list(score) for score in self.word_scores]
         row |= {name: value for name, value in extra.items() if name not in _OWN_FIELDS}
         if clashes := {name: extra[name] for name in _OWN_FIELDS if name in extra}:
             row["input"] = clashes
@@ -172,7 +194,7 @@ class Record:
         """The inverse of `to_row` (the problem's line apart); raises ValueError where a field is missing or wrong."""
         try:
             extra = {name: value for name, value in row.items() if name not in _OWN_FIELDS} | row.get("input", {})
-            dropped = row.get("dropped_text")
+            dropped, scores = row.get("dropped_text"), row.get("word_scores")
             return cls(
                 problem=Problem(row["id"], row["messages"][:-1], extra),
                 sample_index=row["sample_index"],
@@ -183,6 +205,7 @@ class Record:
                 finish=FinishReason(**row["finish"]),
                 seed=row["seed"],
                 dropped_text=None if dropped is None else tuple(DroppedText(**each) for each in dropped),
+                word_scores=None if scores is None else tuple(WordScore(*each) for each in scores),
             )
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"not a record: {error!r}") from error
@@ -204,7 +227,8 @@ class RowState:
         counters: running totals, by name.
         finish_think: why thinking ended; None while it goes on.
         span_style: P(style) of each token of the span where the predictor is a probe; else empty.
-        dropped_text: what was rolled back so far, in bytes; a line of the journal has it only if there is some.
+        dropped_text, word_scores: those of the record so far, in bytes; a line of the journal has them only if there
+            are some.
     """
 
     id: str
@@ -222,24 +246,24 @@ class RowState:
     finish_think: str | None
     span_style: tuple[float, ...] = ()
     dropped_text: tuple[DroppedText, ...] = ()
+    word_scores: tuple[WordScore, ...] = ()
 
     def to_json(self) -> str:
         """One line of the journal, without the line end."""
         values = asdict(self) | {"text": base64.b64encode(self.text).decode("ascii")}
-        if not self.dropped_text:
-            del values["dropped_text"]
-        return dump_line(values)
+        return dump_line({name: value for name, value in values.items() if value or name not in _KEPT})
 
     @classmethod
     def from_json(cls, line: str) -> "RowState":
         """The inverse of `to_json`; raises ValueError where the line is not a row state."""
         try:
             values = json.loads(line)
-            if not isinstance(values, dict) or {*values, "dropped_text"} != {one.name for one in fields(cls)}:
+            if not isinstance(values, dict) or {*values, *_KEPT} != {one.name for one in fields(cls)}:
                 raise ValueError("its fields are not those of a row state")
             values["text"] = base64.b64decode(values["text"], validate=True)
             values["spans"] = tuple(Span(**span) for span in values["spans"])
             values["dropped_text"] = tuple(DroppedText(**each) for each in values.get("dropped_text", ()))
+            values["word_scores"] = tuple(WordScore(*each) for each in values.get("word_scores", ()))
             values |= {name: tuple(values[name]) for name in ("span_tokens", "span_ends", "span_style")}
             return cls(**values)
         except (ValueError, TypeError) as error:

@@ -23,7 +23,7 @@ from tessy_jax.cooperate.words_device import DeviceWords
 from tessy_jax.cooperate.words_host import MAX_WORDS, PENDING, HostWords
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
-from tessy_jax.engine.rows import AS_NAMED, Seats
+from tessy_jax.engine.rows import AS_NAMED, NOTHING_MORE, Keeps, Seats
 from tessy_jax.engine.sizes import ROLLBACK_DEPTH, pass_bytes, reads_alike, shards
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import Predictor, reads_hidden_states, reads_text
@@ -41,20 +41,20 @@ def build_engine(
     depth: int = ROLLBACK_DEPTH,
     seats: Seats = AS_NAMED,
     schedule: ScheduleName | None = None,
-    keep_dropped: bool = False,
+    keeps: Keeps = NOTHING_MORE,
 ) -> Engine:
     """An engine for the student and the teacher, in this order, and their predictors.
 
     Args:
         cooperation: the preset with its budgets. depth: deepest rollback that the caches' rings hold, in tokens.
         seats: whose models they are, where another's than the role says.
-        schedule: None: that of the preset. keep_dropped: whether records hold the text that was rolled back.
+        schedule: None: that of the preset. keeps: what records hold besides the traces.
 
     Raises:
         ConfigError: the preset cannot do with such a predictor, or the budgets alone fill the context.
     """
     plan = build_schedule(models, predictors, cooperation, sizes, mesh, depth, schedule)
-    return Engine(plan, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth, seats, keep_dropped)
+    return Engine(plan, tuple(models), tuple(predictors), sizes, cooperation, seed, mesh, depth, seats, keeps)
 
 
 def build_schedule(

@@ -21,11 +21,11 @@ from tessy_jax.cooperate.state import Phase, Role, State
 from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
 from tessy_jax.data.inputs import Reject
 from tessy_jax.data.messages import why
-from tessy_jax.data.records import DroppedText, Problem, Record, RowState, Span
+from tessy_jax.data.records import Problem, Record, RowState
 from tessy_jax.devices.processes import anywhere, everywhere
 from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.engine.queue import JobQueue, Waiting
-from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
+from tessy_jax.engine.rows import AS_NAMED, NAMES, NOTHING_MORE, Job, Keeps, Past, Seats
 from tessy_jax.engine.sizes import (
     ROLLBACK_DEPTH,
     make_caches,
@@ -74,8 +74,7 @@ class _Slot:
     """A row in flight. `age`: see `Waiting`; `tokens`: of each model's stream, prompts included."""
 
     job: Job
-    spans: list[Span]
-    dropped: list[DroppedText]
+    past: Past
     age: int
     tokens: list[int]
 
@@ -91,7 +90,7 @@ class Engine:
         mesh: where everything lies; None for one device.
         depth: deepest rollback that the caches' rings hold, in tokens.
         seats: whose models they are.
-        keep_dropped: whether records hold the text that was rolled back.
+        keeps: what records hold besides the traces.
 
     Raises:
         ConfigError: the budgets alone fill the context.
@@ -108,12 +107,12 @@ class Engine:
         mesh: Mesh | None,
         depth: int = ROLLBACK_DEPTH,
         seats: Seats = AS_NAMED,
-        keep_dropped: bool = False,
+        keeps: Keeps = NOTHING_MORE,
     ):
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats, keep_dropped)
+        self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats, keeps)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -256,8 +255,8 @@ class Engine:
                     rejected.append((waiting.job, reason))
                     continue
                 begun = self.rows.start(waiting.job)
-                spans, dropped = list(begun.spans), list(begun.dropped_text)
-                row = _Slot(waiting.job, spans, dropped, waiting.age, self._tokens(fresh, slot))
+                past = Past(begun.spans, begun.dropped_text, begun.word_scores)
+                row = _Slot(waiting.job, past, waiting.age, self._tokens(fresh, slot))
                 # Each of the others may need a page soon: a row that comes too early would have to go again.
                 others = [b for b, _ in self._by_age() if self.pages.share(b, slot)]
                 found = self.pages.begin(slot, [p.ids for p in prompts], self._ahead(row), spare=len(others))
@@ -320,10 +319,9 @@ class Engine:
         for b, slot in enumerate(self.slots):
             if slot is None:
                 continue
-            slot.spans = self.rows.spans(self.host, b, slot.spans)
-            slot.dropped += self.rows.dropped(self.host, b)
+            slot.past = self.rows.past(self.host, b, slot.past)
             if self.host.phase[b] == Phase.DONE:
-                record = self.rows.record(self.host, b, slot.job, slot.spans, slot.dropped)
+                record = self.rows.record(self.host, b, slot.job, slot.past)
                 if isinstance(record, Record):
                     finished.append(record)
                 else:
@@ -337,7 +335,7 @@ class Engine:
         return rows + self.queue.states()
 
     def _snapshot(self, slot: int, row: _Slot) -> RowState:
-        return self.rows.snapshot(self.host, slot, row.job, row.spans, row.dropped)
+        return self.rows.snapshot(self.host, slot, row.job, row.past)
 
     def _report(
         self,

@@ -12,7 +12,7 @@ from tessy_jax.config.synthesize import ReleasedCodeCooperation, SynthesisConfig
 from tessy_jax.engine.build import build_engine, tokens_per_turn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
-from tessy_jax.engine.rows import NAMES
+from tessy_jax.engine.rows import NAMES, Keeps
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
 from tessy_jax.engine.writers import Stage
 from tessy_jax.predictors.base import JudgedModel, OwnModel, PredictorSource
@@ -28,7 +28,7 @@ and text were one string at every turn, and what else has come with that (CHANGE
 def _identity(
     config: SynthesisConfig, sources: Sequence[Mapping[str, Any]], predictors: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    values = config.model_dump(mode="json", include={"cooperation", "seed", "columns", "keep_dropped"})
+    values = config.model_dump(mode="json", include={"cooperation", "seed", "columns", "keep_dropped", "keep_scores"})
     values["context"], values["dtype"] = config.engine.context, config.engine.dtype
     for name, source, predictor in zip(NAMES, sources, predictors, strict=True):
         values[name] = {**source, "predictor": predictor}
@@ -138,4 +138,5 @@ class Pair:
         models = [source.load(mesh, dtype) for source in self.sources]
         predictors = [source.load(mesh, dtype) for source in self.predictors]
         more = config.cooperation, config.engine, config.seed
-        return build_engine(models, predictors, *more, mesh, schedule=config.schedule, keep_dropped=config.keep_dropped)
+        keeps = Keeps(config.keep_dropped, config.keep_scores)
+        return build_engine(models, predictors, *more, mesh, schedule=config.schedule, keeps=keeps)

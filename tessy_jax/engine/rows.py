@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tessy_jax.cooperate.sampling import row_key
-from tessy_jax.cooperate.state import DroppedBytes, Finish, Opening, Phase, Requests, Role, State, Stream
-from tessy_jax.data.records import Author, DroppedText, Message, Problem, Record, RowState, Span, TokenCounts
+from tessy_jax.cooperate.state import DroppedBytes, Finish, Opening, Phase, Requests, Role, State, Stream, WordScores
+from tessy_jax.data.records import Author, DroppedText, Message, Problem, Record, RowState, Span, TokenCounts, WordScore
 from tessy_jax.data.records import FinishReason as Ending
 from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.text.retokenize import Retokenizer
@@ -38,6 +38,27 @@ AS_NAMED = Seats()
 
 
 @dataclasses.dataclass(frozen=True)
+class Keeps:
+    """What a run keeps besides the traces: the text that was dropped, and what predictors said of words (`scores`)."""
+
+    dropped: bool = False
+    scores: bool = False
+
+
+NOTHING_MORE = Keeps()
+"""The traces alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """What has become of a row so far, in bytes: finished spans, and what the run keeps besides."""
+
+    spans: tuple[Span, ...] = ()
+    dropped: tuple[DroppedText, ...] = ()
+    scores: tuple[WordScore, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
     """One sample of one problem, new or taken up again where the journal left it."""
 
@@ -57,6 +78,7 @@ class Rows:
       one_string: whether prompt and text are tokenised as one string (preset `released_code`).
       seats: whose models they are.
       dropped_bytes: room for text that is rolled back in one dispatch; 0: it is not kept.
+      scored_words: room for words that are judged in one dispatch; 0: what is said of them is not kept.
     """
 
     models: tuple[LanguageModel, ...]
@@ -68,6 +90,7 @@ class Rows:
     one_string: bool = False
     seats: Seats = AS_NAMED
     dropped_bytes: int = 0
+    scored_words: int = 0
 
     def start(self, job: Job) -> RowState:
         """Where the job begins or goes on."""
@@ -93,9 +116,9 @@ class Rows:
         def opening() -> Opening:
             return Opening(zeros(self.text_bytes, dtype=np.uint8), zeros(), zeros())
 
-        dropped = (
-            DroppedBytes(zeros(self.dropped_bytes, dtype=np.uint8), zeros(self.log)) if self.dropped_bytes else None
-        )
+        room, words = self.dropped_bytes, self.scored_words
+        dropped = DroppedBytes(zeros(room, dtype=np.uint8), zeros(self.log)) if room else None
+        scores = WordScores(zeros(words), zeros(words), zeros(words, dtype=np.float32), zeros()) if words else None
         return State(
             key=zeros(2, dtype=np.uint32), text=zeros(self.text_bytes, dtype=np.uint8), kept=zeros(), written=zeros(),
             utf8=zeros(), span_start=zeros(), role=zeros(), phase=zeros(), event=zeros(), think_end=zeros(),
@@ -106,6 +129,7 @@ class Rows:
             style=(zeros(self.context, dtype=np.float32), zeros(self.context, dtype=np.float32)),
             requests=Requests((opening(), opening()), zeros()) if self.one_string else None,
             dropped=dropped,
+            scores=scores,
         )  # fmt: skip
 
     def fill(self, batch: State, slot: int, job: Job, prompts: Sequence[Prompt]) -> None:
@@ -159,9 +183,7 @@ class Rows:
         base = int(batch.streams[role].base[slot])
         batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
 
-    def snapshot(
-        self, batch: State, slot: int, job: Job, spans: Sequence[Span], dropped: Sequence[DroppedText]
-    ) -> RowState:
+    def snapshot(self, batch: State, slot: int, job: Job, past: Past) -> RowState:
         """The row in `slot` as the journal keeps it. A turn never ends with an event pending."""
         role = Role(int(batch.role[slot]))
         stream = batch.streams[role]
@@ -173,7 +195,7 @@ class Rows:
             id=job.problem.id,
             sample_index=job.sample_index,
             text=batch.text[slot, : int(batch.written[slot])].tobytes(),
-            spans=tuple(spans),
+            spans=past.spans,
             role=self.seats.authors[role],
             phase="answer" if phase == Phase.ANSWER else "think",
             span_start=int(batch.span_start[slot]),
@@ -189,10 +211,16 @@ class Rows:
             }
             | ({} if batch.requests is None else {"attempt": int(batch.requests.attempt[slot])}),
             finish_think=Finish(finish).name.lower() if finish else None,
-            dropped_text=tuple(dropped),
+            dropped_text=past.dropped,
+            word_scores=past.scores,
         )
 
-    def spans(self, batch: State, slot: int, before: Sequence[Span]) -> list[Span]:
+    def past(self, batch: State, slot: int, before: Past) -> Past:
+        """`before`, and what this dispatch has brought."""
+        dropped, scores = self._dropped(batch, slot), self._scores(batch, slot)
+        return Past(self._spans(batch, slot, before.spans), before.dropped + dropped, before.scores + scores)
+
+    def _spans(self, batch: State, slot: int, before: Sequence[Span]) -> tuple[Span, ...]:
         """`before` and the spans that this dispatch finished, in bytes; one that kept nothing still says what it
         dropped.
         """
@@ -212,24 +240,29 @@ class Rows:
                 )
                 spans.pop()
             spans.append(span)
-        return spans
+        return tuple(spans)
 
-    def dropped(self, batch: State, slot: int) -> list[DroppedText]:
-        """What was rolled back in this dispatch, in bytes; nothing where it is not kept."""
+    def _dropped(self, batch: State, slot: int) -> tuple[DroppedText, ...]:
+        """What was rolled back in this dispatch; nothing where it is not kept."""
         if batch.dropped is None:
-            return []
+            return ()
         logged = int(batch.logged[slot])
         text, ends = batch.dropped.text[slot].tobytes(), batch.dropped.ends[slot, :logged].tolist()
         spans = zip(batch.log[slot, :logged].tolist(), [0, *ends], ends, strict=False)
-        return [
+        return tuple(
             DroppedText(self.seats.authors[role], at, tokens, text[start:end].decode(errors="replace"))
             for (role, _, at, _, tokens), start, end in spans
             if tokens
-        ]
+        )
 
-    def record(
-        self, batch: State, slot: int, job: Job, spans: Sequence[Span], dropped: Sequence[DroppedText]
-    ) -> Record | str:
+    def _scores(self, batch: State, slot: int) -> tuple[WordScore, ...]:
+        """What was said of the words that were judged in this dispatch; nothing where it is not kept."""
+        if batch.scores is None:
+            return ()
+        columns = (batch.scores.starts, batch.scores.ends, batch.scores.style.astype(float).round(4))
+        return tuple(map(WordScore, *(column[slot, : int(batch.scores.n[slot])].tolist() for column in columns)))
+
+    def record(self, batch: State, slot: int, job: Job, past: Past) -> Record | str:
         """The finished row as a record, or the reason why it is rejected."""
         think, answer = Finish(int(batch.finish_think[slot])), Finish(int(batch.finish_answer[slot]))
         if Finish.OVERFLOW in (think, answer):
@@ -257,9 +290,13 @@ class Rows:
             start, end = (characters(min(at + moved, limit)) for at in (span.start, span.end))
             return dataclasses.replace(span, start=start, end=end)
 
-        # Of an answer nothing is rolled back.
-        cuts = tuple(dataclasses.replace(each, at=characters(min(each.at, think_end))) for each in dropped)
-        placed = tuple(s for s in map(place, spans) if s.start < s.end)
+        def thought(at: int) -> int:
+            return characters(min(at, think_end))  # white space at the end of the thinking is no part of it
+
+        # Of an answer nothing is rolled back, and nothing is judged.
+        cuts = tuple(dataclasses.replace(each, at=thought(each.at)) for each in past.dropped)
+        scores = tuple(WordScore(thought(each.start), thought(each.end), each.style) for each in past.scores)
+        spans, placed = past.spans, tuple(s for s in map(place, past.spans) if s.start < s.end)
         authors = [s.by for s in placed if s.phase == "think"]
         return Record(
             problem=job.problem,
@@ -276,6 +313,7 @@ class Rows:
             finish=Ending(think.name.lower(), answer.name.lower()),
             seed=self.seed,
             dropped_text=None if batch.dropped is None else cuts,
+            word_scores=None if batch.scores is None else scores,
         )
 
 

@@ -11,11 +11,11 @@ from jax.sharding import AbstractMesh, Mesh
 from tessy_jax.config.sections import Budgets, EngineConfig
 from tessy_jax.config.synthesize import ReleasedCodeCooperation
 from tessy_jax.cooperate.params import Params
-from tessy_jax.cooperate.state import DROPPED_SHARE
+from tessy_jax.cooperate.state import ROOM_SHARE
 from tessy_jax.cooperate.turn import RoleCaches, Schedule
 from tessy_jax.engine.language_model import LanguageModel, same_vocab
 from tessy_jax.engine.pages import Pages, RowPages
-from tessy_jax.engine.rows import AS_NAMED, Rows, Seats
+from tessy_jax.engine.rows import AS_NAMED, NOTHING_MORE, Keeps, Rows, Seats
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.cache import Pool
 from tessy_jax.models.pallas_tpu import LANES
@@ -159,10 +159,11 @@ def make_rows(
     schedule: Schedule,
     seed: int,
     seats: Seats = AS_NAMED,
-    keep_dropped: bool = False,
+    keeps: Keeps = NOTHING_MORE,
 ) -> Rows:
     """The rows of an engine; everything by role."""
-    # A cut drops what a turn has written, and the word before it that was not complete: 48 bytes and a token.
+    # A turn drops or judges what it has written, and the word before it that was not complete: 48 bytes and a token.
+    # All words that are judged have two bytes, but for one that the end of the thinking completes.
     longest = max(model.vocab.token_bytes.shape[1] for model in models)
     most = LONG_WORD + longest * (2 + max(turn.generate.k for turn in schedule.turns))
     return Rows(
@@ -174,7 +175,8 @@ def make_rows(
         seed=seed,
         one_string=isinstance(budgets, ReleasedCodeCooperation),
         seats=seats,
-        dropped_bytes=DROPPED_SHARE * most if keep_dropped else 0,
+        dropped_bytes=ROOM_SHARE * most if keeps.dropped else 0,
+        scored_words=ROOM_SHARE * (most // 2 + 1) if keeps.scores else 0,
     )
 
 

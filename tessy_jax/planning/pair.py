@@ -22,6 +22,7 @@ from tessy_jax.cooperate.stream import PassShape, StreamSchedule
 from tessy_jax.cooperate.turn import Carry, Schedule
 from tessy_jax.devices.mesh import asked, check_rows
 from tessy_jax.engine.build import build_schedule
+from tessy_jax.engine.rows import Keeps
 from tessy_jax.engine.sizes import make_caches, make_params, make_rows, pool_of, prefill_rows, prompt_room, shards
 from tessy_jax.errors import ConfigError
 from tessy_jax.models import Cache
@@ -80,7 +81,8 @@ class Shapes:
         """What an engine of these sizes writes to."""
         config = self.config
         more = config.cooperation, sizes, self.schedule, config.seed
-        rows = make_rows(self.models, self.predictors, *more, keep_dropped=config.keep_dropped)
+        keeps = Keeps(config.keep_dropped, config.keep_scores)
+        rows = make_rows(self.models, self.predictors, *more, keeps=keeps)
         pool = pool_of(sizes, self.mesh)
         caches = made(lambda mesh: make_caches(self.models, self.predictors, sizes, pool, mesh), self.mesh)
         return Carry(placed(rows.empty(sizes.batch), self.mesh, ROWS), caches)

@@ -86,7 +86,7 @@ MISTAKES = [
     (
         "zzz=1",
         "unknown key 'zzz' in override 'zzz=1'; known keys: student, teacher, predictors, cooperation, engine, mesh, "
-        "input, columns, output, seed, samples, limit, method, schedule, keep_dropped",
+        "input, columns, output, seed, samples, limit, method, schedule, keep_dropped, keep_scores",
     ),
     (
         "predictors.student.shift=0",
@@ -146,6 +146,14 @@ def test_mistakes_in_overrides(path, override, message):
     with pytest.raises(ConfigError) as error:
         load_config(path, [override])
     assert str(error.value) == message
+
+
+def test_what_the_released_code_cannot_do(path):
+    released = ["cooperation.preset=released_code"]
+    for key, why in (("schedule=stream", "judges whole turns"), ("keep_scores=true", "judges no words")):
+        with pytest.raises(ConfigError, match=f"the preset released_code {why}; leave it out"):
+            load_config(path, [*released, key])
+    assert load_config(path, [*released, "keep_dropped=true"]).keep_dropped
 
 
 def test_mistakes_in_the_file(path):

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessy_jax.data.records import DroppedText, FinishReason, Problem, Record, RowState, Span, TokenCounts, dump_line
+from tessy_jax.data.records import (
+    DroppedText,
+    FinishReason,
+    Problem,
+    Record,
+    RowState,
+    Span,
+    TokenCounts,
+    WordScore,
+    dump_line,
+)
 
 text = st.text(st.characters() | st.sampled_from('\u2028\u2029\u0085\ud800\udfff\x00\x1c\n"\\é漢😀'))
 # A high surrogate right before a low one is one character to every reader of JSON.
@@ -24,7 +34,8 @@ spans = st.builds(
     Span, st.sampled_from(["student", "teacher"]), st.sampled_from(["think", "answer"]), counts, counts, counts, counts
 )
 dropped = st.lists(st.builds(DroppedText, st.sampled_from(["student", "teacher"]), counts, counts, text), max_size=3)
-own = st.sampled_from(["id", "messages", "seed", "spans", "input", "finish", "dropped_text"])
+scores = st.lists(st.builds(WordScore, counts, counts, st.floats(0, 1)), max_size=3)
+own = st.sampled_from(["id", "messages", "seed", "spans", "input", "finish", "dropped_text", "word_scores"])
 problems = st.builds(
     Problem,
     id=text,
@@ -42,6 +53,7 @@ records = st.builds(
     finish=st.builds(FinishReason, text, text),
     seed=counts,
     dropped_text=st.none() | dropped.map(tuple),
+    word_scores=st.none() | scores.map(tuple),
 )
 states = st.builds(
     RowState,
@@ -60,6 +72,7 @@ states = st.builds(
     counters=st.dictionaries(text, counts, max_size=3),
     finish_think=st.none() | text,
     dropped_text=dropped.map(tuple),
+    word_scores=scores.map(tuple),
 )
 
 
@@ -93,14 +106,14 @@ def test_layout_of_a_row():
         "topic": "maths",
         "input": {"seed": 9, "input": 1},
     }
-    kept = replace(record, dropped_text=(DroppedText("teacher", 3, 1, " so"),))
-    more = {"dropped_text": [{"by": "teacher", "at": 3, "n_tokens": 1, "text": " so"}]}
+    kept = replace(record, dropped_text=(DroppedText("teacher", 3, 1, " so"),), word_scores=(WordScore(0, 3, 0.25),))
+    more = {"dropped_text": [{"by": "teacher", "at": 3, "n_tokens": 1, "text": " so"}], "word_scores": [[0, 3, 0.25]]}
     assert kept.to_row() == record.to_row() | more
 
 
-def test_a_row_state_without_dropped_text_is_as_it_was():
+def test_a_row_state_that_keeps_no_more_is_as_it_was():
     state = RowState("a", 0, b"x", (), "student", "think", 0, 1, (), (), 0, {}, None)
-    assert "dropped_text" not in json.loads(state.to_json())
+    assert not {"dropped_text", "word_scores"} & set(json.loads(state.to_json()))
 
 
 def test_lines_hold_what_json_cannot():

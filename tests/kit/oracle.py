@@ -68,6 +68,7 @@ class Trace:
     finish: tuple[str, str]
     rejected_words: int
     dropped: Sequence[tuple[int, int, int, bytes]] = ()  # author, where it was cut, tokens, text behind the cut
+    scores: Sequence[tuple[int, int, int, float]] = ()  # author, start, end, P(style) of the token that decided
 
 
 @dataclasses.dataclass
@@ -93,9 +94,10 @@ class Oracle:
         prompts = [a.chat.prompt_ids(messages) for a in self.authors]
         key = self._key(record, sample)
         y, role, used, spans, rejections = b"", self.first, 0, [], 0
-        dropped = []
+        dropped, scores = [], []
         while True:
-            kept, tokens, why, (rest, behind) = self._span(prompts[role], y, role, key, used)
+            kept, tokens, why, (rest, behind), said = self._span(prompts[role], y, role, key, used)
+            scores += said
             if len(kept) > 0:
                 spans.append((role, "think", len(y), len(y) + len(kept)))
             y, used = y + kept, used + tokens
@@ -118,13 +120,13 @@ class Oracle:
         text, finish = self._answer(context, y + close, key)
         spans = [(a, p, s, min(e, len(y))) for a, p, s, e in spans if s < len(y)]
         spans.append((STUDENT, "answer", len(y + close), len(text)))
-        return Trace(text, len(y), spans, (why, finish), rejections, dropped)
+        return Trace(text, len(y), spans, (why, finish), rejections, dropped, scores)
 
     def _span(
         self, prompt: list[int], y: bytes, role: int, key: jax.Array, used: int
-    ) -> tuple[bytes, int, str, tuple[int, bytes]]:
-        """One span: the kept bytes, how many sampled tokens they hold, why it ended, and the tokens and bytes that are
-        dropped.
+    ) -> tuple[bytes, int, str, tuple[int, bytes], list[tuple[int, int, int, float]]]:
+        """One span: the kept bytes, how many sampled tokens they hold, why it ended, the tokens and bytes that are
+        dropped, and the scores of its words.
         """
         author = self.authors[role]
         context = prompt + author.encode(y)
@@ -133,6 +135,7 @@ class Oracle:
         ends: list[int] = []
         probed: list[tuple[int, int, float]] = []  # start, end and P(style) of the sampled tokens
         data, last = y, len(y)
+        said: list[tuple[int, int, int, float]] = []
 
         def judge(end: int) -> str | None:
             """Why the span ends before (or, for a loop, after) the word that ends at `end`; None if it goes on."""
@@ -140,12 +143,18 @@ class Oracle:
             if used + sum(e <= end for e in ends) > self.max_think_tokens:
                 return "length"
             word, begun = data[last:end], not _blank(data[len(y) : last])
-            if not _blank(word) and begun and not self._of_kind(role, data, last, end, probed):
-                return "rejected"
+            if not _blank(word) and begun:
+                found = self._predictions(role, data, last, end, probed)
+                wrong = [p for p in found if (p >= self.thresholds[role]) != (role == STUDENT)]
+                if wrong:
+                    said.append((role, last, last, wrong[0]))
+                    return "rejected"
+                if found:
+                    said.append((role, last, end, min(found) if role == STUDENT else max(found)))
             last = end
             return "loop" if self.loops and self.loops(data, end) else None
 
-        def result(why: str, event: bool = False) -> tuple[bytes, int, str, tuple[int, bytes]]:
+        def result(why: str, event: bool = False) -> tuple:
             written = y + b"".join(author.bytes_of[token] for token in sampled)
             while not event and len(sampled) % self.k:
                 token = self._sample(author, context + sampled, written, key, role, thinking=True)
@@ -154,7 +163,7 @@ class Oracle:
                     sampled.append(token)
                     written += author.bytes_of[token]
             kept = sum(e <= last for e in ends)
-            return data[len(y) : last], kept, why, (len(sampled) - kept, written[last:])
+            return data[len(y) : last], kept, why, (len(sampled) - kept, written[last:]), said
 
         while True:
             token = self._sample(author, context + sampled, data, key, role, thinking=True)
@@ -183,15 +192,15 @@ class Oracle:
                         return result(why)
             ends.append(len(data))
 
-    def _of_kind(self, role: int, data: bytes, start: int, end: int, probed: list[tuple[int, int, float]]) -> bool:
+    def _predictions(
+        self, role: int, data: bytes, start: int, end: int, probed: list[tuple[int, int, float]]
+    ) -> list[float]:
+        """P(style) of the tokens of a word, of those for which there is one."""
         if self.probes:
-            inside = [p for a, b, p in probed if a < end and b > start]
-            return all((p >= self.thresholds[role]) == (role == STUDENT) for p in inside)
+            return [p for a, b, p in probed if a < end and b > start]
         ids, ends = self.encode_for_judge[role](data[:end])
         style = self.style[role](ids)
-        is_style = style >= self.thresholds[role]
-        right = np.isnan(style) | (is_style == (role == STUDENT))
-        return all(ok for ok, e in zip(right, ends, strict=True) if start < e <= end)
+        return [float(p) for p, e in zip(style, ends, strict=True) if start < e <= end and not np.isnan(p)]
 
     def _answer(self, context: list[int], text: bytes, key: jax.Array) -> tuple[bytes, str]:
         student = self.authors[STUDENT]

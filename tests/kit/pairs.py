@@ -19,7 +19,7 @@ from tessy_jax.data.records import Problem, Record
 from tessy_jax.engine.build import build_engine
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel
-from tessy_jax.engine.rows import Job
+from tessy_jax.engine.rows import NOTHING_MORE, Job, Keeps
 from tessy_jax.predictors.base import Predictor
 from tessy_jax.predictors.checkpoint import Checkpoint
 from tessy_jax.predictors.probe import Probe, ProbeParams
@@ -75,7 +75,7 @@ class Pair:
         probes: bool = False,
         predictors: Sequence[Predictor] | None = None,
         schedule: ScheduleName | None = None,
-        keep_dropped: bool = False,
+        keeps: Keeps = NOTHING_MORE,
         **sizes: object,
     ) -> Engine:
         """The pair in the loop, with its classifiers; if `probes`, with probes on its models; or with `predictors`."""
@@ -94,7 +94,7 @@ class Pair:
                 for folder, t, s in zip(self.judges, self.thresholds, self.shifts, strict=True)
             ]
         trace = cooperation or self.cooperation
-        more = {"schedule": schedule, "keep_dropped": keep_dropped}
+        more = {"schedule": schedule, "keeps": keeps}
         return build_engine(lms, predictors, trace, config, self.seed, mesh, depth, **more)
 
     def probes(self) -> tuple[Probe, ...]:

@@ -111,10 +111,11 @@ def test_the_ids_of_a_record_are_those_of_synthesis(chat):
 
 def test_what_was_rolled_back_is_not_learned(chat):
     dropped = {"by": "teacher", "at": 12, "n_tokens": 2, "text": " wait</think>"}
-    with_it, without = one(record(dropped_text=[dropped]), chat), one(record(), chat)
+    with_it, without = one(record(dropped_text=[dropped], word_scores=[[10, 12, 0.5]]), chat), one(record(), chat)
     assert with_it.tokens.tolist() == without.tokens.tolist()
     assert with_it.parts.tolist() == without.parts.tolist()
     assert reason(record(dropped_text=[{"by": "teacher"}]), chat).startswith("not a record: TypeError")
+    assert reason(record(word_scores=[[10, 12]]), chat).startswith("not a record: TypeError")
 
 
 def test_the_ids_of_a_record_are_those_of_transformers(chat):
