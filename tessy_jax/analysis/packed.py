@@ -37,7 +37,8 @@ def write_blocks(file: TextIO, sets: Sequence[DataSet], teacher: ContentTokenize
     """
     rows: list[list[Any]] = []
     size = number = whole = 0
-    keeps = any(trace.example.record and trace.example.record.dropped_text for one in sets for trace in one.traces)
+    records = [trace.example.record for one in sets for trace in one.traces if trace.example.record]
+    keeps = {"dropped": any(r.dropped_text for r in records), "scores": any(r.word_scores for r in records)}
     for block in _blocks(sets, teacher):
         text = _compressed([trace for _, trace in block])
         fits = size + len(text) <= PAGE_BYTES
@@ -48,7 +49,7 @@ def write_blocks(file: TextIO, sets: Sequence[DataSet], teacher: ContentTokenize
             rows.append([*row, number if fits else -1, at])
         whole += len(block) * fits
         number += fits
-    index = {"sets": [one.name for one in sets], "flags": list(FLAGS), "dropped": keeps, "rows": rows}
+    index = {"sets": [one.name for one in sets], "flags": list(FLAGS), **keeps, "rows": rows}
     file.write(f'<script type="text/plain" id="index">{_compressed(index)}</script>\n')
     return whole
 
@@ -60,7 +61,8 @@ def _blocks(sets: Sequence[DataSet], teacher: ContentTokenizer | None) -> Iterat
         for trace in one.traces:
             packed = _trace(trace, teacher)
             block.append((_row(trace, number), packed))
-            size += 3 * len(packed["t"]) + 6 * len(packed["n"]) + sum(len(text) for *_, text in packed.get("x", ()))
+            size += 3 * len(packed["t"]) + 6 * len(packed["n"]) + 12 * len(packed.get("w", ()))
+            size += sum(len(text) for *_, text in packed.get("x", ()))
             if size >= BLOCK_BYTES:
                 yield block
                 block, size = [], 0
@@ -92,7 +94,9 @@ def _row(trace: Trace, number: int) -> list[Any]:
 
 
 def _trace(trace: Trace, teacher: ContentTokenizer | None) -> dict[str, Any]:
-    """What is shown of a trace. Places are in UTF-16 units, as JavaScript counts them, and surprise in 1/100 nats."""
+    """What is shown of a trace. Places are in UTF-16 units, as JavaScript counts them, surprise is in 1/100 nats and
+    P(style) in 1/1000.
+    """
     example, learned = trace.example, trace.learned
     place = _Places(trace.content)
     start = int(example.ends[~learned][-1]) if (~learned).any() else 0
@@ -118,6 +122,11 @@ def _trace(trace: Trace, teacher: ContentTokenizer | None) -> dict[str, Any]:
         packed["x"] = [
             [*place.of_characters(each.at), _BY[each.by], each.n_tokens, each.text]
             for each in example.record.dropped_text
+        ]
+    if example.record is not None and example.record.word_scores is not None:
+        packed["w"] = [
+            [*place.of_characters(word.start, word.end), round(1000 * word.style)]
+            for word in example.record.word_scores
         ]
     if teacher is not None:
         cuts = np.array(teacher.encode(trace.content.encode())[1], np.int64)

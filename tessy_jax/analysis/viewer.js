@@ -160,7 +160,8 @@ function drawTrace() {
 
 function drawKey() {
   const colour = $("colour").value;
-  const said = { author: [["student", "student"], ["teacher", "teacher"], ["answer", "answer (student)"]], surprise: [], none: [] }[colour];
+  const authors = [["student", "student"], ["teacher", "teacher"], ["answer", "answer (student)"]];
+  const said = { author: authors, surprise: [], style: [], none: [] }[colour];
   $("key").replaceChildren(...said.map(([name, text]) => element("span", name, text)));
   if (colour === "surprise") {
     for (const nats of [0.5, 2, 4, 8]) {
@@ -169,9 +170,19 @@ function drawKey() {
       $("key").append(made);
     }
   }
+  if (colour === "style") {
+    for (const style of [0, 250, 500, 750, 1000]) {
+      const made = element("span", "", `P(style) ${style / 1000}`);
+      made.style.background = mixed(style);
+      $("key").append(made);
+    }
+    $("key").append(element("span", "cut", "0.1"), element("span", "", "the span ended: the next word had this P(style)"));
+  }
 }
 
 const heat = (nats) => `rgba(var(--hot), ${Math.min(0.85, nats / 900).toFixed(3)})`;
+
+const mixed = (style) => `color-mix(in srgb, var(--student) ${style / 10}%, var(--teacher))`;
 
 // Every place at which the look may change, and what the text from there on is.
 function pieces(trace) {
@@ -195,6 +206,15 @@ function pieces(trace) {
     });
     if (place < trace.t.length) Object.assign(at(place), { nats: null });
   }
+  if (colour === "style") {
+    for (const [a, b, style] of trace.w ?? []) {
+      if (a === b) (at(a).rejected ??= []).push(style);
+      else {
+        at(a).style = style;
+        if (!("style" in at(b))) at(b).style = null;
+      }
+    }
+  }
   for (const [place, ...tail] of tails ?? []) (at(place).tails ??= []).push(tail);
   if (others && trace.d) {
     let place = 0;
@@ -209,12 +229,18 @@ function pieces(trace) {
 async function drawText(trace, mine) {
   const colour = $("colour").value, tokens = $("student-tokens").checked;
   const cuts = pieces(trace), text = $("text");
-  let span = "", nats = null, made = document.createDocumentFragment();
+  let span = "", nats = null, style = null, made = document.createDocumentFragment();
   for (let n = 0; n < cuts.length; n++) {
     const [place, what] = cuts[n];
     const end = n + 1 < cuts.length ? cuts[n + 1][0] : trace.t.length;
     if ("span" in what) span = what.span;
     if ("nats" in what) nats = what.nats;
+    if ("style" in what) style = what.style;
+    for (const said of what.rejected ?? []) {
+      const note = element("span", "cut", (said / 1000).toFixed(2));
+      note.title = `a word was rejected here: P(style) ${said / 1000}`;
+      made.append(note);
+    }
     if (what.dropped) {
       const note = element("span", "dropped", ` ⟲${what.dropped} `);
       note.title = `${what.dropped} tokens were sampled here and rolled back`;
@@ -226,7 +252,7 @@ async function drawText(trace, mine) {
       note.title = `${count} tokens of the ${author}, sampled here and rolled back`;
       made.append(note);
     }
-    if (end > place) made.append(piece(trace.t.slice(place, end), { span, nats, ...what }, colour, tokens));
+    if (end > place) made.append(piece(trace.t.slice(place, end), { span, ...what, nats, style }, colour, tokens));
     if (n % PIECE === PIECE - 1) {
       text.append(made);
       made = document.createDocumentFragment();
@@ -239,11 +265,18 @@ async function drawText(trace, mine) {
 
 function piece(text, what, colour, tokens) {
   const made = element("span", colour === "author" ? what.span : "", text);
-  if (what.nats !== null && what.nats !== undefined) {
+  const said = what.span ? [what.span] : [];
+  if (what.style !== null) {
+    made.style.background = mixed(what.style);
+    made.dataset.style = what.style;
+    said.unshift(`P(style) ${what.style / 1000}`);
+  }
+  if (what.nats !== null) {
     if (colour === "surprise") made.style.background = heat(what.nats);
-    made.title = `${(what.nats / 100).toFixed(2)} nats${what.span ? `, ${what.span}` : ""}`;
     made.dataset.nats = what.nats;
-  } else if (what.span) made.title = what.span;
+    said.unshift(`${(what.nats / 100).toFixed(2)} nats`);
+  }
+  if (said.length) made.title = said.join(", ");
   if (tokens && what.token) made.classList.add("b-student");
   if (what.other) made.classList.add("b-teacher");
   return made;
@@ -282,6 +315,7 @@ function set(id, value) {
 const KEYS = {
   j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1), x: jump, "/": () => $("search").focus(),
   a: () => set("colour", "author"), s: () => set("colour", "surprise"), p: () => set("colour", "none"),
+  w: () => $("style-choice") && set("colour", "style"),
   t: () => set("student-tokens"), r: () => set("teacher-tokens"), d: () => set("dropped-text"),
 };
 
@@ -336,6 +370,7 @@ async function start() {
     search();
   };
   $("dropped-choice").hidden = !index.dropped;
+  if (!index.scores) $("style-choice").remove();
   for (const one of ["colour", "student-tokens", "teacher-tokens", "dropped-text"]) $(one).onchange = () => view.now && drawTrace();
   $("list").onscroll = drawList;
   addEventListener("resize", drawList);

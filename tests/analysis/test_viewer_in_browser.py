@@ -202,6 +202,55 @@ def test_what_was_rolled_back_is_shown_on_request(report, tmp_path):
     assert page.requests == [path.as_uri(), report.as_uri()]
 
 
+def test_what_predictors_said_is_a_colour(report, tmp_path):
+    spans = [("student", f"{EMOJI} so"), ("teacher", "two plus")]
+    said = trace("said", spans, "four")
+    start = said.content.index("so")
+    # "so" was kept, and the word that the student wrote then was not; of "two" nothing is known: it was not judged.
+    words = [(start, start + 2, 0.95), (start + 3, start + 3, 0.1), (start + 6, start + 11, 0.25)]
+    said = trace("said", spans, "four", scores=words)
+    path = write(tmp_path / "report.html", [data_set("ours", said, trace("other", spans, "four"))])
+    coloured = "[...document.querySelectorAll('#text [data-style]')].map(e => [e.textContent, e.title])"
+    with Page(tmp_path / "profile") as page:
+        page.open(path)
+        page.value("location.hash = '#traces'")
+        wait(page, f"{OPEN}.includes('four')")
+        assert page.value(coloured) == []
+        assert page.value("document.querySelectorAll('#text .cut').length") == 0
+
+        press(page, "w")
+        wait(page, f"{coloured}.length")
+        assert page.value(coloured) == [["so", "P(style) 0.95, student"], [" plus", "P(style) 0.25, teacher"]]
+        cut = "document.querySelector('#text .cut')"
+        assert page.value(f"[{cut}.textContent, {cut}.title]") == ["0.10", "a word was rejected here: P(style) 0.1"]
+        assert page.value(f"{cut}.nextSibling.textContent") == "two"
+        text = "[...document.querySelectorAll('#text > :not(.dropped):not(.cut)')].map(e => e.textContent).join('')"
+        assert page.value(text) == said.content
+        colours = page.value(
+            "[...document.querySelectorAll('#text [data-style]')].map(e => getComputedStyle(e).backgroundColor)"
+        )
+        assert len(set(colours)) == 2
+        assert "rgba(0, 0, 0, 0)" not in colours
+        assert "P(style) 0.5" in page.value("document.getElementById('key').textContent")
+        press(page, "t")  # with the student's tokens the colour stays, and both are said
+        wait(page, "document.querySelectorAll('#text .b-student').length")
+        assert page.value(coloured)[0] == ["so", "1.00 nats, P(style) 0.95, student"]
+
+        # A trace that does not hold them, and a page in which none does.
+        press(page, "j")
+        wait(page, f"{coloured}.length === 0")
+        assert page.value("document.getElementById('colour').value") == "style"
+        page.open(report)
+        wait(page, "document.body.dataset.ready")
+        page.value("location.hash = '#traces'")
+        wait(page, f"{OPEN}.includes('okay')")
+        assert page.value("document.getElementById('style-choice')") is None
+        press(page, "w")
+        assert page.value("document.getElementById('colour').value") == "author"
+    assert not page.complaints
+    assert page.requests == [path.as_uri(), report.as_uri()]
+
+
 def test_ten_thousand_traces(tmp_path):
     """Most of the page stays packed: the list draws what is seen, and a trace opens the block that holds it."""
     rng = np.random.default_rng(0)

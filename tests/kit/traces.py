@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tessy_jax.analysis.traces import DataSet, Reading, Trace
-from tessy_jax.data.records import DroppedText, FinishReason, Problem, Record, Span, TokenCounts
+from tessy_jax.data.records import DroppedText, FinishReason, Problem, Record, Span, TokenCounts, WordScore
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.examples import ANSWER, CAPABILITY, CONTEXT, STYLE, Example
 from tests.kit import run_sft
@@ -32,10 +33,17 @@ def reading() -> Reading:
 
 
 def trace(
-    name: str, spans: Sequence[tuple[str, str]], answer: str, nll: float = 1.0, end: str = "stop", dropped: str = ""
+    name: str,
+    spans: Sequence[tuple[str, str]],
+    answer: str,
+    nll: float = 1.0,
+    end: str = "stop",
+    dropped: str = "",
+    scores: Sequence[tuple[int, int, float]] | None = None,
 ) -> Trace:
     """A trace of ours whose tokens are its words: spans of (author, text), and an answer, which ended so. The first
-    token stands for the prompt. `dropped`: what was rolled back behind every span of the thinking.
+    token stands for the prompt. `dropped`: what was rolled back behind every span of the thinking; `scores`: of words,
+    by their characters.
     """
     content, found, tokens = THINK, [], [(0, CONTEXT, len(THINK.encode()))]
 
@@ -57,6 +65,8 @@ def trace(
     problem = Problem(name, [{"role": "user", "content": f"problem {name}"}])
     behind = tuple(DroppedText(s.by, s.end, 1, dropped) for s in found[:-1]) if dropped else None
     record = Record(problem, 0, content, tuple(found), counts, max(0, len(spans) - 1), reasons, 0, behind)
+    if scores is not None:
+        record = replace(record, word_scores=tuple(WordScore(*word) for word in scores))
     ids, parts, ends = (np.array(column, np.int32) for column in zip(*tokens, strict=True))
     example = Example(
         f"{name}#0", problem.messages[0]["content"], ids, parts.astype(np.int8), ends, problem.messages, content, record
