@@ -9,6 +9,7 @@ OPTIONS = (
     option("--student", "the model that is to learn the data; default: the first run's", metavar="MODEL"),
     option("--teacher", "the other model: its token boundaries are shown too", metavar="MODEL"),
     option("--reference", "text of the student's own, to compare with: a run of sample", type=Path, metavar="RUN"),
+    option("--draw", "texts that the student writes for the data's prompts, to compare with", type=int, metavar="N"),
     option("--benchmark", "problems that should not be in the data", type=Path, action="append", default=[]),
     option("--judged", "output of evaluate, whose verdicts are of these traces", type=Path, metavar="FOLDER"),
     option("--config", "file whose prompt and thinking are the student's; default: the run's", type=Path),

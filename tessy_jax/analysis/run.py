@@ -1,6 +1,6 @@
 """What `analyse` runs: read the data, let the student read it, count, and write the report.
 
-OUTPUT/report.html   report.json   rejects.jsonl
+OUTPUT/report.html   report.json   rejects.jsonl   own/: what --draw has written
 """
 
 import argparse
@@ -15,6 +15,7 @@ from rich.console import Console
 from tessy_jax import models
 from tessy_jax.analysis.flags import flags
 from tessy_jax.analysis.likelihood import Likelihood
+from tessy_jax.analysis.own import draw_own, own_place
 from tessy_jax.analysis.page import write_page
 from tessy_jax.analysis.report import Numbers, lines, numbers
 from tessy_jax.analysis.settings import Settings
@@ -26,7 +27,7 @@ from tessy_jax.console.progress import View, duration
 from tessy_jax.data.jsonl import replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.devices import compilation_cache
-from tessy_jax.errors import DONE, REJECTS, ConfigError
+from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, ConfigError
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -48,21 +49,24 @@ def analyse(options: argparse.Namespace, console: Console) -> int:
     config = _config(settings, chat)
     teacher = ContentTokenizer.load(settings.teacher) if settings.teacher else None
 
-    places = [*settings.data, *([settings.reference] if settings.reference else [])]
+    own = own_place(settings) if settings.draw else settings.reference
+    places = [*settings.data, *([own] if own else [])]
     length = min(settings.length, config.max_position_embeddings)
     verdicts = read_verdicts(settings.judged)
     reading = Reading(chat, settings.prompt.system, length, settings.limit, verdicts)
     sets = []
     for place, name in zip(places, names_of(places), strict=True):
+        if settings.draw and place is own and not draw_own(settings, sets, length, chat, console):
+            return INTERRUPTED
         say(console, f"reading {place}")
-        sets.append(read_set(place, name, reading))
+        sets.append(read_set(place, name, reading if place is not own else reading._replace(limit=None)))
 
     _read(settings, sets, console)
     for trace in chain.from_iterable(one.traces for one in sets):
         trace.marks = flags(trace, chat.thinking)
 
     say(console, "counting")
-    found = numbers(sets, settings.reference is not None, vectors(sets), chat, settings.benchmarks)
+    found = numbers(sets, own is not None, vectors(sets), chat, settings.benchmarks)
     _write(settings.output, found, sets, teacher)
     Console(highlight=False, markup=False, soft_wrap=True).print("\n".join(lines(found)))
     say(console, f"the report is {settings.output / 'report.html'}")

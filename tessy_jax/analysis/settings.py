@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tessy_jax.config.schema import read_yaml
-from tessy_jax.config.sections import PromptConfig, ThinkingConfig
+from tessy_jax.config.sections import PromptConfig, SamplingConfig, ThinkingConfig
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
 
@@ -21,11 +21,13 @@ class Settings:
     Attributes:
         data: run directories, files and folders; each is a data set.
         reference: text of the student's own, to compare with.
+        draw: how many such texts the student writes first, where there are none; 0: none.
         student: folder of the model that is to learn the data.
         teacher: folder of the other model, for its token boundaries.
         benchmarks: files of problems that the data should not hold.
         judged: output of `evaluate`, whose verdicts belong to the data's ids.
         prompt, thinking: of the student, as when it is trained.
+        sampling: how it draws.
         length: tokens of a trace that are read; longer ones are cut off, as in training.
         limit: rows of each data set; None: all.
         dtype: in which the student reads.
@@ -34,6 +36,7 @@ class Settings:
 
     data: tuple[Path, ...]
     reference: Path | None
+    draw: int
     student: Path
     teacher: Path | None
     benchmarks: tuple[Path, ...]
@@ -41,6 +44,7 @@ class Settings:
     output: Path
     prompt: PromptConfig
     thinking: ThinkingConfig
+    sampling: SamplingConfig
     length: int
     limit: int | None
     dtype: str
@@ -56,7 +60,9 @@ class Settings:
         for place in (*options.data, options.reference, *options.benchmark, options.judged):
             if place is not None and not place.expanduser().exists():
                 raise ConfigError(f"there is no file or folder '{place}'")
-        for name in ("length", "limit", "batch_tokens"):
+        if options.draw is not None and options.reference:
+            raise ConfigError("--draw: the student's own text is given already (--reference); leave one of them out")
+        for name in ("draw", "length", "limit", "batch_tokens"):
             if (value := getattr(options, name)) is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')}: must be 1 or more, not {value}")
         section = _section_of(options.config) if options.config else _first_section(options.data)
@@ -68,6 +74,7 @@ class Settings:
         return cls(
             data=tuple(place.expanduser() for place in options.data),
             reference=options.reference and options.reference.expanduser(),
+            draw=options.draw or 0,
             student=model_folder(student, "--student"),
             teacher=options.teacher and model_folder(options.teacher, "--teacher"),
             benchmarks=tuple(options.benchmark),
@@ -75,6 +82,7 @@ class Settings:
             output=options.output,
             prompt=_checked(PromptConfig, section, "prompt"),
             thinking=_checked(ThinkingConfig, section, "thinking"),
+            sampling=_checked(SamplingConfig, section, "sampling"),
             length=options.length,
             limit=options.limit,
             dtype=options.dtype,

@@ -140,11 +140,16 @@ def read_set(path: Path, name: str, reading: Reading) -> DataSet:
 
 
 def _add(found: DataSet, example: Example, row: RawRow, reading: Reading) -> None:
-    if len(example.tokens) > reading.length:
-        found.cut += 1
+    longer = len(example.tokens) > reading.length
+    if longer:
         cut = slice(reading.length)
         arrays = {name: getattr(example, name)[cut] for name in ("tokens", "parts", "ends")}
         example = replace(example, **arrays)
+    if not (example.parts != CONTEXT).any():
+        reason = f"its prompt alone has more than {reading.length} tokens (--length, or the model's limit)"
+        found.rejects.append(Reject.of(row, example.id, reason))
+        return
+    found.cut += longer
     found.traces.append(Trace(example, _correct(row.value, reading.verdicts)))
 
 

@@ -63,7 +63,7 @@ def verdict(loss: float, reference: float | None) -> dict[str, Any]:
             "verdict": "unknown",
             "excess": None,
             "words": f"The student needs {loss:.2f} nats per token for this data; what that means is known beside text "
-            "of its own only: write some (python -m tessy_jax.sample) and give it as --reference.",
+            "of its own only: let it write some (--draw 100), or give some as --reference.",
             "limits": LIMITS,
             "nearest": [],
         }

@@ -218,7 +218,11 @@ def _reader(path: Path) -> Callable[[Path], Iterator[RawRow]]:
     for suffix, reader in _READERS.items():
         if path.name.lower().endswith(suffix):
             return reader
-    raise InputError(f"{path} is of an unknown kind: expected {', '.join(_READERS)} or a folder of these")
+    hint = f": write an array's elements on lines of their own: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+    raise InputError(
+        f"{path} is of an unknown kind: expected {', '.join(_READERS)} or a folder of these"
+        + (hint if path.suffix.lower() == ".json" else "")
+    )
 
 
 def _is_data(path: Path) -> bool:

@@ -1,7 +1,10 @@
 """`analyse` from end to end on a tiny student, what it says of wrong inputs, and `status` of runs."""
 
+import base64
+import gzip
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -9,6 +12,9 @@ import pytest
 
 from tessy_jax import analyse, status
 from tessy_jax.analysis.status import read_status
+from tessy_jax.config.sample import SampleConfig
+from tessy_jax.config.schema import load_as
+from tessy_jax.text.tokenizer import ContentTokenizer
 from tests.kit import traces as kit
 
 FOREIGN = (
@@ -17,6 +23,13 @@ FOREIGN = (
     {"id": "s", "conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "It is 4."}]},
     {"id": "bad", "messages": [{"role": "user", "content": "no answer"}]},
 )
+WILD = (
+    "</script><script>document.title='hurt'</script><!--",
+    "left \u202eright\u202c \u2067isolate\u2069 \u200f \u2028 \x00",
+    "👩‍👩‍👧 👍🏽 and 𝔘𝔫𝔦",
+    "漢字 ab cd " * 6500,  # more than the model has positions for: it is shown whole, and read up to there
+)
+"""Texts that a page could stumble over."""
 
 
 def test_runs_and_foreign_files(tmp_path, capsys):
@@ -55,10 +68,28 @@ def test_runs_and_foreign_files(tmp_path, capsys):
     ("arguments", "code", "said"),
     [
         (["nowhere.jsonl", "--student", "STUDENT"], 2, "there is no file or folder 'nowhere.jsonl'"),
+        (["good.jsonl", "--student", "STUDENT", "--config", "none.yaml"], 2, "none.yaml"),
+        (["some.json", "--student", "STUDENT"], 1, "jq -c '.[]' some.json > some.jsonl"),
         (["bad.jsonl"], 2, "--student: name the model that is to learn the data"),
         (["bad.jsonl", "--student", "nowhere"], 2, "--student: there is no folder 'nowhere'"),
         (["bad.jsonl", "--student", "STUDENT"], 1, "nothing to look at in bad.jsonl: no row can be learned; the first"),
+        (
+            ["good.jsonl", "--student", "STUDENT", "--length", "3"],
+            1,
+            "its prompt alone has more than 3 tokens",
+        ),
         (["bad.jsonl", "--student", "STUDENT", "--limit", "0"], 2, "--limit: must be 1 or more, not 0"),
+        (["bad.jsonl", "--student", "STUDENT", "--draw", "0"], 2, "--draw: must be 1 or more, not 0"),
+        (
+            ["bad.jsonl", "--student", "STUDENT", "--draw", "2", "--reference", "bad.jsonl"],
+            2,
+            "--draw: the student's own text is given already (--reference)",
+        ),
+        (
+            ["good.jsonl", "--student", "STUDENT", "--draw", "2", "--length", "50"],
+            2,
+            "--draw: a text needs",
+        ),
         (["bad.jsonl", "--student", "STUDENT", "--judged", "empty"], 2, "--judged: empty holds no judgements"),
     ],
 )
@@ -66,9 +97,83 @@ def test_wrong_inputs(arguments, code, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     kit.write_lines(tmp_path / "bad.jsonl", [FOREIGN[-1]])
+    kit.write_lines(tmp_path / "good.jsonl", FOREIGN[:1])
+    kit.write_lines(tmp_path / "some.json", [list(FOREIGN)])
     student = str(kit.student() / "student")
     assert analyse.main([student if word == "STUDENT" else word for word in arguments]) == code
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_student_writes_its_own_text(tmp_path, capsys):
+    """As `sample` does, for the data's prompts; what is there stays, and text of another kind is not mixed in."""
+    root, output = kit.student(), tmp_path / "report"
+    rows = [FOREIGN[0], FOREIGN[2], FOREIGN[0], {**FOREIGN[0], "messages": long_prompt(FOREIGN[0]["messages"])}]
+    foreign = kit.write_lines(tmp_path / "foreign.jsonl", rows)
+    arguments = [str(foreign), "--student", str(root / "student"), "--output", str(output), "--length", "400"]
+
+    assert analyse.main([*arguments, "--draw", "2"]) == 0
+    data, own = json.loads((output / "report.json").read_text())["sets"]
+    assert (data["traces"], own["traces"], own["is_reference"]) == (4, 2, True)
+    assert data["verdict"]["excess"] == pytest.approx(data["loss"]["all"]["nats"] - own["loss"]["all"]["nats"])
+    config = load_as(SampleConfig, output / "own/config.yaml")
+    assert Path(config.model) == root / "student"
+    assert config.budgets.max_answer_tokens == max(len(encoded(root, "So it is.")), len(encoded(root, "It is 4.")))
+    [first] = (output / "own/data").iterdir()
+    texts = first.read_text().splitlines()
+    asked = [json.loads(line)["messages"][:-1] for line in texts]
+    assert sorted(asked, key=str) == sorted([FOREIGN[0]["messages"][:-1], [user("2+2?")]], key=str)
+
+    # More of them: the first are not written again, and a prompt that does not fit is told.
+    capsys.readouterr()
+    assert analyse.main([*arguments, "--draw", "6"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the student writes 6 texts of its own, for 3 prompts of the data" in said
+    assert "4/6 rows done, 2 rejected" in said
+    assert f"see {output}/own/rejects.jsonl for the rejected rows and why" in said
+    assert set(texts) < set(first.read_text().splitlines())
+    rejects = [json.loads(line) for line in (output / "own/rejects.jsonl").read_text().splitlines()]
+    assert all("the prompt has" in row["reason"] for row in rejects)
+
+    kit.write_lines(foreign, rows[-1:])
+    assert analyse.main([*arguments, "--draw", "6"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--draw: {output}/own holds text that was drawn otherwise:" in said
+    assert "input.own-prompts.jsonl:" in said
+    assert "remove that folder, or give another --output" in said
+    assert analyse.main([*arguments[:-3], str(tmp_path / "other"), "--length", "400", "--draw", "6"]) == 2
+    assert "--draw: the student can answer none of the prompts; the first: the prompt has" in capsys.readouterr().err
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def long_prompt(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [user("think about the sum " * 33), messages[-1]]
+
+
+def encoded(root: Path, text: str) -> list[int]:
+    return ContentTokenizer.load(root / "student").encode(text.encode())[0]
+
+
+def test_any_text_of_a_file_is_in_the_page_as_it_is(tmp_path):
+    """From the file to what the page unpacks; `tests/analysis` looks at the page itself in a browser."""
+    output, say = tmp_path / "report", {"from": "gpt"}
+    rows = [
+        {"id": text[:20], "conversations": [{"from": "human", "value": f"{n}: {text[:60]}"}, say | {"value": text}]}
+        for n, text in enumerate(WILD)
+    ]
+    foreign = kit.write_lines(tmp_path / "wild.jsonl", rows)
+    assert analyse.main([str(foreign), "--student", str(kit.student() / "student"), "--output", str(output)]) == 0
+    page = (output / "report.html").read_text("utf-8")
+    packed = re.findall(r'<script type="text/plain" class="block">([A-Za-z0-9+/=]+)</script>', page)
+    found = [trace for block in packed for trace in json.loads(gzip.decompress(base64.b64decode(block)))]
+    assert [trace["t"] for trace in found] == list(WILD)
+    assert len(WILD[-1]) > 50_000
+    assert [trace["m"] for trace in found] == [[["user", row["conversations"][0]["value"]]] for row in rows]
+    shown = page[: page.index('<script type="text/plain"')]  # the report, with examples of tokens and phrases
+    assert "<script>document" not in shown
+    assert json.loads((output / "report.json").read_text())["sets"][0]["cut_off"] == 1
 
 
 def test_status_of_a_run(tmp_path, capsys):

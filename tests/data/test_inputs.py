@@ -239,7 +239,7 @@ def test_unusable_inputs(tmp_path):
         with pytest.raises(InputError, match=r"in\.jsonl holds no rows"):
             read(tmp_path / "in.jsonl")
     (tmp_path / "in.json").write_text("[]")
-    with pytest.raises(InputError, match=r"in\.json is of an unknown kind: expected \.jsonl, .* or a folder of these"):
+    with pytest.raises(InputError, match=r"in\.json is of an unknown kind: expected \.jsonl, .* of these: .* jq -c"):
         read(tmp_path / "in.json")
     (tmp_path / "in.parquet").write_text("no parquet")
     with pytest.raises(InputError, match="cannot read"):
