@@ -31,7 +31,7 @@ class Trace:
     Attributes:
         example: its tokens, parts and texts.
         correct: whether its answer is right; None where nobody judged it.
-        nll: -log p of each token under the student, in nats; 0 for the first. Filled in when the student has read it.
+        nll: -log p under the student of each token to learn, in nats; 0 for the prompt's. Filled in when it has read.
         marks: names of the quality flags that it has.
     """
 
