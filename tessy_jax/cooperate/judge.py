@@ -119,6 +119,13 @@ class PaperBoundary:
         thinking = (state.phase == Phase.THINK) & (state.event == Finish.NONE)
         return thinking & self.open_word.is_lost(state, self.scorer.first_wrong(state))
 
+    def note_lost(self, state: State, rows: Bool[Array, " B"]) -> State:
+        """With what the predictor says of the lost word of each of `rows`, in runs that keep it."""
+        if state.scores is None:
+            return state
+        cut = state.kept[:, None]
+        return state.with_scores(rows[:, None], cut, cut, self.scorer.deciding(state, cut, state.written[:, None]))
+
     @property
     def asks_host(self) -> bool:
         """Whether only the host finds words."""
@@ -163,7 +170,8 @@ class PaperBoundary:
         if state.scores is not None:
             last = bad & (jnp.cumsum(bad, axis=1) == 1)  # those behind it are not judged
             said = judged[:, None] & ((good & ~words.free) | last)
-            state = self.note(state, said, starts, jnp.where(last, starts, words.ends), words.ends)
+            style = self.scorer.deciding(state, starts, words.ends)
+            state = state.with_scores(said, starts, jnp.where(last, starts, words.ends), style)
         state = state.replace(kept=kept, canonical=state.canonical & (kept <= reading.proven))
 
         # A rejected word ends the span; if all are kept, thinking may end, or there is more to judge.
@@ -175,24 +183,6 @@ class PaperBoundary:
         # Tokens of a rejected word that the predictor has read are taken back by the next pass.
         open_ = more | (rejected & ~failed & self.scorer.ahead(state))
         return _Pass(state, scored.cache, open_, rejected, finish, now.passes + scored.passes)
-
-    def note(
-        self,
-        state: State,
-        words: Bool[Array, "B W"],
-        starts: Int[Array, "B W"],
-        ends: Int[Array, "B W"],
-        read: Int[Array, "B W"],
-    ) -> State:
-        """With what the predictor says of these words, in runs that keep it.
-
-        Args:
-            starts, ends: the places that are noted, see `WordScores`. read: where each word ends, or ends so far.
-        """
-        if state.scores is None:
-            return state
-        style = self.scorer.deciding(state, starts, read)
-        return state.replace(scores=state.scores.append(words & jnp.isfinite(style), starts, ends, style))
 
     # -- finding the words ---------------------------------------------------------------------------------------------
 

@@ -192,9 +192,10 @@ class ProbeScorer:
         index = stream.n[:, None] - self.width + jnp.arange(self.width)
         end = gather(stream.ends, index)
         start = jnp.where(index == stream.base[:, None], state.span_start[:, None], gather(stream.ends, index - 1))
-        style, sampled = gather(state.style[self.role], index), index >= stream.base[:, None]
-        right = is_right(style, self.predictor.threshold, self.role)
-        return _Tokens(start, end, style, sampled, ~right & sampled)
+        style = gather(state.style[self.role], index)
+        wrong = ~is_right(style, self.predictor.threshold, self.role)
+        sampled = index >= stream.base[:, None]
+        return _Tokens(start, end, style, sampled, wrong & sampled)
 
 
 class _Tokens(NamedTuple):

@@ -287,6 +287,13 @@ class State(struct.PyTreeNode):
         """The same with other predictions for `role`."""
         return self.replace(style=replace_at(self.style, role, style))
 
+    def with_scores(
+        self, words: Bool[Array, "B W"], starts: Int[Array, "B W"], ends: Int[Array, "B W"], style: Float[Array, "B W"]
+    ) -> "State":
+        """The same with what was said of some more words, of those for which something is predicted."""
+        assert self.scores is not None, "this run does not keep them"
+        return self.replace(scores=self.scores.append(words & jnp.isfinite(style), starts, ends, style))
+
     def failed(self, why: Int[Array, " B"]) -> "State":
         """Takes the rows with a reason (a `Finish`) out of the loop; the host rejects them."""
         failed = why != Finish.NONE

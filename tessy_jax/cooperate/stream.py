@@ -267,8 +267,7 @@ class StreamSchedule:
         verdict = judged.verdict
         lost = rows & due & ~verdict.over & (verdict.finish == Finish.NONE) & boundary.lost(state)
         verdict = verdict._replace(over=verdict.over | lost, switch=verdict.switch | lost)
-        cut = state.kept[:, None]
-        state = boundary.note(state, lost[:, None], cut, cut, state.written[:, None])
+        state = boundary.note_lost(state, lost)
 
         # Cut there, roll back what is behind it, switch.
         state = turn.end_spans(state, state.whose_turn(turn.role), verdict)
