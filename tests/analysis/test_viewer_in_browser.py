@@ -223,7 +223,8 @@ def test_what_predictors_said_is_a_colour(report, tmp_path):
         assert page.value(coloured) == [["so", "P(style) 0.95, student"], [" plus", "P(style) 0.25, teacher"]]
         cut = "document.querySelector('#text .cut')"
         assert page.value(f"[{cut}.textContent, {cut}.title]") == ["0.10", "a word was rejected here: P(style) 0.1"]
-        assert page.value(f"{cut}.nextSibling.textContent") == "two"
+        behind = f"[{cut}.nextSibling, {cut}.nextSibling.nextSibling].map(e => e.textContent)"
+        assert page.value(behind) == [" ⟲1 ", "two"]
         text = "[...document.querySelectorAll('#text > :not(.dropped):not(.cut)')].map(e => e.textContent).join('')"
         assert page.value(text) == said.content
         colours = page.value(
