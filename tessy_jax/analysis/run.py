@@ -54,7 +54,7 @@ def analyse(options: argparse.Namespace, console: Console) -> int:
     length = min(settings.length, config.max_position_embeddings)
     verdicts = read_verdicts(settings.judged)
     reading = Reading(chat, settings.prompt.system, length, settings.limit, verdicts)
-    sets = []
+    sets: list[DataSet] = []
     for place, name in zip(places, names_of(places), strict=True):
         if settings.draw and place is own and not draw_own(settings, sets, length, chat, console):
             return INTERRUPTED

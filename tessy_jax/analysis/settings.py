@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -47,7 +47,7 @@ class Settings:
     sampling: SamplingConfig
     length: int
     limit: int | None
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     batch_tokens: int
 
     @classmethod
