@@ -56,10 +56,11 @@ def analyse(options: argparse.Namespace, console: Console) -> int:
     reading = Reading(chat, settings.prompt.system, length, settings.limit, verdicts)
     sets: list[DataSet] = []
     for place, name in zip(places, names_of(places), strict=True):
-        if settings.draw and place is own and not draw_own(settings, sets, length, chat, console):
+        drawn = settings.draw > 0 and place is own
+        if drawn and not draw_own(settings, sets, length, chat, console):
             return INTERRUPTED
         say(console, f"reading {place}")
-        sets.append(read_set(place, name, reading if place is not own else reading._replace(limit=None)))
+        sets.append(read_set(place, name, reading._replace(limit=None) if drawn else reading))
 
     _read(settings, sets, console)
     for trace in chain.from_iterable(one.traces for one in sets):
