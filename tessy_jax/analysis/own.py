@@ -72,7 +72,7 @@ def draw_own(settings: Settings, sets: Sequence[DataSet], length: int, chat: Cha
             "--output"
         ) from None
     rejects = [row for _, row in read_objects(place / "rejects.jsonl") if row] if code not in (0, INTERRUPTED) else []
-    if rejects and not any((place / "data").glob("*.jsonl")):
+    if rejects and not any(file.stat().st_size for file in (place / "data").glob("*.jsonl")):
         raise ConfigError(f"--draw: the student can answer none of the prompts; the first: {rejects[0]['reason']}")
     return code != INTERRUPTED
 

@@ -128,7 +128,7 @@ def test_the_student_writes_its_own_text(tmp_path, capsys):
     assert analyse.main([*arguments, "--draw", "6"]) == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "the student writes 6 texts of its own, for 3 prompts of the data" in said
-    assert "4/6 rows done, 2 rejected" in said
+    assert "4 rows done, 2 rejected, 0 left" in said
     assert f"see {output}/own/rejects.jsonl for the rejected rows and why" in said
     assert set(texts) < set(first.read_text().splitlines())
     rejects = [json.loads(line) for line in (output / "own/rejects.jsonl").read_text().splitlines()]

