@@ -91,9 +91,11 @@ def measure(batch: int, capacity: int, fills: tuple[int, ...], peak: float) -> N
 
     for name, call in calls().items():
         compare(name, call, k, v)
-    for page in LAYER.blocks:
+    for page in sorted({64, 128, *LAYER.blocks}):
         if capacity % page == 0:
-            compare(f"pages, {page}", *in_pages(page, k, v))
+            compare(f"pages, {page}", *in_pages(page, k, v, to_a_cache(jax.default_backend())))
+            if page <= 128 and jax.default_backend() == "gpu":
+                compare(f"pallas_gpu_pages, {page}", *in_pages(page, k, v, ("pallas_gpu_pages",)))
     if jax.default_backend() != "gpu":
         return
     # cuDNN reads keys with their tokens first: here it may have them so.
@@ -105,8 +107,8 @@ def measure(batch: int, capacity: int, fills: tuple[int, ...], peak: float) -> N
         attempt(what, lambda f=fill, w=what: torch_report(w, batch, f, peak))
 
 
-def in_pages(page: int, k: Any, v: Any) -> tuple[Call, Any, Any]:
-    """What the engine would take for the same cache in pages, and the pages of keys and values."""
+def in_pages(page: int, k: Any, v: Any, names: tuple[str, ...]) -> tuple[Call, Any, Any]:
+    """Implementations, tried in turn, on the same cache in pages, and the pages of keys and values."""
     batch, heads, capacity, size = k.shape
     each = capacity // page
     table = jax.random.permutation(jax.random.key(1), batch * each).reshape(batch, each)
@@ -117,7 +119,7 @@ def in_pages(page: int, k: Any, v: Any) -> tuple[Call, Any, Any]:
         return jnp.zeros_like(parts).at[table.reshape(-1)].set(parts)
 
     def call(q: Any, k: Any, v: Any, lengths: Any) -> Any:
-        mask, names = RingMask(Full(), lengths[:, None] - 1, capacity), to_a_cache(jax.default_backend())
+        mask = RingMask(Full(), lengths[:, None] - 1, capacity)
         return attention(q, k, v, mask, scale=LAYER.scale, heads_first=True, pages=table, implementation=names)
 
     return call, jax.block_until_ready(pool(k)), jax.block_until_ready(pool(v))

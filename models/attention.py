@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Real
 from tessy_jax.models.blockwise import blockwise
 from tessy_jax.models.by_length import by_length
 from tessy_jax.models.mask import HIDDEN, PackedMask, RingMask
-from tessy_jax.models.pallas_gpu import pallas_gpu
+from tessy_jax.models.pallas_gpu import pallas_gpu, pallas_gpu_pages
 from tessy_jax.models.pallas_tpu import pallas_tpu
 from tessy_jax.models.products import einsum
 
@@ -181,6 +181,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Float[Array, "B C N*H"]]] = {
     "blocks": blockwise,
     "by_length": by_length,
     "pallas_gpu": pallas_gpu,
+    "pallas_gpu_pages": pallas_gpu_pages,
     "pallas_tpu": pallas_tpu,
 }
 """Ways to compute `attention`. Each takes the options that it can do, and no others."""
@@ -191,7 +192,8 @@ TO_A_CACHE = {
 }
 """What is tried in turn, by platform, where new tokens look at a cache. For 32 rows of 8,000
 tokens in a bfloat16 cache of 40,960 slots, on an H200, the Pallas kernel reads what is in use at 97 % of the bandwidth,
-"by_length" at 13 to 22 %, and "dense" at 18 %, for it reads all slots (docs/benchmarks.md). Nothing was measured on a
+"by_length" at 13 to 22 %, and "dense" at 18 %, for it reads all slots (docs/benchmarks.md). "pallas_gpu_pages" is not
+among them before it has run on one. Nothing was measured on a
 TPU: there the compiler's estimates decided (docs/scale.md).
 """
 

@@ -6,7 +6,7 @@ https://github.com/jax-ml/jax/blob/main/jax/experimental/pallas/ops/gpu/paged_at
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int, Real
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Real
 
 from tessy_jax.models.mask import Full, PackedMask, RingMask
 
@@ -19,82 +19,65 @@ LARGEST_PARTS = 16
 
 def pallas_gpu(
     q: Float[Array, "B C N H"],
-    k: Real[Array, "R K S H"],
-    v: Real[Array, "R K S H"],
-    mask: Bool[Array, "B C _"] | PackedMask | RingMask,
+    k: Real[Array, "B K S H"],
+    v: Real[Array, "B K S H"],
+    mask: Bool[Array, "B C S"] | PackedMask | RingMask,
     *,
     scale: float,
-    k_scale: Float32[Array, "R K S 1"] | None = None,
-    v_scale: Float32[Array, "R K S 1"] | None = None,
     heads_first: bool = False,
-    pages: Int[Array, "B T"] | None = None,
     platform: str | None = None,
 ) -> Float[Array, "B C N*H"]:
-    """One token of each row looks at a cache. Arguments: see `attention.attention`.
+    """One token of each row looks at its own slots. Arguments: see `attention.attention`.
 
     Raises:
-        NotImplementedError: the kernels have no such form.
+        NotImplementedError: the kernel has no such form.
     """
-    if not isinstance(mask, RingMask) or not heads_first or not isinstance(mask.mask, Full):
-        raise _refusal("only the rows of a cache (RingMask, heads_first) whose tokens see all before them")
-    if q.shape[1] != 1:
-        raise _refusal(f"only one new token per row, not {q.shape[1]}")
-    held = k.dtype if k_scale is None else q.dtype  # numbers of 8 bits become queries' numbers as they are read
-    if not q.dtype == held or k.dtype != v.dtype or q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise _refusal(f"only bfloat16 or float16 throughout, not {q.dtype} and {k.dtype}")
-    if q.shape[3] not in (64, 128):
-        raise _refusal(f"only heads of 64 or 128, not {q.shape[3]}")
     platform = platform or jax.default_backend()
-    if platform not in ("gpu", "cpu"):
-        raise _refusal(f"only GPUs, not {platform!r}")
-
-    lengths = jnp.minimum(mask.positions[:, 0] + 1, mask.slots).astype(jnp.int32)
-    interpret = platform == "cpu"  # for tests
-    if pages is not None:
-        out = _of_pages(q[:, 0], k, v, k_scale, v_scale, pages, lengths, scale, interpret)
-    elif k_scale is not None:
-        raise _refusal("numbers of 8 bits in pages only")
-    else:
-        out = _of_rows(q[:, 0], k, v, lengths, scale, interpret)
-    return out.reshape(*q.shape[:2], -1)
-
-
-def _of_rows(
-    q: Float[Array, "B N H"],
-    k: Float[Array, "B K S H"],
-    v: Float[Array, "B K S H"],
-    lengths: Int[Array, " B"],
-    scale: float,
-    interpret: bool,
-) -> Float[Array, "B N H"]:
-    slots = k.shape[2]
+    lengths, slots = _lengths(q, mask, heads_first, platform), k.shape[2]
     parts = next((n for n in range(LARGEST_PARTS, 0, -1) if slots % (n * BLOCK) == 0), None)
+    if not q.dtype == k.dtype == v.dtype:
+        raise _refusal(f"only one dtype throughout, not {q.dtype} and {k.dtype}")
     if parts is None:
         raise _refusal(f"only multiples of {BLOCK} slots, not {slots}")
     from jax.experimental.pallas.ops.gpu.decode_attention import gqa  # late: it takes Triton's half of Pallas along
 
     keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)  # the kernel swaps them back: nothing moves
-    return gqa(q, keys, values, None, lengths, scale, block_k=BLOCK, k_splits=parts, interpret=interpret)
+    interpret = platform == "cpu"  # for tests
+    out = gqa(q[:, 0], keys, values, None, lengths, scale, block_k=BLOCK, k_splits=parts, interpret=interpret)
+    return out.reshape(*q.shape[:2], -1)
 
 
-def _of_pages(
-    q: Float[Array, "B N H"],
+def pallas_gpu_pages(
+    q: Float[Array, "B C N H"],
     k: Real[Array, "R K P H"],
     v: Real[Array, "R K P H"],
-    k_scale: Float32[Array, "R K P 1"] | None,
-    v_scale: Float32[Array, "R K P 1"] | None,
-    pages: Int[Array, "B T"],
-    lengths: Int[Array, " B"],
+    mask: Bool[Array, "B C S"] | PackedMask | RingMask,
+    *,
     scale: float,
-    interpret: bool,
-) -> Float[Array, "B N H"]:
-    """The kernel's pages are [K, R, P, H]. Ours become so without a copy: each head of a row is a row of its own, and
-    its pages are those of one head; page r, head h is page r * K + h of R * K.
+    k_scale: Float32[Array, "R K P 1"] | None = None,
+    v_scale: Float32[Array, "R K P 1"] | None = None,
+    heads_first: bool = False,
+    pages: Int[Array, "B T"] | None = None,
+    platform: str | None = None,
+) -> Float[Array, "B C N*H"]:
+    """One token of each row looks at a cache in pages. Arguments: see `attention.attention`.
+
+    The kernel's pages are [K, R, P, H]. Ours become so without a copy: each head of a row is a row of its own, and its
+    pages are those of one head; page r, head h is page r * K + h of R * K.
+
+    Raises:
+        NotImplementedError: the kernel has no such form.
     """
-    (count, kv_heads, page, head_dim), (batch, heads, _) = k.shape, q.shape
+    if pages is None:
+        raise _refusal("only caches in pages", "pallas_gpu_pages")
+    platform = platform or jax.default_backend()
+    lengths = _lengths(q, mask, heads_first, platform)
+    (count, kv_heads, page, head_dim), (batch, _, heads, _) = k.shape, q.shape
+    if k.dtype != v.dtype or k.dtype != (q.dtype if k_scale is None else jnp.int8):
+        raise _refusal(f"only the queries' dtype or numbers of 8 bits, not {k.dtype}", "pallas_gpu_pages")
     if page > BLOCK or BLOCK % page:
-        raise _refusal(f"only pages of a power of two of at most {BLOCK} slots, not {page}")
-    from jax.experimental.pallas.ops.gpu.paged_attention import paged_attention
+        raise _refusal(f"only pages of a power of two of at most {BLOCK} slots, not {page}", "pallas_gpu_pages")
+    from jax.experimental.pallas.ops.gpu.paged_attention import paged_attention  # late, as above
 
     # As many parts as there are blocks, at most; a row's pages fill them up. What is past its end is not read.
     together = BLOCK // page
@@ -102,23 +85,36 @@ def _of_pages(
     pages = jnp.pad(jnp.minimum(pages, count - 1), ((0, 0), (0, -pages.shape[1] % (parts * together))))
     tables = pages[:, None] * kv_heads + jnp.arange(kv_heads, dtype=pages.dtype)[:, None]
 
-    def flat(x: Real[Array, "R K P _"] | None) -> Real[Array, "1 _ P _"] | None:
-        return None if x is None else x.reshape(1, count * kv_heads, page, x.shape[3])
-
-    factors = [None if x is None else x.reshape(1, count * kv_heads, page) for x in (k_scale, v_scale)]
     out = paged_attention(
         (q * scale).reshape(batch * kv_heads, heads // kv_heads, head_dim),
-        flat(k),
-        flat(v),
+        k.reshape(1, count * kv_heads, page, head_dim),
+        v.reshape(1, count * kv_heads, page, head_dim),
         tables.reshape(batch * kv_heads, -1),
         jnp.repeat(lengths, kv_heads),
-        *factors,
+        *(None if x is None else x.reshape(1, count * kv_heads, page) for x in (k_scale, v_scale)),
         pages_per_compute_block=together,
         k_splits=parts,
-        interpret=interpret,
+        interpret=platform == "cpu",  # for tests
     )
-    return out.reshape(batch, heads, head_dim)
+    return out.reshape(batch, 1, heads * head_dim)
 
 
-def _refusal(what: str) -> NotImplementedError:
-    return NotImplementedError(f"attention: 'pallas_gpu' takes {what}.")
+def _lengths(
+    q: Float[Array, "B C N H"], mask: Bool[Array, "B C S"] | PackedMask | RingMask, heads_first: bool, platform: str
+) -> Int32[Array, " B"]:
+    """How many tokens each row sees. Raises NotImplementedError for what both kernels do not do."""
+    if not isinstance(mask, RingMask) or not heads_first or not isinstance(mask.mask, Full):
+        raise _refusal("only the rows of a cache (RingMask, heads_first) whose tokens see all before them")
+    if q.shape[1] != 1:
+        raise _refusal(f"only one new token per row, not {q.shape[1]}")
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        raise _refusal(f"only bfloat16 or float16, not {q.dtype}")
+    if q.shape[3] not in (64, 128):
+        raise _refusal(f"only heads of 64 or 128, not {q.shape[3]}")
+    if platform not in ("gpu", "cpu"):
+        raise _refusal(f"only GPUs, not {platform!r}")
+    return jnp.minimum(mask.positions[:, 0] + 1, mask.slots).astype(jnp.int32)
+
+
+def _refusal(what: str, name: str = "pallas_gpu") -> NotImplementedError:
+    return NotImplementedError(f"attention: '{name}' takes {what}.")

@@ -195,19 +195,21 @@ def test_what_the_pallas_kernel_refuses() -> None:
     ring = RingMask(models.Full(), jnp.zeros((3, 1), int), 256)
 
     def refusal(q: jax.Array, k: jax.Array, mask: RingMask = ring, **more: Any) -> str:
+        name = "pallas_gpu_pages" if "pages" in more else "pallas_gpu"
         with pytest.raises(NotImplementedError) as error:
-            attention(q, k, k, mask, scale=1.0, heads_first=True, **more, implementation="pallas_gpu")
+            attention(q, k, k, mask, scale=1.0, heads_first=True, **more, implementation=name)
         return str(error.value)
 
     wide = RingMask(models.Full(), jnp.zeros((3, 2), int), 256)
     assert "only one new token per row, not 2" in refusal(jnp.tile(q, (1, 2, 1, 1)), k, wide)
-    assert "not float32 and float32" in refusal(q.astype(jnp.float32), k.astype(jnp.float32))
+    assert "only bfloat16 or float16, not float32" in refusal(q.astype(jnp.float32), k.astype(jnp.float32))
+    assert "only one dtype throughout, not bfloat16 and float32" in refusal(q, k.astype(jnp.float32))
     assert "only multiples of 128 slots, not 200" in refusal(q, k[:, :, :200])
     assert "only heads of 64 or 128, not 32" in refusal(q[..., :32], k[..., :32])
     assert "at most 128 slots, not 256" in refusal(q, k, pages=jnp.zeros((3, 1), int))
     assert "at most 128 slots, not 24" in refusal(q, k[:, :, :24], pages=jnp.zeros((3, 1), int))
-    factors = {"k_scale": jnp.ones((3, 2, 256, 1)), "v_scale": jnp.ones((3, 2, 256, 1))}
-    assert "numbers of 8 bits in pages only" in refusal(q, k.astype(jnp.int8), **factors)
+    assert "or numbers of 8 bits, not float32" in refusal(q, k.astype(jnp.float32), pages=jnp.zeros((3, 1), int))
+    assert "does not take k_scale" in refusal(q, k, k_scale=jnp.ones((3, 2, 256, 1)))
     assert "tokens see all before them" in refusal(q, k, ring._replace(mask=models.Sliding(7)))
     assert "does not take sinks" in refusal(q, k, sinks=jnp.zeros(4))
 
@@ -252,7 +254,8 @@ def test_what_an_implementation_cannot_do_it_refuses() -> None:
         attention(q, k, v, packed.visible(), scale=1.0, implementation="blocks")
     with pytest.raises(NotImplementedError, match=r"^attention: 'by_length' takes the rows of a cache"):
         attention(q, k, v, packed, scale=1.0, implementation="by_length")
-    there = r"^attention: there is no 'flash'\. Use one of: dense, blocks, by_length, pallas_gpu, pallas_tpu\.$"
+    names = "dense, blocks, by_length, pallas_gpu, pallas_gpu_pages, pallas_tpu"
+    there = rf"^attention: there is no 'flash'\. Use one of: {names}\.$"
     with pytest.raises(ValueError, match=there):
         attention(q, k, v, packed, scale=1.0, implementation="flash")
 
@@ -323,13 +326,13 @@ PAGED = jnp.asarray([[3, 8, 5, 0], [7, 2, 9, 9], [9, 9, 9, 9], [6, 1, 4, 9]])  #
 
 
 @pytest.mark.parametrize("form", ["float", "int8", "latent"])
-@pytest.mark.parametrize("implementation", ["dense", "by_length", "by_length on gpu", "pallas_tpu", "pallas_gpu"])
+@pytest.mark.parametrize("implementation", ["dense", "by_length", "by_length on gpu", "pallas_tpu", "pallas_gpu_pages"])
 def test_pages_are_read_in_the_order_of_the_table(implementation: str, form: str) -> None:
     """Rows that end in a page's middle and at its end, one that is not fed; against the pages put together. On a GPU
     several pages are read at a time, more than a row has.
     """
     implementation, _, platform = implementation.partition(" on ")
-    on_gpus = implementation == "pallas_gpu"
+    on_gpus = implementation == "pallas_gpu_pages"
     chunk, size = (1, 128) if implementation.startswith("pallas") else (3, H)
     keys, page = jax.random.split(jax.random.key(3), 3), 16
     q = jax.random.normal(keys[0], (4, chunk, N, size))
