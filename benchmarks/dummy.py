@@ -60,7 +60,7 @@ class DummyPair:
         config, writers = self.config, [self._model(role, mesh) for role in Role]
         probes = [self._probe(role, writers[role]) for role in Role]
         more = config.cooperation, config.engine, config.seed
-        return build_engine(writers, probes, *more, mesh, schedule=config.schedule, keep_dropped=config.keep_dropped)
+        return build_engine(writers, probes, *more, mesh, schedule=config.schedule)
 
     def _model(self, role: Role, mesh: Mesh | None) -> LanguageModel:
         settings, chat = getattr(self.config, NAMES[role]), self.chats[role]
