@@ -122,7 +122,7 @@ def turns(count: int) -> list[Case]:
 
 def state_of(cases: list[Case], role: Role) -> State:
     """The rows of a batch, as far as they are read."""
-    rows = SimpleNamespace(context=8, text_bytes=2048, log=1, one_string=True, dropped_bytes=0)
+    rows = SimpleNamespace(context=8, text_bytes=2048, log=1, one_string=True, dropped_bytes=0, scored_words=0)
     state = Rows.empty(rows, len(cases))
     for row, case in enumerate(cases):
         data = (case.before + case.new).encode()
