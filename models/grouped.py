@@ -37,7 +37,7 @@ def _tokamax(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: I
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # or tokamax would read the command's arguments as its own
-    return tokamax.ragged_dot(rows, weights, sizes)
+    return tokamax.ragged_dot(rows, weights, sizes, precision=precision_of(rows, weights))
 
 
 def _xla(rows: Float[Array, "M I"], weights: Float[Array, "E I O"], sizes: Int[Array, " E"]) -> Array:

@@ -30,7 +30,9 @@ PREFILL_TOKENS = 2048
 """Tokens per pass of prefill: enough to be bound by arithmetic, while what it holds of them stays small."""
 
 PAGES, ACCELERATOR_PAGE = {"cpu": 64, "gpu": 128}, 256
-"""Tokens of a page by platform: as many as attention reads of a row at a time (models/by_length.py, pallas_*.py)."""
+"""Tokens of a page by platform. A kernel reads a page of a row at a time (models/pallas_gpu.py: 128 at most), and so
+does a loop on CPUs; on other platforms a loop reads several (models/by_length.py).
+"""
 
 ROLLBACK_DEPTH = 256
 """Deepest rollback that the rings of caches hold, in tokens; a deeper one reads the row again from its start."""
