@@ -260,13 +260,12 @@ def _begins_utf8(data: bytes) -> bool:
     return True
 
 
-def _char_at(data: bytes, at: int) -> str | None:
-    for width in (1, 2, 3, 4):
-        try:
-            return data[at : at + width].decode() or None
-        except UnicodeDecodeError:
-            continue
-    return None
+def _white_at(data: bytes, at: int) -> bool | None:
+    """Whether the character there is white space; None while its first bytes do not say, or there are none."""
+    rest = data[at : at + 4]
+    if any(rest.startswith(c.encode()) for c in WHITE):
+        return True
+    return None if any(c.encode().startswith(rest) for c in WHITE) else False
 
 
 def _cut(data: bytes, last: int, ends: Sequence[int], closed: bool = False) -> int | None:
@@ -278,9 +277,9 @@ def _cut(data: bytes, last: int, ends: Sequence[int], closed: bool = False) -> i
         before = data[:p].decode()[-1]
         long = p in ends and p - last >= 48
         newlines = before in "\r\n" and data[p : p + 1] not in (b"\r", b"\n")
-        after = _char_at(data, p + 1) if data[p] == 0x20 and before not in WHITE else "\x20"
-        if long or newlines or (after is not None and after not in WHITE):
+        white_behind = _white_at(data, p + 1) if data[p] == 0x20 and before not in WHITE else True
+        if long or newlines or white_behind is False:
             return p
-        if after is None and not closed:
+        if white_behind is None and not closed:
             return None
     return known if closed and last < known else None
