@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +64,42 @@ def remove_torn_line(path: Path) -> None:
 
 def replace_file(path: Path, content: str | bytes) -> None:
     """Writes a whole file at once: a reader, or a crash, sees the old content or the new, never a part."""
+    _write_then(path, content, os.replace)
+
+
+def create_file(path: Path, content: str | bytes) -> bool:
+    """The same for a file that is not there; returns False, and leaves it, where another process was first."""
+    try:
+        _write_then(path, content, _link)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _write_then(path: Path, content: str | bytes, move: Callable[[Path, Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Gives a file its name; raises FileExistsError where another has it."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        os.replace(temporary, path)  # a file system without links: whoever is last is there
+    else:
+        temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:

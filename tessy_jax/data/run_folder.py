@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.data.jsonl import replace_file
+from tessy_jax.data.jsonl import create_file, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.errors import UserError
 
@@ -109,8 +109,11 @@ def open_run_folder(
         clear(overwrite)
         if shard[0] == 0 or stored is None:  # of shards that do not wait for each other, whichever comes first
             anew = overwrite or stored is None
-            if anew:
+            if overwrite:
                 write_manifest(path, format, manifest)
+            elif stored is None and not create_file(path / "manifest.json", _manifest_text(format, manifest)):
+                compare_identity(path, stored_manifest(path, format) or {}, manifest)  # another began it meanwhile
+                anew = False
             if anew or not (path / "config.yaml").exists():
                 replace_file(path / "config.yaml", config_yaml)
         barrier()
@@ -217,8 +220,12 @@ def versions() -> dict[str, str]:
 
 def write_manifest(path: Path, format: str, manifest: Mapping[str, Any]) -> None:
     """Writes `manifest.json`: what the commands that resume the run compare themselves with."""
+    replace_file(path / "manifest.json", _manifest_text(format, manifest))
+
+
+def _manifest_text(format: str, manifest: Mapping[str, Any]) -> str:
     content = json.loads(dump_line({"format": format} | dict(manifest)))
-    replace_file(path / "manifest.json", json.dumps(content, indent=2) + "\n")
+    return json.dumps(content, indent=2) + "\n"
 
 
 def stored_manifest(path: Path, format: str) -> dict[str, Any] | None:

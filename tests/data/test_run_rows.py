@@ -10,13 +10,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from unittest.mock import Mock
 
 import pytest
 
 from tessy_jax.data import jsonl
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.data.records import RowState
-from tessy_jax.data.run_folder import RunDirError, make_manifest
+from tessy_jax.data.run_folder import DifferentRunError, RunDirError, make_manifest
 from tessy_jax.data.run_rows import RunDir
 from tests.kit import ROOT
 
@@ -344,6 +345,33 @@ def test_two_processes_begin_at_once(tmp_path):
             list(pool.map(begin, range(2)))
         with launch(run) as alone:
             assert alone.done == set(keys)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_two_runs_that_begin_in_one_folder_at_once(tmp_path, monkeypatch, links):
+    """One of them is first; the other is told so, and changes nothing. Without links in the file system too, if both
+    are not at the very same moment.
+    """
+    if not links:
+        monkeypatch.setattr(jsonl.os, "link", Mock(side_effect=OSError(errno.ENOTSUP, "no links")))
+    for turn in range(20 if links else 1):
+        run, barrier, ends = tmp_path / str(turn), Barrier(2, timeout=60), []
+
+        def begin(index, run=run, barrier=barrier, ends=ends):
+            if links:
+                barrier.wait()
+            try:
+                launch(run, shard=(index, 2), identity={"seed": index}).close()
+                ends.append(index)
+            except DifferentRunError as error:
+                ends.append(str(error))
+
+        with ThreadPoolExecutor(2 if links else 1) as pool:
+            list(pool.map(begin, range(2)))
+        numbers, refused = [end for end in ends if isinstance(end, int)], [end for end in ends if isinstance(end, str)]
+        assert (len(numbers), len(refused)) == (1, 1)
+        assert f"seed: {numbers[0]} there, {1 - numbers[0]} now" in refused[0]
+        assert json.loads((run / "manifest.json").read_text())["identity"]["seed"] == numbers[0]
 
 
 @pytest.mark.parametrize("first", [True, False])
