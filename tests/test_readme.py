@@ -1,4 +1,4 @@
-"""README.md and docs: the Python example runs, and the package knows every command that they show."""
+"""README.md, docs and deploy/: the Python example runs, and the package knows every command that they show."""
 
 import argparse
 import functools
@@ -19,6 +19,7 @@ from tessy_jax.config.plan import load_either
 from tessy_jax.config.schema import load_as
 from tessy_jax.errors import ConfigError
 from tests.kit import ROOT
+from tests.kit.deploy import DEPLOY, workers
 from tests.kit.run_synthesize import write_pair
 
 
@@ -49,9 +50,17 @@ def block(language: str) -> str:
     return code
 
 
-COMMANDS = [
-    command for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) for command in commands(page)
-]
+def started() -> list[Shown]:
+    """The commands of the manifests in deploy/, which the scheduler gives the number of the shard."""
+    return [
+        Shown(words[2], [re.sub(r"^\$\(\w+\)/", "0/", word) for word in words[3:]], group.file.name)
+        for group in workers()
+        for words in [group.container["args"]]
+    ]
+
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((DEPLOY / "slurm").iterdir()))
+COMMANDS = [command for page in PAGES for command in commands(page)] + started()
 
 
 class Parsed(Exception):

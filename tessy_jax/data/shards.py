@@ -15,7 +15,8 @@ from tessy_jax.errors import ConfigError
 
 T = TypeVar("T")
 
-COUNTERS = (("JOB_COMPLETION_INDEX", None), ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN"))
+WORKERS = "JOB_COMPLETION_INDEX"
+COUNTERS = ((WORKERS, None), ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN"))
 """Where schedulers say which job this is, and what the first one's number is, where it is not 0: Kubernetes' indexed
 jobs, Slurm's arrays.
 """
@@ -29,8 +30,9 @@ class Shard:
     count: int = 1
 
     @classmethod
-    def parse(cls, text: str | None, environment: Mapping[str, str] = os.environ) -> "Shard":
-        """Reads `index/count`, counted from 0, or `auto/count`; None: all rows.
+    def parse(cls, text: str | None, environment: Mapping[str, str] = os.environ, *, pod: bool = False) -> "Shard":
+        """Reads `index/count`, counted from 0, or `auto/count`; None: all rows. `pod`: whether several processes, which
+        the scheduler may have counted, hold one model between them.
 
         Raises:
             ConfigError: it is neither, or no scheduler says which job this is.
@@ -40,6 +42,11 @@ class Shard:
         found = re.fullmatch(r"(\d+|auto)/(\d+)", text)
         if not found:
             raise ConfigError(f"--shard {text}: write INDEX/COUNT, the first is 0/COUNT, or auto/COUNT in an array job")
+        if pod and found[1] == "auto" and WORKERS in environment:
+            raise ConfigError(
+                f"--pod --shard {text}: {WORKERS} counts the workers of a pod, not the pods; name the shard, as "
+                "deploy/gke/slices.yaml does"
+            )
         index = _counted(environment) if found[1] == "auto" else int(found[1])
         if not 0 <= index < int(found[2]):
             raise ConfigError(f"--shard {text}: there is no shard {index} of {found[2]}; they count from 0")

@@ -73,7 +73,7 @@ def write_traces(
     Raises:
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
-    shard = Shard.parse(options.shard)
+    shard = _shard(options)
     if shard.count > 1 and options.overwrite:
         raise ConfigError("--overwrite --shard: other shards may be writing there; remove the run directory instead")
     if options.pod:
@@ -163,6 +163,10 @@ def _input_identity(config: ConfigT) -> dict[str, Any]:
     return {"input": {file.name: hash_file(file) for file in files(Path(config.input))}}
 
 
+def _shard(options: argparse.Namespace) -> Shard:
+    return Shard.parse(options.shard, pod=options.pod)
+
+
 def _open_run(config: ConfigT, identity: Mapping[str, Any], options: argparse.Namespace) -> RunDir:
     """The run directory of the configuration, begun or resumed."""
     devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
@@ -171,7 +175,7 @@ def _open_run(config: ConfigT, identity: Mapping[str, Any], options: argparse.Na
         config_yaml=to_yaml(config),
         manifest=make_manifest(identity, devices),
         overwrite=options.overwrite,
-        shard=Shard.parse(options.shard).of_process(jax.process_index(), jax.process_count()),
+        shard=_shard(options).of_process(jax.process_index(), jax.process_count()),
         barrier=partial(processes.barrier, "run directory"),
     )
 

@@ -138,6 +138,14 @@ def test_wrong_numbers_of_a_scheduler() -> None:
         Shard.parse("auto/3", {"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "1"})
 
 
+def test_workers_of_a_pod_are_no_shards() -> None:
+    """Kubernetes counts all pods of a job, and those of one slice hold one model; Slurm counts jobs."""
+    with pytest.raises(ConfigError, match=r"JOB_COMPLETION_INDEX counts the workers of a pod.*slices\.yaml"):
+        Shard.parse("auto/2", {"JOB_COMPLETION_INDEX": "1"}, pod=True)
+    assert Shard.parse("1/2", {"JOB_COMPLETION_INDEX": "0"}, pod=True) == Shard(1, 2)
+    assert Shard.parse("auto/2", {"SLURM_ARRAY_TASK_ID": "1"}, pod=True) == Shard(1, 2)
+
+
 def test_wrong_shards_end_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for words, said in ((["--shard", "x"], "write INDEX/COUNT"), (["--shard", "0/2", "--overwrite"], "--overwrite")):
         assert synthesize.main([str(pair()), "--output", str(tmp_path / "run"), *words]) == 2

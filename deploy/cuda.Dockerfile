@@ -1,0 +1,14 @@
+# For NVIDIA GPUs (CUDA comes as wheels; the driver is the machine's):  docker build -f deploy/cuda.Dockerfile -t REGISTRY/tessy-jax:cuda .
+FROM python:3.12-slim
+
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE ./
+COPY tessy_jax tessy_jax
+COPY models models
+COPY train train
+RUN pip install --no-cache-dir '.[cuda]'
+
+COPY configs configs
+COPY deploy/run.sh deploy/run.sh
+ENTRYPOINT ["/app/deploy/run.sh"]
+CMD ["python", "-m", "tessy_jax"]
