@@ -31,6 +31,7 @@ main = app.Command(
         app.OVERWRITE,
         app.option("--export-only", EXPORT, nargs="?", const="newest", metavar="STEP"),
         app.POD,
+        app.POD_TIMEOUT,
     ),
     run=run,
 )

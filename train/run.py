@@ -48,14 +48,14 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
     """Trains a student on traces, and returns the exit code.
 
     Args:
-        options: of the command: pod, dry_run, inspect, overwrite, export_only.
+        options: of the command: pod, pod_timeout, dry_run, inspect, overwrite, export_only.
         console: for messages.
 
     Raises:
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
     if options.pod:
-        processes.initialize()
+        processes.initialize(options.pod_timeout)
         console = Console(stderr=True, quiet=jax.process_index() > 0)
     compilation_cache.use(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")

@@ -78,6 +78,13 @@ def compare_option(help: str, metavar: str | tuple[str, str]) -> Option:
 
 OVERWRITE = option("--overwrite", "start anew where an earlier run wrote", action="store_true")
 POD = option("--pod", "join the other processes of a TPU pod or cluster", action="store_true")
+POD_TIMEOUT = option(
+    "--pod-timeout",
+    "end when another process of the pod has not been heard of for so long; default: 100",
+    type=int,
+    default=100,
+    metavar="SECONDS",
+)
 SHARD = option("--shard", "write one of N parts, 0/N to N-1/N; auto/N: as the array job counts", metavar="I/N")
 
 TRACE_OPTIONS = (
@@ -88,6 +95,7 @@ TRACE_OPTIONS = (
     OVERWRITE,
     show_option("finished traces in colour by author"),
     POD,
+    POD_TIMEOUT,
     SHARD,
 )
 """Of the commands that write traces."""

@@ -7,13 +7,27 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Shaped
 
+from tessy_jax.errors import ConfigError
 
-def initialize() -> None:
+LEAST_TIMEOUT = 10
+"""Seconds: a process is heard of every few."""
+
+
+def initialize(timeout: int) -> None:
     """Joins the other processes of the TPU pod, Slurm job or MPI run that this one belongs to: `--pod`.
 
     Must come before the first use of a device. From then on `jax.devices()` are those of all processes.
+
+    Args:
+        timeout: seconds after which JAX ends this process (signal 6) when another one is not heard of, for without it
+            nothing can go on. A process is heard of while it compiles or computes, too.
+
+    Raises:
+        ConfigError: the timeout is too short.
     """
-    jax.distributed.initialize()
+    if timeout < LEAST_TIMEOUT:
+        raise ConfigError(f"--pod-timeout {timeout}: give at least {LEAST_TIMEOUT} seconds")
+    jax.distributed.initialize(heartbeat_timeout_seconds=timeout)
 
 
 def everywhere(local: Shaped[np.ndarray, "B *rest"]) -> Shaped[np.ndarray, "A *rest"]:

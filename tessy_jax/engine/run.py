@@ -67,7 +67,7 @@ def write_traces(
         config: of the command.
         models_of: whose `open` opens the models of the configuration, without their weights.
         rows: the input.
-        options: of the command: pod, shard, dry_run, overwrite, show.
+        options: of the command: pod, pod_timeout, shard, dry_run, overwrite, show.
         console: for messages.
 
     Raises:
@@ -77,7 +77,7 @@ def write_traces(
     if shard.count > 1 and options.overwrite:
         raise ConfigError("--overwrite --shard: other shards may be writing there; remove the run directory instead")
     if options.pod:
-        processes.initialize()
+        processes.initialize(options.pod_timeout)
     rows = shard.part(rows)
     mesh = make_mesh(config.mesh, config.engine.batch)
     pool_of(config.engine, mesh)  # raises, before there is a run directory
