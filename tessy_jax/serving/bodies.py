@@ -182,19 +182,28 @@ _SHAPES = {
 """What fields should be that may be of several types."""
 
 
+_SECTIONS: dict[int | str, type[BaseModel]] = {
+    "messages": ChatMessage,
+    "content": TextPart,
+    "stream_options": StreamOptions,
+}
+"""The types of fields that have fields of their own."""
+
+
 def _explain(kind: type[Body], error: ValidationError) -> ApiError:
     """What is wrong first, in words."""
-    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda each: (each["type"] != "extra_forbidden", -len(each["loc"])))
     path = [part for part in first["loc"] if isinstance(part, int) or not _names_type(part)]
+    path = path[:1] if path[0] in _SHAPES else path
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     if first["type"] == "extra_forbidden":
-        fields = {"messages": ChatMessage, "stream_options": StreamOptions}
-        section = kind if len(path) == 1 else fields[str(path[0])]
+        within = [_SECTIONS[part] for part in path[:-1] if part in _SECTIONS]
+        section = within[-1] if within else kind
         hint = nearest(str(path[-1]), section.model_fields)
         return ApiError(f"unknown field '{field}'; {hint}", param=field, code="unknown_parameter")
     if first["type"] == "missing":
         return ApiError(f"the field '{field}' is missing", param=field, code="missing_required_parameter")
-    problem = _SHAPES.get(str(path[0]), first["msg"].removeprefix("Input "))
+    problem = _SHAPES.get(str(path[0]), first["msg"].removeprefix("Input ").replace("List should", "should"))
     return ApiError(f"'{field}' {problem}", param=field, code="invalid_value")
 
 

@@ -36,9 +36,7 @@ def run(served: Served, engine: Engine, key: str | None, address: socket.socket,
     service = Service(engine, metrics, served.config.limits.queue)
     app = Api(served, service, metrics, key).app()
     server = _Server(
-        uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_LINGER
-        )
+        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LINGER)
     )
 
     async def watch() -> None:

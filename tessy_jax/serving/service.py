@@ -113,11 +113,11 @@ class Service:
     def _tell(self, dispatch: Dispatch) -> None:
         for job, reason in dispatch.rejected:
             self._refuse(job, reason)
-        for writing in dispatch.writing:
-            row = self._rows.get(writing.key)
-            if row is None:  # cancelled meanwhile
-                continue
+        told = [(writing, row) for writing in dispatch.writing if (row := self._rows.get(writing.key)) is not None]
+        for _, row in told:
             row.begun = True
+        self._count()
+        for writing, row in told:
             piece = row.text.read(writing)
             self._measure(row, piece)
             if piece.finish is None:

@@ -27,6 +27,9 @@ from tests.kit.tiny import llama
 NAME = "tiny"
 CONTEXT, K, MARGIN = 256, 4, 64
 ROOM = CONTEXT - K - MARGIN
+PROMPT = {"model": NAME, "prompt": "a"}
+LONG = {"model": NAME, "prompt": "The sum of", "max_tokens": 150, "temperature": 1.0, "seed": 2}
+"""A text that is not done at once."""
 
 
 def write_model(folder: Path) -> Any:
