@@ -13,7 +13,7 @@ from tessy_jax.errors import DONE, USAGE
 
 COMMANDS = (
     *("synthesize", "sample", "select", "merge", "annotate", "train_predictor", "train_probe"),
-    *("sft", "evaluate", "experiment", "analyse", "status", "plan", "convert", "demo"),
+    *("sft", "evaluate", "serve", "experiment", "analyse", "status", "plan", "convert", "demo"),
 )
 """In the order of their use."""
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -79,19 +79,25 @@ class Variants(Generic[ConfigT]):
         return ((schema, f" ({self.key}: {name})") for name, schema in self.schemas.items())
 
 
-def load_as(schema: type[ConfigT] | Variants[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+def load_as(
+    schema: type[ConfigT] | Variants[ConfigT],
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> ConfigT:
     """The configuration of a YAML file.
 
     Args:
         schema: the class of the configuration, or those to choose from.
         path: of the file.
         overrides: replace values or whole sections, in order: `["engine.batch=8", "mesh={data: 2}"]`.
+        values: stand for what is in the file, which then need not be there; messages name `path` all the same.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
     """
     path = Path(path)
-    merged: Any = OmegaConf.create(_change_texts(read_yaml(path), _mask))
+    merged: Any = OmegaConf.create(_change_texts(read_yaml(path) if values is None else dict(values), _mask))
     sources: dict[str, str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -104,7 +110,7 @@ def load_as(schema: type[ConfigT] | Variants[ConfigT], path: str | Path, overrid
             hint = f"; a text with braces needs quotes: {key}='{text}'" if text[:1] in "{[" else ""
             raise ConfigError(f"cannot read override '{override}': {_one_line(error)}{hint}") from error
         sources[key] = f"override '{override}'"
-    values = _change_texts(OmegaConf.to_container(merged), _unmask)
+    values = cast(dict[str, Any], _change_texts(OmegaConf.to_container(merged), _unmask))
     folder = path.expanduser().parent
     chosen = schema.chosen(values, str(path), sources) if isinstance(schema, Variants) else schema
     try:

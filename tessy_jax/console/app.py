@@ -149,11 +149,13 @@ class ConfigFile(Generic[ConfigT]):
         schema: its keys, or variants of them.
         default: the file that is read where the user names none.
         example: an override, for the help.
+        help: what the file is; None: any YAML file.
     """
 
     schema: type[ConfigT] | Variants[ConfigT]
     default: str
     example: str
+    help: str | None = None
 
     def load(self, options: argparse.Namespace) -> ConfigT:
         """The configuration that the user chose. Raises ConfigError, which names every wrong key and value."""
@@ -255,7 +257,7 @@ class Command:
         )
         options = list(self.options)
         if self.config is not None:
-            options = [*config_options(self.config.default, self.config.example), *options]
+            options = [*config_options(self.config.default, self.config.example, self.config.help), *options]
             parser.formatter_class = argparse.RawDescriptionHelpFormatter
             parser.epilog = "configuration keys, for the YAML file and as key=value:\n\n" + describe(self.config.schema)
         for each in options:

@@ -67,10 +67,10 @@ class Generator:
     Attributes:
         role: whose model it is.
         graph: its nnx graph definition.
-        sampling: how it chooses tokens.
+        sampling: how it chooses tokens, where rows have no settings of their own.
         k: tokens generated per turn at most.
         predictor: one that reads the model's hidden states while it writes; None: the predictor reads the text.
-        max_answer_tokens: budget of the answer.
+        max_answer_tokens: budget of the answer, where rows have none of their own.
     """
 
     role: Role
@@ -96,10 +96,14 @@ class Generator:
     def writing(self, state: State) -> Bool[Array, " B"]:
         """The rows that get another token."""
         open_ = state.whose_turn(self.role) & (state.event == Finish.NONE)
+        if state.settings is not None:
+            return open_ & ~state.settings.spent(state.tokens)
         return open_ & ~(state.answering() & self.answer_is_full(state))
 
     def answer_is_full(self, state: State) -> Bool[Array, " B"]:
         """Whether as many tokens are sampled as an answer may have."""
+        if state.settings is not None:
+            return state.settings.spent(state.tokens)
         stream = state.streams[self.role]
         return stream.n - stream.base >= self.max_answer_tokens
 
@@ -139,12 +143,18 @@ class Generator:
 
             # Sample, by a number that depends on the row's own text alone.
             draw = jnp.broadcast_to(jnp.asarray(state.draw(self.role)), state.written.shape)
-            chosen = self.sampling(allowed, uniforms(*map(feed.take, (state.key, state.written, draw))))
+            uniform = uniforms(*map(feed.take, (state.key, state.written, draw)))
+            if state.settings is None:
+                chosen = self.sampling(allowed, uniform)
+            else:
+                chosen = jax.tree.map(feed.take, state.settings).choose(allowed, uniform)
             utf8 = jnp.take_along_axis(next_utf8, chosen[:, None], axis=1)[:, 0].astype(jnp.int32)
             token, utf8 = feed.give(chosen), feed.give(utf8)
 
         # Append the token and its bytes. An event is no text: it is noted, and the row stops.
         event = vocab.event[token]
+        if state.settings is not None:
+            event = jnp.where(state.answering() & state.settings.stops(token), Finish.EOS, event)
         said = samples & (event == Finish.NONE)
         longest = vocab.token_bytes.shape[1]
         length = jnp.where(said, vocab.token_len[token], 0)

@@ -4,6 +4,9 @@ The filters come in the usual order (vLLM's): temperature, top-k, top-p, min-p. 
 laid out in vocabulary order; the token is the first whose cumulative probability exceeds the row's uniform number.
 That number is a pure function of (seed, record, sample, byte offset, author), so a row does not depend on its
 neighbours, its slot or the batch.
+
+`Sampling` is one setting for all rows, and static; `RowSettings` is the same rule for rows that differ, with the
+numbers of each row in arrays.
 """
 
 import dataclasses
@@ -12,8 +15,11 @@ import hashlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from tessy_jax.text_jax.arrays import Leaf
 
 # Bisection steps for the top-p threshold without top-k: 40 halvings take an interval of 1 below float32's resolution
 # at 1e-10.
@@ -57,7 +63,80 @@ class Sampling:
         return jnp.where(p >= floor, p, 0.0)
 
 
-def _nucleus_floor(p: Float[Array, "B V"], top_p: float) -> Float[Array, "B 1"]:
+class RowSettings(struct.PyTreeNode):
+    """What each row asks for. One compiled program serves rows that differ in all of it.
+
+    Attributes:
+        temperature, top_k, top_p, min_p: see `Sampling`.
+        max_tokens: of thinking and answer together.
+        stop_ids: tokens that end the answer and are no part of it; -1 where there are fewer.
+    """
+
+    temperature: Float[Leaf, "*B"]
+    top_k: Int[Leaf, "*B"]
+    top_p: Float[Leaf, "*B"]
+    min_p: Float[Leaf, "*B"]
+    max_tokens: Int[Leaf, "*B"]
+    stop_ids: Int[Leaf, "*B N"]
+
+    @classmethod
+    def empty(cls, batch: int, stop_ids: int) -> "RowSettings":
+        """Of empty slots, on the host, with room for so many `stop_ids`."""
+        number, whole = np.zeros(batch, np.float32), np.zeros(batch, np.int32)
+        return cls(number, whole, number.copy(), number.copy(), whole.copy(), np.full((batch, stop_ids), -1, np.int32))
+
+    def spent(self, tokens: Int[Array, " B"]) -> Bool[Array, " B"]:
+        """The rows that may write no more than so many tokens."""
+        return tokens >= self.max_tokens
+
+    def stops(self, token: Int[Array, " B"]) -> Bool[Array, " B"]:
+        """The rows whose answer ends before this token."""
+        return jnp.any(token[:, None] == self.stop_ids, axis=1)
+
+    def choose(self, logits: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+        """The token that each row's `Sampling` would choose. What no row asks for is not computed."""
+        greedy = self.temperature == 0
+        best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        drawn = lax.cond(jnp.all(greedy), lambda: best, lambda: self._draw(logits, uniform))
+        return jnp.where(greedy, best, drawn)
+
+    def _draw(self, logits: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
+        drawn = self.temperature > 0  # the others are left as they are, and ask for nothing
+        logits = logits / jnp.where(drawn, self.temperature, 1)[:, None]
+        few = drawn & (self.top_k > 0) & (self.top_k < logits.shape[-1])
+        k = jnp.where(few, self.top_k, logits.shape[-1])[:, None]
+        logits = lax.cond(jnp.any(few), lambda: jnp.where(_highest(logits, k), logits, -jnp.inf), lambda: logits)
+
+        p = jax.nn.softmax(logits, axis=-1)
+        floor = self.min_p[:, None] * p.max(axis=-1, keepdims=True)
+        top_p = self.top_p[:, None]
+        nucleus = drawn[:, None] & (top_p < 1)
+        floor = lax.cond(
+            jnp.any(nucleus),
+            lambda: jnp.where(nucleus, jnp.maximum(floor, _nucleus_floor(p, top_p)), floor),
+            lambda: floor,
+        )
+        return _draw(jnp.where(p >= floor, p, 0.0), uniform)
+
+
+def _highest(values: Float[Array, "B V"], k: Int[Array, "B 1"]) -> Bool[Array, "B V"]:
+    """The k highest values of each row, of equal ones the first, without a sort.
+
+    Floats stand in the order of their bits, as whole numbers that are halved again and again to find the k-th highest.
+    """
+    bits = lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), jnp.int32)  # -0.0 is 0.0
+    order = lax.bitcast_convert_type(bits ^ jnp.where(bits < 0, jnp.int32(-1), jnp.int32(-(2**31))), jnp.uint32)
+
+    def halve(step: Array, least: Array) -> Array:
+        higher = least | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
+        return jnp.where(jnp.sum(order >= higher, axis=-1, keepdims=True) >= k, higher, least)
+
+    least = lax.fori_loop(0, 32, halve, jnp.zeros(k.shape, jnp.uint32))
+    above, equal = order > least, order == least
+    return above | (equal & (jnp.cumsum(equal, axis=-1) <= k - jnp.sum(above, axis=-1, keepdims=True)))
+
+
+def _nucleus_floor(p: Float[Array, "B V"], top_p: float | Float[Array, "B 1"]) -> Float[Array, "B 1"]:
     """The largest t for which the tokens with probability >= t hold at least `top_p`: top-p without a sort."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:

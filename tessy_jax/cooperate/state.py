@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
+from tessy_jax.cooperate.sampling import RowSettings
 from tessy_jax.text_jax.arrays import Leaf, gather, pick, replace_at, scatter
 
 
@@ -222,6 +223,7 @@ class State(struct.PyTreeNode):
         requests: see `Requests`; None in the preset `paper`.
         dropped: see `DroppedBytes`; None in runs that do not keep it.
         scores: see `WordScores`; None in runs that do not keep them.
+        settings: see `RowSettings`; None where all rows have the same.
     """
 
     key: UInt32[Leaf, "B 2"]
@@ -249,6 +251,7 @@ class State(struct.PyTreeNode):
     requests: Requests | None = None
     dropped: DroppedBytes | None = None
     scores: WordScores | None = None
+    settings: RowSettings | None = None
 
     def whose_turn(self, role: Role) -> Bool[Array, " B"]:
         """The rows whose turn it is for `role`."""

@@ -174,8 +174,17 @@ class Turn:
         thought = rows & (verdict.finish != Finish.NONE)
         ended = verdict.over | thought | answered
         state = state.replace(kept=pick(answering, state.written, state.kept))
+        tokens = verdict.tokens
+        if state.settings is not None:  # a row that has written all it may ends there, thinking or not
+            spent = rows & (state.phase == Phase.THINK) & ~ended & state.settings.spent(state.tokens)
+            ended, tokens = ended | spent, pick(spent, state.span_sampled, tokens)
+            state = state.replace(
+                kept=pick(spent, state.written, state.kept),
+                phase=jnp.where(spent, Phase.DONE, state.phase),
+                finish_think=jnp.where(spent, Finish.LENGTH, state.finish_think),
+            )
 
-        state = self.cut(state, ended, ended & ~answering, verdict.tokens)
+        state = self.cut(state, ended, ended & ~answering, tokens)
         state = self._finish(state, thought, verdict.finish, answered)
         state = self.roll_back(state, ended, ended & ~answering)
         return self.switch(state, verdict.switch, thought)

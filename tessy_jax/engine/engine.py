@@ -24,19 +24,22 @@ from tessy_jax.data.messages import why
 from tessy_jax.data.records import Problem, Record, RowState
 from tessy_jax.devices.processes import anywhere, everywhere
 from tessy_jax.engine.language_model import LanguageModel, Prompt
-from tessy_jax.engine.queue import JobQueue, Waiting
+from tessy_jax.engine.queue import JobQueue, OpenQueue, Waiting, place, usable
 from tessy_jax.engine.rows import AS_NAMED, NAMES, NOTHING_MORE, Job, Keeps, Past, Seats
 from tessy_jax.engine.sizes import (
     ROLLBACK_DEPTH,
+    by_shard,
     make_caches,
     make_pages,
     make_params,
     make_rows,
+    open_room,
     pool_of,
     prefill_rows,
     prompt_room,
     too_long,
 )
+from tessy_jax.engine.wishes import Writing
 from tessy_jax.predictors.base import Predictor
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ class Dispatch:
 
     Attributes:
       finished: records of rows that are done. rejected: jobs that failed, with the reason.
+      writing: of rows with settings of their own, how far each of them is, those that are done included; such rows
+        have no records, and are in no journal.
       active: the rows in flight, to be journaled, those that wait for pages included.
       evicted: how many rows have given their pages back before this dispatch.
       work: what the models did, the student's first.
@@ -67,6 +72,7 @@ class Dispatch:
     evicted: int
     seconds: dict[str, float]
     visits: dict[str, Visits] = dataclasses.field(default_factory=dict)
+    writing: list[Writing] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -91,6 +97,7 @@ class Engine:
         depth: deepest rollback that the caches' rings hold, in tokens.
         seats: whose models they are.
         keeps: what records hold besides the traces.
+        stop_ids: room for the stop ids of rows that have settings of their own (`Wish`); None: they have none.
 
     Raises:
         ConfigError: the budgets alone fill the context.
@@ -108,11 +115,13 @@ class Engine:
         depth: int = ROLLBACK_DEPTH,
         seats: Seats = AS_NAMED,
         keeps: Keeps = NOTHING_MORE,
+        stop_ids: int | None = None,
     ):
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
-        self._rooms = prompt_room(budgets, config, max(turn.generate.k for turn in schedule.turns))
-        self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats, keeps)
+        k = max(turn.generate.k for turn in schedule.turns)
+        self._rooms = prompt_room(budgets, config, k) if stop_ids is None else open_room(config, k)
+        self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats, keeps, stop_ids)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
         self.host = self.rows.empty(self.local)
@@ -120,7 +129,7 @@ class Engine:
         self.carry = Carry(self._put(self.host), caches)
         self.slots: list[_Slot | None] = [None] * self.local
         self.pages = make_pages(self.carry.caches, config, mesh)
-        self.queue = JobQueue(iter(()))
+        self.queue = JobQueue()
 
     # -- arrays to and fro ---------------------------------------------------------------------------------------------
 
@@ -149,7 +158,7 @@ class Engine:
         template or tokenizer refuses it.
         """
         try:
-            prompts = self.rows.prompts(job.problem.messages)
+            prompts = self.rows.prompts(job)
         except Exception as error:  # templates are programs: whatever one raises, the other rows go on
             return [], why(error)
         for name, prompt in zip(self.rows.seats.authors, prompts, strict=True):
@@ -163,17 +172,17 @@ class Engine:
         A row that cannot be used (it is a reject, a template refuses it, its prompt is too long) is left out and named
         in the log with the reason; the others go on.
         """
-        for dispatch in self.run(Job(problem, sample) for problem in _usable(rows) for sample in range(samples)):
+        for dispatch in self.run(Job(problem, sample) for problem in usable(rows) for sample in range(samples)):
             for job, reason in dispatch.rejected:
-                log.warning("%s, sample %d: %s", _place(job.problem), job.sample_index, reason)
+                log.warning("%s, sample %d: %s", place(job.problem), job.sample_index, reason)
             yield from dispatch.finished
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Dispatch]:
+    def run(self, jobs: Iterator[Job] | OpenQueue) -> Iterator[Dispatch]:
         """Runs all `jobs`; yields after each dispatch, on all processes alike. Closing the generator stops the run."""
-        self.queue = JobQueue(jobs)
+        self.queue = jobs if isinstance(jobs, OpenQueue) else JobQueue(jobs)
         while True:
             started = time.perf_counter()
-            evicted = self._evict()
+            evicted = self._cancel() + self._evict()
             rejected = self._admit(evicted)
             admitted = time.perf_counter()
             busy = everywhere(np.array([sum(s is not None for s in self.slots)]))
@@ -188,9 +197,17 @@ class Engine:
             self.carry, work = self.loop.dispatch(self.params, self.carry, jnp.int32(rounds), jnp.int32(enough))
             self.host = self._get(self.carry.state)
             done = time.perf_counter()
-            finished, failed = self._harvest()
+            finished, failed, writing = self._harvest()
             seconds = {"prefill": admitted - started, "dispatch": done - admitted, "host": time.perf_counter() - done}
-            yield self._report(finished, rejected + failed, work, len(evicted), seconds)
+            yield self._report(finished, rejected + failed, work, len(evicted), seconds, writing)
+
+    def _cancel(self) -> list[int]:
+        """Empties the slots of jobs that were cancelled; returns them."""
+        keys = self.queue.take_cancelled()
+        cancelled = [b for b, row in enumerate(self.slots) if row is not None and row.job.key in keys]
+        for slot in cancelled:
+            self.slots[slot] = None
+        return cancelled
 
     def _evict(self) -> list[int]:
         """Makes sure of the pages that the next turn of each row needs, the oldest first. Where they run short, the
@@ -310,28 +327,34 @@ class Engine:
         buckets = self.config.prompt_buckets
         chunk = next((b for b in buckets if b >= longest), buckets[-1])
         rows = prefill_rows(self.config, chunk, self.mesh)
-        for some in _by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
+        for some in by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
             self.carry = self.loop.prefill(self.params, self.carry, some, role=role, chunk=chunk)
 
-    def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]]]:
+    def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]], list[Writing]]:
         finished: list[Record] = []
         rejected: list[tuple[Job, str]] = []
+        writing: list[Writing] = []
         for b, slot in enumerate(self.slots):
             if slot is None:
                 continue
             slot.past = self.rows.past(self.host, b, slot.past)
-            if self.host.phase[b] == Phase.DONE:
+            if slot.job.wish is not None:
+                writing.append(self.rows.writing(self.host, b, slot.job, slot.past))
+                if writing[-1].finish:
+                    self.slots[b] = None
+            elif self.host.phase[b] == Phase.DONE:
                 record = self.rows.record(self.host, b, slot.job, slot.past)
                 if isinstance(record, Record):
                     finished.append(record)
                 else:
                     rejected.append((slot.job, record))
                 self.slots[b] = None
-        return finished, rejected
+        return finished, rejected, writing
 
     def snapshots(self) -> list[RowState]:
         """The rows in flight, as of the last dispatch, and those that wait for pages."""
-        rows = [self._snapshot(b, slot) for b, slot in enumerate(self.slots) if slot is not None]
+        taken = [(b, slot) for b, slot in enumerate(self.slots) if slot is not None and slot.job.wish is None]
+        rows = [self._snapshot(b, slot) for b, slot in taken]
         return rows + self.queue.states()
 
     def _snapshot(self, slot: int, row: _Slot) -> RowState:
@@ -344,6 +367,7 @@ class Engine:
         work: WorkCount,
         evicted: int,
         seconds: dict[str, float],
+        writing: Sequence[Writing] = (),
     ) -> Dispatch:
         logged = np.arange(self.host.log.shape[1]) < self.host.logged[:, None]
         spans = self.host.log[logged]
@@ -359,35 +383,10 @@ class Engine:
             evicted=evicted,
             seconds=seconds,
             visits=self.loop.schedule.turns[0].hand_over.host.take_visits(),
+            writing=list(writing),
         )
-
-
-def _usable(rows: Iterable[Problem | Reject]) -> Iterator[Problem]:
-    for row in rows:
-        if isinstance(row, Reject):
-            log.warning("%s:%d: %s", row.file, row.line, row.reason)
-        else:
-            yield row
 
 
 def _clear(rows: State, slot: int) -> None:
     for array in jax.tree.leaves(rows):
         array[slot] = 0
-
-
-def _place(problem: Problem) -> str:
-    """The problem's id, and where its row stands: "p7 (problems.jsonl:8)"."""
-    return f"{problem.id} ({problem.file}:{problem.line})" if problem.file else problem.id
-
-
-def _by_shard(slots: np.ndarray, batch: int, width: int, ways: int) -> Iterator[np.ndarray]:
-    """Lists of `width` slots that hold all `slots`, filled up with `batch`.
-
-    The batch lies on `ways` shards, and each shard's slots are in its own part of a list: it reads them itself.
-    Example: slots 0, 1 and 5 of a batch of 8 on 2 shards, 2 at a time: [0 5], [1 8].
-    """
-    shards = [slots[slots * ways // batch == shard] for shard in range(ways)]
-    each = width // ways
-    for start in range(0, max(map(len, shards)), each):
-        parts = [shard[start : start + each] for shard in shards]
-        yield np.concatenate([np.pad(part, (0, each - len(part)), constant_values=batch) for part in parts])

@@ -120,7 +120,7 @@ class LanguageModel:
     @cached_property
     def _allowed(self) -> np.ndarray:
         """`Vocab.next_utf8`: thinking allows text and all events, the answer text and the end of the turn."""
-        token_bytes = self._token_bytes
+        token_bytes = self.token_bytes
         text = utf8_table(token_bytes)
         text[:, [not b for b in token_bytes]] = INVALID
         thinking, answer = text, text.copy()
@@ -130,7 +130,7 @@ class LanguageModel:
         return np.concatenate([thinking, answer])
 
     @cached_property
-    def _token_bytes(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         """Bytes of each row of the model's vocabulary; none for padding rows and control tokens."""
         known = self.chat.tokenizer.token_bytes()
         size = self.config.vocab_size
@@ -139,7 +139,7 @@ class LanguageModel:
     @cached_property
     def vocab(self) -> Vocab:
         """The vocabulary on the device."""
-        matrix, lengths = byte_matrix(self._token_bytes)
+        matrix, lengths = byte_matrix(self.token_bytes)
         event = np.full(len(lengths), Finish.NONE, np.int32)
         for ids, what in (
             (self.chat.eos_ids, Finish.EOS),

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tessy_jax.cooperate.sampling import row_key
+from tessy_jax.cooperate.sampling import RowSettings, row_key
 from tessy_jax.cooperate.state import DroppedBytes, Finish, Opening, Phase, Requests, Role, State, Stream, WordScores
-from tessy_jax.data.records import Author, DroppedText, Message, Problem, Record, RowState, Span, TokenCounts, WordScore
+from tessy_jax.data.records import Author, DroppedText, Problem, Record, RowState, Span, TokenCounts, WordScore
 from tessy_jax.data.records import FinishReason as Ending
 from tessy_jax.engine.language_model import LanguageModel, Prompt
+from tessy_jax.engine.wishes import Wish, Writing
 from tessy_jax.text.retokenize import Retokenizer
 from tessy_jax.text.thinking import Thinking
 
@@ -60,11 +61,21 @@ class Past:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One sample of one problem, new or taken up again where the journal left it."""
+    """One sample of one problem, new or taken up again where the journal left it.
+
+    Attributes:
+        wish: of a job of an engine whose rows have settings of their own; None: of another.
+    """
 
     problem: Problem
     sample_index: int
     state: RowState | None = None
+    wish: Wish | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Unique among the jobs of a run."""
+        return self.problem.id, self.sample_index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +90,7 @@ class Rows:
       seats: whose models they are.
       dropped_bytes: room for text that is rolled back in one dispatch; 0: it is not kept.
       scored_words: room for words that are judged in one dispatch; 0: what is said of them is not kept.
+      stop_ids: room for the stop ids of a row's own settings; None: rows have none of their own.
     """
 
     models: tuple[LanguageModel, ...]
@@ -91,6 +103,7 @@ class Rows:
     seats: Seats = AS_NAMED
     dropped_bytes: int = 0
     scored_words: int = 0
+    stop_ids: int | None = None
 
     def start(self, job: Job) -> RowState:
         """Where the job begins or goes on."""
@@ -99,9 +112,12 @@ class Rows:
             span_start=0, kept=0, span_tokens=(), span_ends=(), event=0, counters={}, finish_think=None,
         )  # fmt: skip
 
-    def prompts(self, messages: Sequence[Message]) -> list[Prompt]:
-        """A problem's prompts, by role."""
-        return [model.prompt(messages, self.one_string) for model in self.models]
+    def prompts(self, job: Job) -> list[Prompt]:
+        """A job's prompts, by role."""
+        if job.wish is not None:
+            ids = list(job.wish.prompt)
+            return [Prompt(ids, b"", len(ids)), Prompt([], b"", 0)]
+        return [model.prompt(job.problem.messages, self.one_string) for model in self.models]
 
     def empty(self, batch: int) -> State:
         """A batch of empty slots."""
@@ -130,6 +146,7 @@ class Rows:
             requests=Requests((opening(), opening()), zeros()) if self.one_string else None,
             dropped=dropped,
             scores=scores,
+            settings=None if self.stop_ids is None else RowSettings.empty(batch, self.stop_ids),
         )  # fmt: skip
 
     def fill(self, batch: State, slot: int, job: Job, prompts: Sequence[Prompt]) -> None:
@@ -139,7 +156,9 @@ class Rows:
         thinking = row.phase == "think"
         phase = Phase.ANSWER if not thinking else Phase.CLOSING if row.finish_think else Phase.THINK
         values = {
-            "key": row_key(self.seed, row.id, row.sample_index),
+            "key": row_key(self.seed, row.id, row.sample_index)
+            if job.wish is None
+            else row_key(job.wish.seed, "", row.sample_index),
             "kept": row.kept,
             "written": len(row.text),
             "utf8": self.models[role].utf8_after(row.span_tokens),
@@ -167,8 +186,9 @@ class Rows:
                 ids, ends = model.retokenizer.encode(string, 0, begin + row.span_start)
                 ends = [max(0, end - begin) for end in ends]
             else:
-                closed = string[: begin + row.counters["think_end"]]
-                ids = model.chat.closed_ids(closed) if author == Role.STUDENT else []
+                closed = string[: begin + max(0, row.counters["think_end"])]
+                thought = row.counters["think_end"] >= 0  # else not even the end of it is in the text
+                ids = model.chat.closed_ids(closed) if author == Role.STUDENT and thought else []
                 ends = [row.span_start] * len(ids)
             _fill_stream(batch.streams[author], slot, prompt.ids, (ids, ends), row.span_start, sampled)
         for stream, retokenizer in zip(batch.predictor_streams, self.predictor_vocabs, strict=True):
@@ -182,6 +202,9 @@ class Rows:
                 opening.size[slot], opening.prompt[slot] = len(prompt.opening), prompt.size
         base = int(batch.streams[role].base[slot])
         batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
+        if batch.settings is not None:
+            assert job.wish is not None, "the rows of this engine have settings of their own"
+            job.wish.fill(batch.settings, slot)
 
     def snapshot(self, batch: State, slot: int, job: Job, past: Past) -> RowState:
         """The row in `slot` as the journal keeps it. A turn never ends with an event pending."""
@@ -214,6 +237,10 @@ class Rows:
             dropped_text=past.dropped,
             word_scores=past.scores,
         )
+
+    def writing(self, batch: State, slot: int, job: Job, past: Past) -> Writing:
+        """How far the row in `slot` is."""
+        return Writing.read(batch, slot, job.key, sum(span.n_tokens for span in past.spans))
 
     def past(self, batch: State, slot: int, before: Past) -> Past:
         """`before`, and what this dispatch has brought."""

@@ -1,10 +1,11 @@
 """What an engine is made of, from its configuration: rows, parameters, caches, and the room for prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
 
@@ -76,6 +77,19 @@ def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> Prefill
     return PrefillRows(min(many, few), many, ways)
 
 
+def by_shard(slots: np.ndarray, batch: int, width: int, ways: int) -> Iterator[np.ndarray]:
+    """Lists of `width` slots that hold all `slots`, filled up with `batch`.
+
+    The batch lies on `ways` shards, and each shard's slots are in its own part of a list: it reads them itself.
+    Example: slots 0, 1 and 5 of a batch of 8 on 2 shards, 2 at a time: [0 5], [1 8].
+    """
+    shards = [slots[slots * ways // batch == shard] for shard in range(ways)]
+    each = width // ways
+    for start in range(0, max(map(len, shards)), each):
+        parts = [shard[start : start + each] for shard in shards]
+        yield np.concatenate([np.pad(part, (0, each - len(part)), constant_values=batch) for part in parts])
+
+
 class PromptRoom(NamedTuple):
     """Tokens that there are for a prompt, and what limits them."""
 
@@ -103,6 +117,18 @@ def prompt_room(budgets: Budgets, config: EngineConfig, k: int) -> list[PromptRo
         PromptRoom(room, f"engine.context {config.context} leaves room for {room} beside the token budgets")
         for room in rooms
     ]
+
+
+def open_room(config: EngineConfig, k: int) -> list[PromptRoom]:
+    """The same where each row has a budget of its own, which whoever asks for it compares with what is left.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    room = config.context - MARGIN - k
+    if room <= 1:
+        raise ConfigError(f"engine.context {config.context} is too small: give at least {MARGIN + k + 2}")
+    return [PromptRoom(room - 1, f"engine.context {config.context} leaves room for {room - 1} and one more")] * 2
 
 
 def _released_room(budgets: Budgets, config: EngineConfig, margin: int) -> PromptRoom:
@@ -162,6 +188,7 @@ def make_rows(
     seed: int,
     seats: Seats = AS_NAMED,
     keeps: Keeps = NOTHING_MORE,
+    stop_ids: int | None = None,
 ) -> Rows:
     """The rows of an engine; everything by role."""
     # A turn drops or judges what it has written, and the word before it that was not complete: 48 bytes and a token.
@@ -179,6 +206,7 @@ def make_rows(
         seats=seats,
         dropped_bytes=ROOM_SHARE * most if keeps.dropped else 0,
         scored_words=ROOM_SHARE * (most // 2 + 1) if keeps.scores else 0,
+        stop_ids=stop_ids,
     )
 
 

@@ -19,6 +19,7 @@ from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
 from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
+from tessy_jax.engine.wishes import Wish
 from tessy_jax.engine.writers import WithoutPredictors
 from tessy_jax.models.cache import Cache, Pool, init_cache
 from tessy_jax.models.mask import Blocks
@@ -140,6 +141,20 @@ def answer_job(model: LanguageModel, problem: Problem, sample: int = 0) -> Job:
     return Job(problem, sample, state)
 
 
+def wish_job(wish: Wish, id: str, sample: int, thinks: bool) -> Job:
+    """A job for an engine whose rows have settings of their own.
+
+    Args:
+        id: with the sample's index unique among the jobs.
+        thinks: whether what follows the prompt is thinking first; else it is all answer.
+    """
+    state = RowState(
+        id=id, sample_index=sample, text=b"", spans=(), role="student", phase="answer", span_start=0, kept=0,
+        span_tokens=(), span_ends=(), event=0, counters={"think_end": -1}, finish_think=None,
+    )  # fmt: skip
+    return Job(Problem(id=id, messages=[]), sample, None if thinks else state, wish)
+
+
 def solo_engine(
     model: LanguageModel,
     budgets: Budgets,
@@ -148,8 +163,13 @@ def solo_engine(
     seed: int,
     mesh: Mesh | None,
     seats: Seats = AS_NAMED,
+    stop_ids: int | None = None,
 ) -> Engine:
-    """An engine in which `model` writes thinking and answer, `k` tokens per turn, as the first of `seats`."""
+    """An engine in which `model` writes thinking and answer, `k` tokens per turn, as the first of `seats`.
+
+    Args:
+        stop_ids: room for the stop ids of rows that have settings of their own (`Wish`); None: they have none.
+    """
     teacher = NoTeacher(**{field.name: getattr(model, field.name) for field in dataclasses.fields(LanguageModel)})
     keep = KeepAll(model.chat.tokenizer)
     limits = {name: getattr(budgets, name) for name in Budgets.model_fields}
@@ -157,4 +177,4 @@ def solo_engine(
     models, predictors = (model, teacher), (keep, keep)
     pair = build_schedule(models, predictors, cooperation, config, mesh, schedule="rollback")
     alone = RollbackSchedule((pair.turns[Role.STUDENT],))
-    return Engine(alone, models, predictors, config, cooperation, seed, mesh, seats=seats)
+    return Engine(alone, models, predictors, config, cooperation, seed, mesh, seats=seats, stop_ids=stop_ids)

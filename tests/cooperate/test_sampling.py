@@ -1,10 +1,11 @@
 """Sampling against the oracle's NumPy, and random numbers that depend on what they should and on nothing else."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tessy_jax.cooperate.sampling import Sampling, row_key, uniforms
+from tessy_jax.cooperate.sampling import RowSettings, Sampling, row_key, uniforms
 from tests.kit.oracle import draw
 
 SETTINGS = [
@@ -36,6 +37,36 @@ def test_numbers_at_the_edges_choose_no_forbidden_token(how: Sampling) -> None:
     logits[:, [7, 31]] = 0.0
     chosen = np.asarray(how(jnp.asarray(logits), jnp.asarray([0.0, np.nextafter(1, 0, dtype=np.float32)])))
     assert set(chosen.tolist()) <= {7, 31}
+
+
+def test_rows_that_differ_choose_what_each_would_choose_alone() -> None:
+    """By the oracle's NumPy, all settings side by side in one compiled program; also where values are equal."""
+    random = np.random.default_rng(4)
+    batch = 60 * len(SETTINGS)
+    each = [SETTINGS[row % len(SETTINGS)] for row in range(batch)]
+    logits = random.normal(size=(batch, 97)).astype(np.float32) * 3
+    logits[random.random(logits.shape) < 0.2] = -np.inf
+    u = random.random(batch).astype(np.float32)
+
+    settings = RowSettings.empty(batch, 2)
+    for row, how in enumerate(each):
+        for name in ("temperature", "top_k", "top_p", "min_p"):
+            getattr(settings, name)[row] = getattr(how, name)
+    choose = jax.jit(RowSettings.choose)
+    ours = np.asarray(choose(settings, jnp.asarray(logits), jnp.asarray(u)))
+    assert ours.tolist() == [draw(row, how, float(x)) for row, how, x in zip(logits, each, u, strict=True)]
+
+    coarse = np.round(logits)  # many tokens are as probable as each other: of those at the limit the first stay
+    for how in (Sampling(0.7, top_k=5), Sampling(1.0), Sampling(0.0), Sampling(1.0, top_k=3, min_p=0.3)):
+        rows = [row for row, other in enumerate(each) if other == how] or list(range(60))
+        same = settings.replace(
+            **{
+                name: np.full(batch, getattr(how, name), getattr(settings, name).dtype)
+                for name in ("temperature", "top_k", "top_p", "min_p")
+            }
+        )
+        ours = np.asarray(choose(same, jnp.asarray(coarse), jnp.asarray(u)))
+        assert ours[rows].tolist() == [draw(coarse[row], how, float(u[row])) for row in rows]
 
 
 def test_random_numbers_are_functions_of_row_offset_and_author() -> None:

@@ -5,12 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessy_jax.config.sections import EngineConfig
-from tessy_jax.engine.engine import _by_shard
-from tessy_jax.engine.sizes import PrefillRows, prefill_rows
+from tessy_jax.engine.sizes import PrefillRows, by_shard, prefill_rows
 
 
 def test_an_example() -> None:
-    assert [part.tolist() for part in _by_shard(np.array([0, 1, 5]), 8, 2, 2)] == [[0, 5], [1, 8]]
+    assert [part.tolist() for part in by_shard(np.array([0, 1, 5]), 8, 2, 2)] == [[0, 5], [1, 8]]
 
 
 def test_prompts_are_read_in_calls_that_waste_little() -> None:
@@ -27,7 +26,7 @@ def test_each_slot_is_read_once_and_by_its_own_shard(data: st.DataObject, ways: 
     assert rows.few <= rows.many <= batch
     for width in (rows.few, rows.many):
         assert width % ways == 0
-        parts = np.array(list(_by_shard(np.array(slots), batch, width, ways))).reshape(-1, ways, width // ways)
+        parts = np.array(list(by_shard(np.array(slots), batch, width, ways))).reshape(-1, ways, width // ways)
         assert sorted(parts[parts < batch].tolist()) == slots
         for shard in range(ways):
             read = parts[:, shard]

@@ -1,0 +1,69 @@
+"""Rows that differ in what they ask for: what a job wishes, and how far its row is."""
+
+import dataclasses
+from typing import NamedTuple
+
+from tessy_jax.cooperate.sampling import RowSettings
+from tessy_jax.cooperate.state import Finish, Phase, Role, State
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What a job asks for that others do not; see `RowSettings`.
+
+    Attributes:
+        prompt: token ids that the model reads, in place of the problem's messages.
+        seed: with the sample's index it decides all random numbers of the row.
+    """
+
+    prompt: tuple[int, ...]
+    seed: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop_ids: tuple[int, ...] = ()
+
+    def fill(self, settings: RowSettings, slot: int) -> None:
+        """Writes it into a slot."""
+        for name in ("temperature", "top_k", "top_p", "min_p", "max_tokens"):
+            getattr(settings, name)[slot] = getattr(self, name)
+        settings.stop_ids[slot] = -1
+        settings.stop_ids[slot, : len(self.stop_ids)] = self.stop_ids
+
+
+class Writing(NamedTuple):
+    """How far the row of a job with a `Wish` is.
+
+    Attributes:
+        key: of the job.
+        text: the bytes that are decided; they may end within a character.
+        think_end: where its thinking ended; -1: it has not, or there was none.
+        tokens: written so far, thinking included; those of text that is not decided yet count as well.
+        ends: bytes at which the tokens of the answer end.
+        finish: why it has ended; NONE: it goes on.
+    """
+
+    key: tuple[str, int]
+    text: bytes
+    think_end: int
+    tokens: int
+    ends: list[int]
+    finish: Finish
+
+    @classmethod
+    def read(cls, batch: State, slot: int, key: tuple[str, int], before: int) -> "Writing":
+        """Of the row in `slot`, whose finished spans have so many tokens."""
+        stream, done = batch.streams[Role.STUDENT], batch.phase[slot] == Phase.DONE
+        finish = Finish(int(batch.finish_answer[slot])) or Finish(int(batch.finish_think[slot]))
+        answering = batch.phase[slot] == Phase.ANSWER or batch.finish_answer[slot] != Finish.NONE
+        answer = slice(int(stream.base[slot]), int(stream.n[slot]))
+        return cls(
+            key=key,
+            text=batch.text[slot, : int(batch.kept[slot])].tobytes(),
+            think_end=int(batch.think_end[slot]),
+            tokens=before + int(batch.span_sampled[slot]),
+            ends=stream.ends[slot, answer].tolist() if answering else [],
+            finish=finish if done else Finish.NONE,
+        )

@@ -1,0 +1,126 @@
+"""The model that is served: how requests become jobs of the engine."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tessy_jax.config.serve import ServeConfig
+from tessy_jax.data.messages import why
+from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.rows import Job
+from tessy_jax.engine.solo import wish_job
+from tessy_jax.engine.wishes import Wish
+from tessy_jax.serving.bodies import Body, ChatBody, CompletionBody
+from tessy_jax.serving.errors import ApiError
+from tessy_jax.serving.text import RowText
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts that a request asks for, prompt by prompt, each `n` times.
+
+    Attributes:
+        jobs: of the engine. rows: what becomes of their bytes.
+        prompt_tokens: of all prompts together.
+    """
+
+    jobs: list[Job]
+    rows: list[RowText]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model with its name, and the room of a slot.
+
+    Attributes:
+        thinks: whether chat answers begin with thinking.
+        room: tokens that prompt and text may have together.
+    """
+
+    name: str
+    model: LanguageModel
+    thinks: bool
+    room: int
+    config: ServeConfig
+
+    def texts(self, body: Body, id: str) -> Texts:
+        """What the engine is to do for a request. Raises ApiError."""
+        if body.model != self.name:
+            raise ApiError(
+                f"there is no model '{body.model}' here: ask for '{self.name}'",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+        thinks = self.thinks and isinstance(body, ChatBody)
+        prompts = [self._chat(body)] if isinstance(body, ChatBody) else self._prompts(body)
+        most = self.config.limits.choices
+        if len(prompts) * body.n > most:
+            raise ApiError(f"{len(prompts) * body.n} texts in one request; at most {most}", param="n")
+        seed = secrets.randbits(63) if body.seed is None else body.seed
+        wishes = [self._wish(body, prompt, seed) for prompt in prompts]
+        close = len(self.model.chat.close_text)
+        jobs = [
+            wish_job(wish, f"{id}-{number}", sample, thinks)
+            for number, wish in enumerate(wishes)
+            for sample in range(body.n)
+        ]
+        rows = [RowText(thinks, close, body.stops) for _ in jobs]
+        return Texts(jobs, rows, sum(map(len, prompts)))
+
+    def _chat(self, body: ChatBody) -> list[int]:
+        try:
+            return self.model.prompt_ids([message.to_message() for message in body.messages])
+        except Exception as error:  # templates are programs: whatever one raises, others are served
+            raise ApiError(f"the messages cannot be used: {why(error)}", param="messages") from None
+
+    def _prompts(self, body: Body) -> list[list[int]]:
+        assert isinstance(body, CompletionBody)
+        prompts = [self._encode(each) if isinstance(each, str) else each for each in body.prompts]
+        rows = self.model.config.vocab_size
+        for prompt in prompts:
+            if not prompt:
+                raise ApiError("'prompt' is empty: this model needs at least one token to read", param="prompt")
+            if wrong := [i for i in prompt if not 0 <= i < rows]:
+                raise ApiError(f"'prompt' holds {wrong[0]}: token ids are 0 to {rows - 1}", param="prompt")
+        return prompts
+
+    def _encode(self, text: str) -> list[int]:
+        """As the checkpoint's tokenizer does: control strings are control tokens here, and a first token is added."""
+        return list(self.model.chat.reference(text)["input_ids"])
+
+    def _wish(self, body: Body, prompt: Sequence[int], seed: int) -> Wish:
+        left = self.room - len(prompt)
+        if left < 1:
+            raise ApiError(
+                f"the prompt has {len(prompt)} tokens; a slot holds {self.room}, prompt and text together",
+                param="messages" if isinstance(body, ChatBody) else "prompt",
+                code="context_length_exceeded",
+            )
+        if body.budget is not None and body.budget > left:
+            raise ApiError(
+                f"the prompt has {len(prompt)} tokens and max_tokens is {body.budget}; a slot holds {self.room} in all",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        own = {name: getattr(body, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+        asked = {name: value for name, value in own.items() if value is not None}
+        if asked.get("top_k") == -1:  # vLLM's way to say all
+            asked["top_k"] = 0
+        return Wish(
+            prompt=tuple(prompt),
+            seed=seed,
+            max_tokens=left if body.budget is None else body.budget,
+            stop_ids=tuple(self._stop_id(i) for i in body.stop_token_ids or ()),
+            **self.config.sampling.model_dump() | asked,
+        )
+
+    def _stop_id(self, token: int) -> int:
+        """A token that may be written in an answer."""
+        spelled = self.model.token_bytes
+        if token not in self.model.chat.eos_ids and not (0 <= token < len(spelled) and spelled[token]):
+            raise ApiError(
+                f"'stop_token_ids' holds {token}, which the model never writes in an answer", param="stop_token_ids"
+            )
+        return token

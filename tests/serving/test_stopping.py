@@ -1,0 +1,42 @@
+"""A server that asks for a key, and servers that stop."""
+
+import threading
+
+import pytest
+
+from tests.kit.serving import LONG, PROMPT, serving
+
+
+def test_a_key_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with serving(key="s3cret") as server:
+        for wrong in ("none", "s3cre", "ü"):
+            status, answer, headers = server.post("/v1/completions", PROMPT, Authorization=f"Bearer {wrong}")
+            assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+            assert headers["www-authenticate"] == "Bearer"
+        status, answer, _ = server.post("/v1/completions", PROMPT | {"max_tokens": 2}, Authorization="Bearer s3cret")
+        assert status == 200
+        assert answer["usage"]["completion_tokens"] <= 2
+        assert server.metric("tessy_http_answers_total") == 4
+    assert "s3cret" not in caplog.text
+
+
+def test_what_runs_is_finished_and_nothing_new_is_taken() -> None:
+    with serving() as server:
+        client, texts = server.client(), []
+        stream = client.completions.create(**LONG, stream=True)
+        chunks = iter(stream)
+        next(chunks)
+        server.stop.set()
+        refused = threading.Event()
+        for chunk in chunks:
+            texts.append(chunk)
+            if not refused.is_set():
+                status, answer, headers = server.post("/v1/completions", PROMPT)
+                if status == 503:
+                    assert answer["error"]["code"] == "stopping"
+                    assert "retry-after" in headers
+                    refused.set()
+        assert refused.is_set()
+        assert texts[-1].choices[0].finish_reason in ("stop", "length")
+        server.thread.join(timeout=60)
+        assert not server.thread.is_alive()

@@ -1,0 +1,71 @@
+"""A text that grows: whatever comes at a time, clients get the same text, and nothing of a stop string."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tessy_jax.cooperate.state import Finish
+from tessy_jax.engine.wishes import Writing
+from tessy_jax.serving.text import Piece, RowText
+
+CLOSE = b"\n</think>\n\n"
+
+
+def pieces(text: RowText, data: bytes, cuts: list[int], think_end: int = -1) -> list[Piece]:
+    """The row in steps of so many bytes, a token for each byte of the answer; up to where the text has ended."""
+    told: list[Piece] = []
+    begin = max(0, think_end + len(CLOSE)) if think_end >= 0 else 0
+    ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
+    for now in ends:
+        if think_end >= 0 and think_end < now < begin:
+            continue  # the end of the thinking comes as a whole
+        closed = think_end if 0 <= think_end < now else -1
+        written = list(range(begin + 1, now + 1)) if closed >= 0 or think_end < 0 else []
+        finish = Finish.STOP if now == len(data) else Finish.NONE
+        told.append(text.read(Writing(("a", 0), data[:now], closed, 3 + len(written), written, finish)))
+        if told[-1].finish:
+            break
+    return told
+
+
+@given(
+    st.text("ab 🙂ü", max_size=12),
+    st.lists(st.text("ab 🙂", min_size=1, max_size=3), max_size=2),
+    st.lists(st.integers(0, 40)),
+)
+@example("aab", ["ab"], [1, 2])
+def test_an_answer_ends_before_the_first_stop_string(content: str, stops: list[str], cuts: list[int]) -> None:
+    told = pieces(RowText(False, 0, stops), content.encode(), cuts)
+    at = min((found for stop in stops if (found := content.find(stop)) >= 0), default=len(content))
+    assert "".join(piece.content for piece in told) == content[:at]
+    assert told[-1].finish == "stop"
+    assert not any(piece.finish for piece in told[:-1])
+    assert not any(piece.reasoning for piece in told)
+
+
+@given(st.text("ab ü\n", max_size=8), st.text("ab 🙂", max_size=8), st.lists(st.integers(0, 40)))
+def test_thinking_is_told_apart(thought: str, answer: str, cuts: list[int]) -> None:
+    """White space at its end is only told where the thinking goes on, and a stop string means nothing in it."""
+    thought = thought.rstrip()
+    data = thought.encode() + CLOSE + answer.encode()
+    told = pieces(RowText(True, len(CLOSE), ["b"]), data, cuts, len(thought.encode()))
+    assert "".join(piece.reasoning for piece in told) == thought
+    assert "".join(piece.content for piece in told) == answer.partition("b")[0]
+
+
+def test_tokens_are_counted_up_to_the_stop_string() -> None:
+    """Three tokens of thinking; of the answer those without which the stop string would not be there."""
+    told = pieces(RowText(True, len(CLOSE), ["cd"]), b"hm" + CLOSE + b"abcdefg", [], 2)
+    assert told == [Piece("hm", "ab", tokens=3 + 4, reasoning_tokens=3, finish="stop")]
+
+
+def test_thinking_that_is_cut_off_is_all_there_is() -> None:
+    row = RowText(True, len(CLOSE), [])
+    going_on = Writing(("a", 0), b"so \xc3", -1, 2, [], Finish.NONE)
+    assert row.read(going_on) == Piece("so", "", 2, 2)
+    assert row.read(going_on._replace(tokens=3, finish=Finish.LENGTH)) == Piece(" ", "", 3, 3, "length")
+
+
+def test_a_row_without_room_is_as_long_as_it_can_be() -> None:
+    row = Writing(("a", 0), b"ab", -1, 2, [1, 2], Finish.OVERFLOW)
+    assert RowText(False, 0, []).read(row) == Piece("", "ab", 2, 0, "length")
+    assert RowText(False, 0, []).read(row._replace(finish=Finish.FAILED)).finish == "error"
