@@ -25,6 +25,7 @@ from tessy_jax.data.records import Problem, Record, RowState
 from tessy_jax.devices.processes import anywhere, everywhere
 from tessy_jax.engine.language_model import LanguageModel, Prompt
 from tessy_jax.engine.queue import JobQueue, OpenQueue, Waiting, place, usable
+from tessy_jax.engine.request import RequestOutput
 from tessy_jax.engine.rows import AS_NAMED, NAMES, NOTHING_MORE, Job, Keeps, Past, Seats
 from tessy_jax.engine.sizes import (
     ROLLBACK_DEPTH,
@@ -39,7 +40,6 @@ from tessy_jax.engine.sizes import (
     prompt_room,
     too_long,
 )
-from tessy_jax.engine.wishes import Writing
 from tessy_jax.predictors.base import Predictor
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Dispatch:
 
     Attributes:
       finished: records of rows that are done. rejected: jobs that failed, with the reason.
-      writing: of rows with settings of their own, how far each of them is, those that are done included; such rows
+      outputs: of rows with settings of their own, how far each of them is, those that are done included; such rows
         have no records, and are in no journal.
       active: the rows in flight, to be journaled, those that wait for pages included.
       evicted: how many rows have given their pages back before this dispatch.
@@ -72,7 +72,7 @@ class Dispatch:
     evicted: int
     seconds: dict[str, float]
     visits: dict[str, Visits] = dataclasses.field(default_factory=dict)
-    writing: list[Writing] = dataclasses.field(default_factory=list)
+    outputs: list[RequestOutput] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -97,7 +97,8 @@ class Engine:
         depth: deepest rollback that the caches' rings hold, in tokens.
         seats: whose models they are.
         keeps: what records hold besides the traces.
-        stop_ids: room for the stop ids of rows that have settings of their own (`Wish`); None: they have none.
+        stop_ids: room for the stop ids of rows that have settings of their own (`GenerationRequest`); None: they
+            have none.
 
     Raises:
         ConfigError: the budgets alone fill the context.
@@ -197,9 +198,9 @@ class Engine:
             self.carry, work = self.loop.dispatch(self.params, self.carry, jnp.int32(rounds), jnp.int32(enough))
             self.host = self._get(self.carry.state)
             done = time.perf_counter()
-            finished, failed, writing = self._harvest()
+            finished, failed, outputs = self._harvest()
             seconds = {"prefill": admitted - started, "dispatch": done - admitted, "host": time.perf_counter() - done}
-            yield self._report(finished, rejected + failed, work, len(evicted), seconds, writing)
+            yield self._report(finished, rejected + failed, work, len(evicted), seconds, outputs)
 
     def _cancel(self) -> list[int]:
         """Empties the slots of jobs that were cancelled; returns them."""
@@ -330,17 +331,17 @@ class Engine:
         for some in by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
             self.carry = self.loop.prefill(self.params, self.carry, some, role=role, chunk=chunk)
 
-    def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]], list[Writing]]:
+    def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]], list[RequestOutput]]:
         finished: list[Record] = []
         rejected: list[tuple[Job, str]] = []
-        writing: list[Writing] = []
+        outputs: list[RequestOutput] = []
         for b, slot in enumerate(self.slots):
             if slot is None:
                 continue
             slot.past = self.rows.past(self.host, b, slot.past)
-            if slot.job.wish is not None:
-                writing.append(self.rows.writing(self.host, b, slot.job, slot.past))
-                if writing[-1].finish:
+            if slot.job.request is not None:
+                outputs.append(self.rows.output(self.host, b, slot.job, slot.past))
+                if outputs[-1].finish:
                     self.slots[b] = None
             elif self.host.phase[b] == Phase.DONE:
                 record = self.rows.record(self.host, b, slot.job, slot.past)
@@ -349,11 +350,11 @@ class Engine:
                 else:
                     rejected.append((slot.job, record))
                 self.slots[b] = None
-        return finished, rejected, writing
+        return finished, rejected, outputs
 
     def snapshots(self) -> list[RowState]:
         """The rows in flight, as of the last dispatch, and those that wait for pages."""
-        taken = [(b, slot) for b, slot in enumerate(self.slots) if slot is not None and slot.job.wish is None]
+        taken = [(b, slot) for b, slot in enumerate(self.slots) if slot is not None and slot.job.request is None]
         rows = [self._snapshot(b, slot) for b, slot in taken]
         return rows + self.queue.states()
 
@@ -367,7 +368,7 @@ class Engine:
         work: WorkCount,
         evicted: int,
         seconds: dict[str, float],
-        writing: Sequence[Writing] = (),
+        outputs: Sequence[RequestOutput] = (),
     ) -> Dispatch:
         logged = np.arange(self.host.log.shape[1]) < self.host.logged[:, None]
         spans = self.host.log[logged]
@@ -383,7 +384,7 @@ class Engine:
             evicted=evicted,
             seconds=seconds,
             visits=self.loop.schedule.turns[0].hand_over.host.take_visits(),
-            writing=list(writing),
+            outputs=list(outputs),
         )
 
 

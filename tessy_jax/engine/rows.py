@@ -11,7 +11,7 @@ from tessy_jax.cooperate.state import DroppedBytes, Finish, Opening, Phase, Requ
 from tessy_jax.data.records import Author, DroppedText, Problem, Record, RowState, Span, TokenCounts, WordScore
 from tessy_jax.data.records import FinishReason as Ending
 from tessy_jax.engine.language_model import LanguageModel, Prompt
-from tessy_jax.engine.wishes import Wish, Writing
+from tessy_jax.engine.request import GenerationRequest, RequestOutput
 from tessy_jax.text.retokenize import Retokenizer
 from tessy_jax.text.thinking import Thinking
 
@@ -64,13 +64,13 @@ class Job:
     """One sample of one problem, new or taken up again where the journal left it.
 
     Attributes:
-        wish: of a job of an engine whose rows have settings of their own; None: of another.
+        request: of a job of an engine whose rows have settings of their own; None: of another.
     """
 
     problem: Problem
     sample_index: int
     state: RowState | None = None
-    wish: Wish | None = None
+    request: GenerationRequest | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -114,8 +114,8 @@ class Rows:
 
     def prompts(self, job: Job) -> list[Prompt]:
         """A job's prompts, by role."""
-        if job.wish is not None:
-            ids = list(job.wish.prompt)
+        if job.request is not None:
+            ids = list(job.request.prompt)
             return [Prompt(ids, b"", len(ids)), Prompt([], b"", 0)]
         return [model.prompt(job.problem.messages, self.one_string) for model in self.models]
 
@@ -157,8 +157,8 @@ class Rows:
         phase = Phase.ANSWER if not thinking else Phase.CLOSING if row.finish_think else Phase.THINK
         values = {
             "key": row_key(self.seed, row.id, row.sample_index)
-            if job.wish is None
-            else row_key(job.wish.seed, "", row.sample_index),
+            if job.request is None
+            else row_key(job.request.seed, "", row.sample_index),
             "kept": row.kept,
             "written": len(row.text),
             "utf8": self.models[role].utf8_after(row.span_tokens),
@@ -203,8 +203,8 @@ class Rows:
         base = int(batch.streams[role].base[slot])
         batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
         if batch.settings is not None:
-            assert job.wish is not None, "the rows of this engine have settings of their own"
-            job.wish.fill(batch.settings, slot)
+            assert job.request is not None, "the rows of this engine have settings of their own"
+            job.request.fill(batch.settings, slot)
 
     def snapshot(self, batch: State, slot: int, job: Job, past: Past) -> RowState:
         """The row in `slot` as the journal keeps it. A turn never ends with an event pending."""
@@ -238,9 +238,9 @@ class Rows:
             word_scores=past.scores,
         )
 
-    def writing(self, batch: State, slot: int, job: Job, past: Past) -> Writing:
+    def output(self, batch: State, slot: int, job: Job, past: Past) -> RequestOutput:
         """How far the row in `slot` is."""
-        return Writing.read(batch, slot, job.key, sum(span.n_tokens for span in past.spans))
+        return RequestOutput.read(batch, slot, job.key, sum(span.n_tokens for span in past.spans))
 
     def past(self, batch: State, slot: int, before: Past) -> Past:
         """`before`, and what this dispatch has brought."""

@@ -17,9 +17,9 @@ from tessy_jax.data.records import Message, Problem, RowState
 from tessy_jax.engine.build import build_schedule
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel, ModelSource
+from tessy_jax.engine.request import GenerationRequest
 from tessy_jax.engine.rows import AS_NAMED, NAMES, Job, Seats
 from tessy_jax.engine.sizes import PromptRoom, prompt_room
-from tessy_jax.engine.wishes import Wish
 from tessy_jax.engine.writers import WithoutPredictors
 from tessy_jax.models.cache import Cache, Pool, init_cache
 from tessy_jax.models.mask import Blocks
@@ -141,7 +141,7 @@ def answer_job(model: LanguageModel, problem: Problem, sample: int = 0) -> Job:
     return Job(problem, sample, state)
 
 
-def wish_job(wish: Wish, id: str, sample: int, thinks: bool) -> Job:
+def request_job(request: GenerationRequest, id: str, sample: int, thinks: bool) -> Job:
     """A job for an engine whose rows have settings of their own.
 
     Args:
@@ -152,7 +152,7 @@ def wish_job(wish: Wish, id: str, sample: int, thinks: bool) -> Job:
         id=id, sample_index=sample, text=b"", spans=(), role="student", phase="answer", span_start=0, kept=0,
         span_tokens=(), span_ends=(), event=0, counters={"think_end": -1}, finish_think=None,
     )  # fmt: skip
-    return Job(Problem(id=id, messages=[]), sample, None if thinks else state, wish)
+    return Job(Problem(id=id, messages=[]), sample, None if thinks else state, request)
 
 
 def solo_engine(
@@ -168,7 +168,8 @@ def solo_engine(
     """An engine in which `model` writes thinking and answer, `k` tokens per turn, as the first of `seats`.
 
     Args:
-        stop_ids: room for the stop ids of rows that have settings of their own (`Wish`); None: they have none.
+        stop_ids: room for the stop ids of rows that have settings of their own (`GenerationRequest`); None: they
+            have none.
     """
     teacher = NoTeacher(**{field.name: getattr(model, field.name) for field in dataclasses.fields(LanguageModel)})
     keep = KeepAll(model.chat.tokenizer)

@@ -35,8 +35,8 @@ _READ_ON = 8
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class _Hearing:
-    """The pieces of one request's texts, from the engine's thread to the server's loop; ends what is not heard."""
+class _Subscription:
+    """The pieces of one request's texts, from the engine's thread to the server's loop; `end` cancels the rest."""
 
     def __init__(self, service: Service, texts: Texts):
         self._service = service
@@ -45,11 +45,11 @@ class _Hearing:
         self.choices = [Choice() for _ in texts.jobs]
         loop = asyncio.get_running_loop()
 
-        def hear(key: Key, piece: Piece) -> None:
+        def listener(key: Key, piece: Piece) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._pieces.put_nowait, (self._index[key], piece))
 
-        service.submit(texts, hear)
+        service.submit(texts, listener)
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Until all texts are done. Raises ApiError where one cannot be."""
@@ -158,28 +158,28 @@ class Api:
         body, texts = await asyncio.get_running_loop().run_in_executor(self._reader, prepare)
         chat = kind is ChatBody
         reply = Reply(id, self._served.name, chat, chat and self._served.thinks, texts.prompt_tokens)
-        hearing = _Hearing(self._service, texts)
+        subscription = _Subscription(self._service, texts)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
-            return _Events(hearing, _stream(hearing, reply, usage))
+            return _Events(subscription, _stream(subscription, reply, usage))
         try:
-            await _unless_gone(request, _all_heard(hearing))
+            await _unless_gone(request, _all_done(subscription))
         finally:
-            hearing.end()
-        return JSONResponse(reply.whole(hearing.choices))
+            subscription.end()
+        return JSONResponse(reply.whole(subscription.choices))
 
 
-async def _stream(hearing: _Hearing, reply: Reply, usage: bool) -> AsyncIterator[str]:
+async def _stream(subscription: _Subscription, reply: Reply, usage: bool) -> AsyncIterator[str]:
     """Events with the pieces of all texts as they come."""
     try:
-        for index in range(len(hearing.choices)):
+        for index in range(len(subscription.choices)):
             if first := reply.first(index):
                 yield _event(first)
-        async for index, piece in hearing.pieces():
+        async for index, piece in subscription.pieces():
             for chunk in reply.pieces(index, piece):
                 yield _event(chunk)
         if usage:
-            yield _event(reply.last(hearing.choices))
+            yield _event(reply.last(subscription.choices))
         yield "data: [DONE]\n\n"
     except ApiError as error:
         yield _event(error.body())
@@ -188,19 +188,19 @@ async def _stream(hearing: _Hearing, reply: Reply, usage: bool) -> AsyncIterator
 class _Events(StreamingResponse):
     """A stream, after which nothing is written for a client that went away, however early."""
 
-    def __init__(self, hearing: _Hearing, events: AsyncIterator[str]):
+    def __init__(self, subscription: _Subscription, events: AsyncIterator[str]):
         super().__init__(events, media_type="text/event-stream")
-        self._hearing = hearing
+        self._subscription = subscription
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._hearing.end()
+            self._subscription.end()
 
 
-async def _all_heard(hearing: _Hearing) -> None:
-    async for _ in hearing.pieces():
+async def _all_done(subscription: _Subscription) -> None:
+    async for _ in subscription.pieces():
         pass
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from tessy_jax.config.serve import ServeConfig
 from tessy_jax.data.messages import why
 from tessy_jax.engine.language_model import LanguageModel
+from tessy_jax.engine.request import GenerationRequest
 from tessy_jax.engine.rows import Job
-from tessy_jax.engine.solo import wish_job
-from tessy_jax.engine.wishes import Wish
+from tessy_jax.engine.solo import request_job
 from tessy_jax.serving.bodies import Body, ChatBody, CompletionBody
 from tessy_jax.serving.errors import ApiError
 from tessy_jax.serving.text import RowText
@@ -59,11 +59,11 @@ class Served:
         if len(prompts) * body.n > most:
             raise ApiError(f"{len(prompts) * body.n} texts in one request; at most {most}", param="n")
         seed = secrets.randbits(63) if body.seed is None else body.seed
-        wishes = [self._wish(body, prompt, seed) for prompt in prompts]
+        requests = [self._request(body, prompt, seed) for prompt in prompts]
         close = len(self.model.chat.close_text)
         jobs = [
-            wish_job(wish, f"{id}-{number}", sample, thinks)
-            for number, wish in enumerate(wishes)
+            request_job(request, f"{id}-{number}", sample, thinks)
+            for number, request in enumerate(requests)
             for sample in range(body.n)
         ]
         rows = [RowText(thinks, close, body.stops) for _ in jobs]
@@ -90,7 +90,7 @@ class Served:
         """As the checkpoint's tokenizer does: control strings are control tokens here, and a first token is added."""
         return list(self.model.chat.reference(text)["input_ids"])
 
-    def _wish(self, body: Body, prompt: Sequence[int], seed: int) -> Wish:
+    def _request(self, body: Body, prompt: Sequence[int], seed: int) -> GenerationRequest:
         left = self.room - len(prompt)
         if left < 1:
             raise ApiError(
@@ -108,7 +108,7 @@ class Served:
         asked = {name: value for name, value in own.items() if value is not None}
         if asked.get("top_k") == -1:  # vLLM's way to say all
             asked["top_k"] = 0
-        return Wish(
+        return GenerationRequest(
             prompt=tuple(prompt),
             seed=seed,
             max_tokens=left if body.budget is None else body.budget,

@@ -19,9 +19,9 @@ from tessy_jax.devices import compilation_cache
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.engine.request import GenerationRequest
 from tessy_jax.engine.sizes import open_room, pool_of
-from tessy_jax.engine.solo import DirectChat, solo_engine, wish_job
-from tessy_jax.engine.wishes import Wish
+from tessy_jax.engine.solo import DirectChat, request_job, solo_engine
 from tessy_jax.errors import DONE, ConfigError, UserError
 from tessy_jax.models.hub import model_folder
 from tessy_jax.serving.bodies import STOP_IDS
@@ -126,8 +126,8 @@ def warm_up(engine: Engine, served: Served) -> None:
     for size in engine.config.prompt_buckets:
         prompt = (0,) * max(1, min(size, served.room - 2))
         for many in (1, engine.config.batch):
-            wish = Wish(prompt, seed=0, max_tokens=2)
-            for _ in engine.run(wish_job(wish, "warm up", sample, served.thinks) for sample in range(many)):
+            request = GenerationRequest(prompt, seed=0, max_tokens=2)
+            for _ in engine.run(request_job(request, "warm up", sample, served.thinks) for sample in range(many)):
                 pass
 
 

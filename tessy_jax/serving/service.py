@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 Key = tuple[str, int]
 """Of a job."""
 
-Hear = Callable[[Key, Piece], None]
+Listener = Callable[[Key, Piece], None]
 """Is told a piece of the text of a job. It is called in the engine's thread."""
 
 
@@ -28,10 +28,10 @@ class _Row:
     """A text for which somebody waits."""
 
     text: RowText
-    hear: Hear
+    listener: Listener
     asked: float = field(default_factory=time.monotonic)
     begun: bool = False
-    heard: bool = False
+    streamed: bool = False
     tokens: int = 0
 
 
@@ -68,8 +68,8 @@ class Service:
         """Whether nobody waits for anything."""
         return not self._rows
 
-    def submit(self, texts: Texts, hear: Hear) -> None:
-        """Takes the jobs of a request; `hear` is told of each up to a piece that has a `finish`. Raises ApiError."""
+    def submit(self, texts: Texts, listener: Listener) -> None:
+        """Takes the jobs of a request; `listener` is told of each, up to a piece with a `finish`. Raises ApiError."""
         if self.failure is not None:
             raise ApiError("the engine has failed: restart the server", status=503, code="engine_failed")
         if self.draining:
@@ -83,7 +83,7 @@ class Service:
                     retry_after=1,
                 )
             for job, text in zip(texts.jobs, texts.rows, strict=True):
-                self._rows[job.key] = _Row(text, hear)
+                self._rows[job.key] = _Row(text, listener)
         self._metrics.prompt_tokens.inc(texts.prompt_tokens)
         for job in texts.jobs:
             self._queue.put(job)
@@ -113,19 +113,19 @@ class Service:
     def _tell(self, dispatch: Dispatch) -> None:
         for job, reason in dispatch.rejected:
             self._refuse(job, reason)
-        told = [(writing, row) for writing in dispatch.writing if (row := self._rows.get(writing.key)) is not None]
+        told = [(output, row) for output in dispatch.outputs if (row := self._rows.get(output.key)) is not None]
         for _, row in told:
             row.begun = True
         self._count()
-        for writing, row in told:
-            piece = row.text.read(writing)
+        for output, row in told:
+            piece = row.text.read(output)
             self._measure(row, piece)
             if piece.finish is None:
-                row.hear(writing.key, piece)
+                row.listener(output.key, piece)
                 continue
-            if not writing.finish:  # a stop string: the model would go on
-                self._queue.cancel(writing.key)
-            self._end(writing.key, piece.finish, piece)
+            if not output.finish:  # a stop string: the model would go on
+                self._queue.cancel(output.key)
+            self._end(output.key, piece.finish, piece)
         self._count()
 
     def _refuse(self, job: Job, reason: str) -> None:
@@ -138,13 +138,13 @@ class Service:
         if row is not None:
             self._metrics.texts.labels(finish).inc()
             self._metrics.whole.observe(time.monotonic() - row.asked)
-            row.hear(key, piece or Piece("", "", row.tokens, 0, finish))
+            row.listener(key, piece or Piece("", "", row.tokens, 0, finish))
 
     def _measure(self, row: _Row, piece: Piece) -> None:
         self._metrics.tokens.inc(max(0, piece.tokens - row.tokens))  # a text that ends at a stop string may be shorter
         row.tokens = max(row.tokens, piece.tokens)
-        if not row.heard and (piece.reasoning or piece.content):
-            row.heard = True
+        if not row.streamed and (piece.reasoning or piece.content):
+            row.streamed = True
             self._metrics.first.observe(time.monotonic() - row.asked)
 
     def _count(self) -> None:

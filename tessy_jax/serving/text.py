@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tessy_jax.cooperate.state import Finish
-from tessy_jax.engine.wishes import Writing
+from tessy_jax.engine.request import RequestOutput
 
 _SPACES = " \t\r\n\v\f"
 """White space that may go from the end of the thinking when it is over (`LanguageModel.close`)."""
@@ -43,7 +43,7 @@ class RowText:
         self._thinks, self._close, self._stops = thinks, close, tuple(stops)
         self._reasoned, self._said = 0, 0  # characters that were given out
 
-    def read(self, now: Writing) -> Piece:
+    def read(self, now: RequestOutput) -> Piece:
         """What is new, now that the row is so far."""
         finish = _FINISH.get(now.finish, "error") if now.finish else None
         answer = 0 if not self._thinks else now.think_end + self._close if now.think_end >= 0 else len(now.text)

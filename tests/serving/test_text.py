@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tessy_jax.cooperate.state import Finish
-from tessy_jax.engine.wishes import Writing
+from tessy_jax.engine.request import RequestOutput
 from tessy_jax.serving.text import Piece, RowText
 
 CLOSE = b"\n</think>\n\n"
@@ -21,7 +21,7 @@ def pieces(text: RowText, data: bytes, cuts: list[int], think_end: int = -1) -> 
         closed = think_end if 0 <= think_end < now else -1
         written = list(range(begin + 1, now + 1)) if closed >= 0 or think_end < 0 else []
         finish = Finish.STOP if now == len(data) else Finish.NONE
-        told.append(text.read(Writing(("a", 0), data[:now], closed, 3 + len(written), written, finish)))
+        told.append(text.read(RequestOutput(("a", 0), data[:now], closed, 3 + len(written), written, finish)))
         if told[-1].finish:
             break
     return told
@@ -60,12 +60,12 @@ def test_tokens_are_counted_up_to_the_stop_string() -> None:
 
 def test_thinking_that_is_cut_off_is_all_there_is() -> None:
     row = RowText(True, len(CLOSE), [])
-    going_on = Writing(("a", 0), b"so \xc3", -1, 2, [], Finish.NONE)
+    going_on = RequestOutput(("a", 0), b"so \xc3", -1, 2, [], Finish.NONE)
     assert row.read(going_on) == Piece("so", "", 2, 2)
     assert row.read(going_on._replace(tokens=3, finish=Finish.LENGTH)) == Piece(" ", "", 3, 3, "length")
 
 
 def test_a_row_without_room_is_as_long_as_it_can_be() -> None:
-    row = Writing(("a", 0), b"ab", -1, 2, [1, 2], Finish.OVERFLOW)
+    row = RequestOutput(("a", 0), b"ab", -1, 2, [1, 2], Finish.OVERFLOW)
     assert RowText(False, 0, []).read(row) == Piece("", "ab", 2, 0, "length")
     assert RowText(False, 0, []).read(row._replace(finish=Finish.FAILED)).finish == "error"

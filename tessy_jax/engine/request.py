@@ -1,4 +1,4 @@
-"""Rows that differ in what they ask for: what a job wishes, and how far its row is."""
+"""Rows that differ in what they ask for: a request, and how far its row is."""
 
 import dataclasses
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from tessy_jax.cooperate.state import Finish, Phase, Role, State
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class GenerationRequest:
     """What a job asks for that others do not; see `RowSettings`.
 
     Attributes:
@@ -33,8 +33,8 @@ class Wish:
         settings.stop_ids[slot, : len(self.stop_ids)] = self.stop_ids
 
 
-class Writing(NamedTuple):
-    """How far the row of a job with a `Wish` is.
+class RequestOutput(NamedTuple):
+    """How far the row of a job with a `GenerationRequest` is.
 
     Attributes:
         key: of the job.
@@ -53,7 +53,7 @@ class Writing(NamedTuple):
     finish: Finish
 
     @classmethod
-    def read(cls, batch: State, slot: int, key: tuple[str, int], before: int) -> "Writing":
+    def read(cls, batch: State, slot: int, key: tuple[str, int], before: int) -> "RequestOutput":
         """Of the row in `slot`, whose finished spans have so many tokens."""
         stream, done = batch.streams[Role.STUDENT], batch.phase[slot] == Phase.DONE
         finish = Finish(int(batch.finish_answer[slot])) or Finish(int(batch.finish_think[slot]))
