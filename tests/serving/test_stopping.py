@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tests.kit.serving import LONG, PROMPT, serving
+from tests.kit.serving import LONG, PROMPT, serving, tiny
 
 
 def test_a_key_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
@@ -40,3 +40,22 @@ def test_what_runs_is_finished_and_nothing_new_is_taken() -> None:
         assert texts[-1].choices[0].finish_reason in ("stop", "length")
         server.thread.join(timeout=60)
         assert not server.thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_fails_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits is told, and the command ends with what went wrong."""
+
+    def fail(jobs: object) -> None:
+        raise RuntimeError("no more memory")
+
+    raised: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: raised.append(arguments.exc_value))
+    monkeypatch.setattr(tiny().engine, "run", fail)
+    with serving() as server:
+        status, answer, _ = server.post("/v1/completions", PROMPT)
+        assert (status, answer["error"]["type"]) == (500, "server_error")
+        assert "no more memory" not in answer["error"]["message"]
+        server.thread.join(timeout=60)
+        assert not server.thread.is_alive()
+    assert [str(error) for error in raised] == ["no more memory"]
