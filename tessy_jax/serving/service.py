@@ -70,11 +70,11 @@ class Service:
 
     def submit(self, texts: Texts, listener: Listener) -> None:
         """Takes the jobs of a request; `listener` is told of each, up to a piece with a `finish`. Raises ApiError."""
-        if self.failure is not None:
-            raise ApiError("the engine has failed: restart the server", status=503, code="engine_failed")
-        if self.draining:
-            raise ApiError("the server is about to stop", status=503, code="stopping", retry_after=30)
         with self._lock:
+            if self.failure is not None:
+                raise ApiError("the engine has failed: restart the server", status=503, code="engine_failed")
+            if self.draining:
+                raise ApiError("the server is about to stop", status=503, code="stopping", retry_after=30)
             if len(self._rows) + len(texts.jobs) > self._most:
                 raise ApiError(
                     f"{len(self._rows)} texts are being written or wait; try again later",
@@ -106,7 +106,8 @@ class Service:
                     self._tell(dispatch)
         except BaseException as error:
             log.exception("the engine has failed")
-            self.failure = error
+            with self._lock:  # what is taken after this is refused, and what was before is ended
+                self.failure = error
             for key in list(self._rows):
                 self._end(key, "error")
 
