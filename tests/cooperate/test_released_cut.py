@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -122,8 +121,8 @@ def turns(count: int) -> list[Case]:
 
 def state_of(cases: list[Case], role: Role) -> State:
     """The rows of a batch, as far as they are read."""
-    rows = SimpleNamespace(context=8, text_bytes=2048, log=1, one_string=True, dropped_bytes=0, scored_words=0)
-    state = Rows.empty(rows, len(cases))
+    rows = Rows(models=(), predictor_vocabs=(), context=8, text_bytes=2048, log=1, seed=0, one_string=True)
+    state = rows.empty(len(cases))
     for row, case in enumerate(cases):
         data = (case.before + case.new).encode()
         state.text[row, : len(data)] = np.frombuffer(data, np.uint8)
