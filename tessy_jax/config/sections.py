@@ -3,6 +3,7 @@
 A key's `description` is what `--help` prints; it is the reference.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -86,10 +87,20 @@ class Budgets(Config):
     loop: RepetitionConfig | None = Field(default=RepetitionConfig(), description="Loop detection; null: off.")
 
 
-def _default_buckets(data: dict[str, Any]) -> tuple[int, ...]:
-    # Longer prompts are read in pieces of the largest bucket: caches with a window must have room for one piece.
-    context = data.get("context", 64)
-    return tuple(2**n for n in range(6, 11) if 2**n <= context) or (context,)
+def buckets_field(sizes: Sequence[int], said: str) -> Any:
+    """The field `prompt_buckets`; by default those of the `sizes` that the context holds. `said`: what they are."""
+
+    def default(data: dict[str, Any]) -> tuple[int, ...]:
+        # Longer prompts are read in pieces of the largest bucket: caches with a window must have room for one piece.
+        context = data.get("context", 64)
+        return tuple(size for size in sizes if size <= context) or (context,)
+
+    return Field(
+        default_factory=default,
+        min_length=1,
+        description="Padded prompt lengths in tokens, ascending, at most context; longer prompts are read in "
+        f"pieces of the last; default: {said}.",
+    )
 
 
 class EngineConfig(Config):
@@ -115,11 +126,8 @@ class EngineConfig(Config):
         exclude_if=lambda value: value is None,
         description="Tokens of a page of such a cache; null: 64 on CPUs, 128 on GPUs, 256 on TPUs.",
     )
-    prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
-        default_factory=_default_buckets,
-        min_length=1,
-        description="Padded prompt lengths in tokens, ascending, at most context; longer prompts are read in "
-        "pieces of the last; default: powers of two from 64 to 1024.",
+    prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = buckets_field(
+        [64, 128, 256, 512, 1024], "powers of two from 64 to 1024"
     )
     chunk: PositiveInt = Field(default=16, description="Tokens per forward pass when a model catches up.")
     turns_per_dispatch: PositiveInt = Field(default=4, description="Turns run on the device before the host looks.")

@@ -7,25 +7,15 @@ from typing import Annotated
 from pydantic import Field, PositiveInt, Strict
 
 from tessy_jax.config.schema import Config, Located, load_as
-from tessy_jax.config.sections import NO_THINKING, EngineConfig, MeshConfig, RoleConfig, SamplingConfig
-
-
-def _default_buckets(data: dict[str, int]) -> tuple[int, ...]:
-    # Each is compiled before the first request.
-    context = data.get("context", 64)
-    return tuple(size for size in (64, 512) if size <= context) or (context,)
+from tessy_jax.config.sections import NO_THINKING, EngineConfig, MeshConfig, RoleConfig, SamplingConfig, buckets_field
 
 
 class ServeEngine(EngineConfig):
     """Looks at the rows often, so that streams flow."""
 
     context: PositiveInt = Field(default=4096, description="Cache slots (tokens) per row: prompt, thinking, answer.")
-    prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = Field(
-        default_factory=_default_buckets,
-        min_length=1,
-        description="Padded prompt lengths in tokens, ascending, at most context; longer prompts are read in "
-        "pieces of the last; default: 64 and 512.",
-    )
+    # Each is compiled before the first request.
+    prompt_buckets: Annotated[tuple[PositiveInt, ...], Strict(False)] = buckets_field([64, 512], "64 and 512")
     turns_per_dispatch: PositiveInt = Field(default=1, description="Turns of k tokens before clients get the text.")
 
 

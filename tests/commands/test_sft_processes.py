@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from tests.kit.run_sft import difference, order, student, whole
+from tests.kit.slurm import task
 
 SETTINGS = ("mesh.data=2", "mesh.fsdp=2", "checkpoint.every=7", "compute.compilation_cache=null")
 
@@ -15,17 +16,14 @@ def test_two_processes_train_as_one(tmp_path):
     command = [sys.executable, "-m", "tessy_jax.sft", str(student()), "--pod", "--output", str(run), *SETTINGS]
 
     def process(index: int) -> subprocess.Popen[str]:
-        slurm = {
-            "SLURM_JOB_ID": str(os.getpid() % 2000 + 4000),  # it decides the port
-            "SLURM_STEP_NODELIST": "127.0.0.1",
-            "SLURM_NTASKS": "2",
-            "SLURM_STEP_NUM_NODES": "1",
-            "SLURM_PROCID": str(index),
-            "SLURM_LOCALID": str(index),
-        }
         flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | task(index, os.getpid() % 2000 + 4000) | flags
         return subprocess.Popen(
-            command, env=os.environ | slurm | flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     first, second = [process(0), process(1)]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from tests.kit.run_synthesize import journaled, pair, records, whole
+from tests.kit.slurm import task
 
 MESH = ("mesh.data=2", "mesh.fsdp=2")
 PAGES = ("engine.cache_tokens=1536", "engine.page=16")  # each device has those of one row of full length
@@ -19,18 +20,15 @@ def start(run: Path, job: int) -> list[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tessy_jax.synthesize", str(pair()), "--pod", "--output", str(run), *SETTINGS]
 
     def process(index: int) -> subprocess.Popen[str]:
-        slurm = {
-            "SLURM_JOB_ID": str(job),
-            "SLURM_STEP_NODELIST": "127.0.0.1",
-            "SLURM_NTASKS": "2",
-            "SLURM_STEP_NUM_NODES": "1",
-            "SLURM_PROCID": str(index),
-            "SLURM_LOCALID": str(index),
-        }
         # Slurm's tasks have a device each unless they are told; on the CPU all of a process's devices are its own.
         flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | task(index, job) | flags
         return subprocess.Popen(
-            command, env=os.environ | slurm | flags, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     return [process(0), process(1)]

@@ -10,6 +10,7 @@ import pytest
 
 from tessy_jax.devices import processes
 from tessy_jax.errors import ConfigError
+from tests.kit.slurm import task
 
 WORKER = """
 from tessy_jax.devices import processes
@@ -25,18 +26,10 @@ def pod() -> Iterator[list[subprocess.Popen[str]]]:
     """Two processes that have joined; the first then waits for the second, which never comes."""
 
     def start(index: int) -> subprocess.Popen[str]:
-        slurm = {
-            "SLURM_JOB_ID": str(100_000 + os.getpid() % 2000),  # it decides the port
-            "SLURM_STEP_NODELIST": "127.0.0.1",
-            "SLURM_NTASKS": "2",
-            "SLURM_STEP_NUM_NODES": "1",
-            "SLURM_PROCID": str(index),
-            "SLURM_LOCALID": str(index),
-        }
         body = WORKER if index == 0 else WORKER.replace('processes.barrier("never")', "import time; time.sleep(300)")
         return subprocess.Popen(
             [sys.executable, "-c", body],
-            env=os.environ | slurm | {"XLA_FLAGS": ""},
+            env=os.environ | task(index, 100_000 + os.getpid() % 2000) | {"XLA_FLAGS": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -51,15 +51,15 @@ class Allowed(LogitsProcessor):
         return torch.where(torch.tensor(self.author.allowed(half, thinking=False)), scores, -torch.inf)
 
 
-@pytest.mark.parametrize("prompt", ["The sum of", "Wait, I should", [5, 9, 40, 41, 200], "def f(x):\n    return"])
-def test_greedy_text_is_that_of_transformers(client: openai.OpenAI, prompt: str | list[int]) -> None:
+def generated(prompt: str | list[int], tokens: int) -> tuple[list[int], list[int]]:
+    """The prompt's token ids, and those that transformers writes behind it, greedily, up to the end of the turn."""
     chat = tiny().served.model.chat
     ids = chat.reference(prompt)["input_ids"] if isinstance(prompt, str) else prompt
     theirs = (
         tiny()
         .torch_model.generate(
             torch.tensor([ids]),
-            max_new_tokens=40,
+            max_new_tokens=tokens,
             do_sample=False,
             eos_token_id=sorted(chat.eos_ids),
             pad_token_id=0,
@@ -67,11 +67,20 @@ def test_greedy_text_is_that_of_transformers(client: openai.OpenAI, prompt: str 
         )[0, len(ids) :]
         .tolist()
     )
-    spelled = [author(Sampling(0.0)).bytes_of[i] for i in theirs if i not in chat.eos_ids]
+    return ids, [i for i in theirs if i not in chat.eos_ids]
+
+
+def spelled(tokens: list[int]) -> str:
+    return b"".join(author(Sampling(0.0)).bytes_of[i] for i in tokens).decode(errors="ignore")
+
+
+@pytest.mark.parametrize("prompt", ["The sum of", "Wait, I should", [5, 9, 40, 41, 200], "def f(x):\n    return"])
+def test_greedy_text_is_that_of_transformers(client: openai.OpenAI, prompt: str | list[int]) -> None:
+    ids, theirs = generated(prompt, 40)
     ours = complete(client, prompt, max_tokens=40, temperature=0)
-    assert ours.choices[0].text == b"".join(spelled).decode(errors="ignore")
-    assert ours.choices[0].finish_reason == ("stop" if len(spelled) < 40 else "length")
-    assert (ours.usage.prompt_tokens, ours.usage.completion_tokens) == (len(ids), len(spelled))
+    assert ours.choices[0].text == spelled(theirs)
+    assert ours.choices[0].finish_reason == ("stop" if len(theirs) < 40 else "length")
+    assert (ours.usage.prompt_tokens, ours.usage.completion_tokens) == (len(ids), len(theirs))
 
 
 @pytest.mark.parametrize(
@@ -154,12 +163,12 @@ def test_a_text_ends_before_a_stop_string_or_id(client: openai.OpenAI) -> None:
     assert ended.choices[0].finish_reason == "stop"
     assert 0 < ended.usage.completion_tokens < whole.usage.completion_tokens
 
-    tokens = tiny().served.model.chat.tokenizer
-    id_ = next(i for i, piece in enumerate(tokens.token_bytes()) if piece == text[:1].encode())
-    some = [id_, *tokens.encode(text[-1:].encode())[0]]
-    ended = complete(client, "The sum of", max_tokens=30, temperature=0, extra_body={"stop_token_ids": some})
-    assert text.startswith(ended.choices[0].text)
-    assert ended.choices[0].finish_reason in ("stop", "length")
+    theirs = generated("The sum of", 30)[1]
+    last = max(theirs, key=theirs.index)  # the token that comes first as late as any does
+    ended = complete(client, "The sum of", max_tokens=30, temperature=0, extra_body={"stop_token_ids": [last]})
+    assert ended.choices[0].text == spelled(theirs[: theirs.index(last)]) != text
+    assert ended.choices[0].finish_reason == "stop"
+    assert ended.usage.completion_tokens == theirs.index(last)
 
 
 def test_streams_have_the_same_text(server: Server, client: openai.OpenAI) -> None:
