@@ -1,4 +1,4 @@
-"""A row's bytes as text for the client: thinking and answer apart, whole characters, up to a stop string."""
+"""A row's bytes as text for the client: thinking and answer apart, whole characters, up to the first stop string."""
 
 import bisect
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ class RowText:
     def _first_stop(self, content: str) -> "_Place | None":
         # What was given out before holds none, nor the beginning of one.
         found = [(content.find(stop, self._said), stop) for stop in self._stops]
-        places = [_Place(at, at + len(stop)) for at, stop in found if at >= 0]
+        places = [_Place(at + len(stop), at) for at, stop in found if at >= 0]
         return min(places, default=None)
 
     def _may_be_stop(self, content: str) -> int:
@@ -80,8 +80,10 @@ class RowText:
 
 
 class _Place(NamedTuple):
-    start: int
+    """Of a stop string. The first is the one that is complete first: no later text may change what was told."""
+
     end: int
+    start: int
 
 
 def _characters(data: bytes) -> str:
