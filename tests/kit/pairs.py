@@ -34,6 +34,11 @@ from tests.kit.tiny import deepseek_v3, gemma3, gpt_oss, llama, qwen3, qwen3_cla
 PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
 #: Rows of the embeddings of Qwen3 and DeepSeek-R1, by the tokens of their vocabularies.
 REAL_ROWS = {151_669: 151_936, 128_815: 129_280}
+TWO_LAYERS = {"num_hidden_layers": 2}
+"""One of each kind, for families that have two: the programs of a loop hold each layer about ten times, and tests/models
+has deeper ones.
+"""
+
 PROBLEMS = [
     Problem(id=f"p{i}", messages=[{"role": "user", "content": text}])
     for i, text in enumerate(
@@ -292,12 +297,12 @@ def _pair(
         "chats": chats,
         "folders": (root / "s", root / "t"),
         "torch_models": (
-            student(root / "s", seed=1, vocab_size=rows[0]),
-            teacher(root / "t", seed=2, vocab_size=rows[1]),
+            student(root / "s", seed=1, vocab_size=rows[0], **TWO_LAYERS),
+            teacher(root / "t", seed=2, vocab_size=rows[1], **TWO_LAYERS),
         ),
         "judges": judges,
         "torch_judges": tuple(
-            qwen3_classifier(j, seed=3 + i, vocab_size=_rows(t))
+            qwen3_classifier(j, seed=3 + i, vocab_size=_rows(t), num_hidden_layers=1)
             for i, (j, t) in enumerate(zip(judges, judge_tokenizers, strict=True))
         ),
         "judge_chats": judge_tokenizers,

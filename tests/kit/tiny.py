@@ -42,7 +42,8 @@ def llama(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
 
 
 def gemma3(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
-    """Gemma 3 with a window of 7, two full layers of five, and linear scaling on the full ones."""
+    """Gemma 3 with a window of 7, every second layer full (two of five), and linear scaling on the full ones."""
+    kinds = ["sliding_attention", "full_attention"]
     config = {
         "vocab_size": 101,
         "hidden_size": 20,
@@ -53,7 +54,7 @@ def gemma3(folder: Path | str, *, seed: int = 0, **changes: Any) -> Any:
         "head_dim": 14,
         "max_position_embeddings": 4096,
         "sliding_window": 7,
-        "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+        "layer_types": [kinds[layer % 2] for layer in range(changes.get("num_hidden_layers", 5))],
         "query_pre_attn_scalar": 11,
         "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
