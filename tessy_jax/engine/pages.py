@@ -42,6 +42,11 @@ class Pages:
         sealed = np.arange(self.table.shape[1]) < self._sealed[:, None]
         return np.where(sealed, self.pool.pages, self.table).astype(np.int32)
 
+    @property
+    def taken(self) -> int:
+        """Pages that some row has."""
+        return sum(len(shard.users) for shard in self._shards)
+
     def free(self, row: int) -> int:
         """Pages that nobody has in the row's shard."""
         return len(self._of(row).free)
@@ -136,6 +141,7 @@ class _Shard:
         """A row lets go of a page; it is free if no other has it."""
         self.users[page] -= 1
         if not self.users[page]:
+            del self.users[page]
             self.free.append(page)
             if beginning := self._names.pop(page, None):
                 del self.known[beginning]
@@ -147,6 +153,11 @@ class RowPages:
     def __init__(self, caches: Sequence[Pages | None]):
         """None: that cache has no pages."""
         self.caches = caches
+
+    @property
+    def taken(self) -> int:
+        """Pages that some row has, of all caches."""
+        return sum(pages.taken for pages in self.caches if pages is not None)
 
     def begin(
         self, row: int, prompts: Sequence[Sequence[int]], tokens: Sequence[int], spare: int = 0

@@ -16,6 +16,7 @@ class Metrics:
         self.texts = Counter("tessy_texts", "Texts that ended, by how.", ["finish"], registry=registry)
         self.running = Gauge("tessy_slots_taken", "Texts that are being written.", registry=registry)
         self.waiting = Gauge("tessy_texts_waiting", "Texts that wait for a slot.", registry=registry)
+        self.pages = Gauge("tessy_cache_pages_taken", "Pages of the caches that texts have.", registry=registry)
         self.first = Histogram(
             "tessy_first_text_seconds", "From a request to its first text.", registry=registry, buckets=_SECONDS
         )

@@ -104,6 +104,7 @@ class Service:
             while self._queue.wait():
                 for dispatch in self._engine.run(self._queue):
                     self._tell(dispatch)
+                self._count()  # those that were cancelled have given their pages back
         except BaseException as error:
             log.exception("the engine has failed")
             with self._lock:  # what is taken after this is refused, and what was before is ended
@@ -153,3 +154,4 @@ class Service:
             begun = sum(row.begun for row in self._rows.values())
             self._metrics.running.set(begun)
             self._metrics.waiting.set(len(self._rows) - begun)
+        self._metrics.pages.set(self._engine.pages.taken)

@@ -35,8 +35,8 @@ PLAIN = "{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
 #: Rows of the embeddings of Qwen3 and DeepSeek-R1, by the tokens of their vocabularies.
 REAL_ROWS = {151_669: 151_936, 128_815: 129_280}
 TWO_LAYERS = {"num_hidden_layers": 2}
-"""One of each kind, for families that have two: the programs of a loop hold each layer about ten times, and tests/models
-has deeper ones.
+"""One of each kind, for families that have two: a loop's programs hold each layer some ten times. tests/models has
+deeper ones.
 """
 
 PROBLEMS = [

@@ -117,9 +117,11 @@ def test_no_page_is_lost_or_dealt_out_twice(moves: list[tuple[int, int]], ways: 
                 dealt = pages.table[mine][pages.table[mine] < pool.pages].tolist()
                 assert len(set(dealt)) == len(dealt) == each - pages.free(mine[0])
                 assert all(page < each for page in dealt)
+        assert rows.taken == sum(pages.held(row) for row in range(6) for pages in both)
     for row in range(6):
         rows.release(row)
     assert [pages.free(0) for pages in both] == [6, 11]
+    assert rows.taken == 0
 
 
 PROMPTS = st.lists(st.integers(0, 1), min_size=1, max_size=14)
