@@ -247,7 +247,7 @@ WRONG = {
     "too long with its text": (PROMPT | {"max_tokens": ROOM}, 400, "max_tokens", f"a slot holds {ROOM}"),
     "wrong type": (PROMPT | {"temperature": "hot"}, 400, "temperature", "valid number"),
     "a boolean": (PROMPT | {"max_tokens": True}, 400, "max_tokens", "valid integer"),
-    "negative tokens": (PROMPT | {"max_tokens": -1}, 400, "max_tokens", "greater than or equal to 1"),
+    "negative tokens": (PROMPT | {"max_tokens": -1}, 400, "max_tokens", "greater than or equal to 0"),
     "negative temperature": (PROMPT | {"temperature": -0.1}, 400, "temperature", "greater than or equal to 0"),
     "top_p of nothing": (PROMPT | {"top_p": 0}, 400, "top_p", "greater than 0"),
     "no text": (PROMPT | {"n": 0}, 400, "n", "greater than or equal to 1"),
@@ -256,7 +256,6 @@ WRONG = {
     "a control token": (PROMPT | {"stop_token_ids": [10**6]}, 400, "stop_token_ids", "never writes"),
     "unknown field": (PROMPT | {"temprature": 1}, 400, "temprature", "did you mean 'temperature'"),
     "would change the text": (PROMPT | {"logit_bias": {"5": 1}}, 400, "logit_bias", "not supported"),
-    "logprobs of none": (PROMPT | {"logprobs": 0}, 400, "logprobs", "not supported"),
 }
 """Body of a request, status, field to blame, and what the message says."""
 
