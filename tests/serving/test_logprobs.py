@@ -4,11 +4,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import openai
 import pytest
 import torch
 
+from tessy_jax.config.sections import MeshConfig
+from tessy_jax.devices.mesh import make_mesh
+from tessy_jax.engine.language_model import ModelSource
+from tessy_jax.serving.scorer import Question, Scorer
 from tests.kit.serving import NAME, PROMPT, Server, serving, tiny
 from tests.serving.test_server import CHAT, complete, generated
 
@@ -176,6 +181,21 @@ def test_many_texts_share_rows(client: openai.OpenAI) -> None:
     together = complete(client, prompts, max_tokens=1, temperature=0, logprobs=1, echo=True)
     for choice, prompt in zip(together.choices, prompts, strict=True):
         check_completion(choice, prompt, 1, echo=True)
+
+
+def test_on_a_mesh() -> None:
+    """Two rows at a time, each on its own devices, and the vocabulary split in two."""
+    config = tiny().served.config
+    mesh = make_mesh(MeshConfig(data=2, tensor=2), 2)
+    model = ModelSource.open(config.role(True), "model").load(mesh, jnp.dtype("float32"))
+    texts = [[(7 * i + 3 * j) % 250 for j in range(30 + 20 * i)] for i in range(3)]
+    found = Scorer(model, mesh).score([Question(np.array(ids, np.int32), 1 + i) for i, ids in enumerate(texts)])
+    for i, (ids, scores) in enumerate(zip(texts, found, strict=True)):
+        expected = theirs(ids)[i:]
+        chosen = expected[range(len(expected)), ids[1 + i :]]
+        np.testing.assert_allclose(scores.chosen, chosen, atol=1e-4)
+        np.testing.assert_allclose(scores.likeliest, -np.sort(-expected)[:, :20], atol=1e-4)
+        np.testing.assert_allclose(np.take_along_axis(expected, scores.ids, 1), scores.likeliest, atol=1e-4)
 
 
 def test_what_cannot_be_scored_is_an_error_and_the_server_goes_on(
