@@ -175,20 +175,25 @@ def test_a_stream_begins_with_its_echo(client: openai.OpenAI) -> None:
     assert [chunk.logprobs for chunk in chunks if chunk.logprobs] == [whole.logprobs]
 
 
-def test_many_texts_share_rows(client: openai.OpenAI) -> None:
+def test_many_texts_share_rows(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than a row holds, at once: what is told of one is the same as if it were alone."""
+    monkeypatch.setattr("tessy_jax.serving.scorer._ROW", 128)
     prompts = [[(7 * i + 3 * j) % 250 for j in range(30 + 20 * i)] for i in range(8)]
+    model = tiny().served.model
+    prompts[0] += [model.chat.tokenizer.control["<|im_end|>"], model.config.vocab_size - 1]  # no text, and no token
     together = complete(client, prompts, max_tokens=1, temperature=0, logprobs=1, echo=True)
     for choice, prompt in zip(together.choices, prompts, strict=True):
         check_completion(choice, prompt, 1, echo=True)
+    assert "<|im_end|>token_id:" in together.choices[0].text
 
 
-def test_on_a_mesh() -> None:
-    """Two rows at a time, each on its own devices, and the vocabulary split in two."""
+def test_on_a_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows at a time, each on its own devices, and the vocabulary split in two; the last one is by itself."""
+    monkeypatch.setattr("tessy_jax.serving.scorer._ROW", 100)
     config = tiny().served.config
     mesh = make_mesh(MeshConfig(data=2, tensor=2), 2)
     model = ModelSource.open(config.role(True), "model").load(mesh, jnp.dtype("float32"))
-    texts = [[(7 * i + 3 * j) % 250 for j in range(30 + 20 * i)] for i in range(3)]
+    texts = [[(7 * i + 3 * j) % 250 for j in range(30 + 20 * i)] for i in range(4)]
     found = Scorer(model, mesh).score([Question(np.array(ids, np.int32), 1 + i) for i, ids in enumerate(texts)])
     for i, (ids, scores) in enumerate(zip(texts, found, strict=True)):
         expected = theirs(ids)[i:]
