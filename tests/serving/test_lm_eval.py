@@ -35,8 +35,8 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def evaluate(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """`evaluate(model, path, rows, task, **model arguments)`: what lm-eval finds, without a network."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.setenv(name, "1")
+    for name in ("huggingface_hub.constants.HF_HUB_OFFLINE", "datasets.config.HF_HUB_OFFLINE"):
+        monkeypatch.setattr(name, True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
     def run(model: str, path: str, rows: list[dict[str, Any]], task: dict[str, Any], **more: Any) -> dict[str, Any]:
