@@ -162,8 +162,9 @@ class Generator:
         text = scatter(state.text, at, vocab.token_bytes[token], jnp.arange(longest) < length[:, None])
         written = state.written + length
         n = stream.n[:, None]
+        shown = said if state.settings is None else samples  # there what ends a row can be read behind the rest
         appended = stream.replace(
-            tokens=scatter(stream.tokens, n, token[:, None], said[:, None]),
+            tokens=scatter(stream.tokens, n, token[:, None], shown[:, None]),
             ends=scatter(stream.ends, n, written[:, None], said[:, None]),
             n=stream.n + said,
             cached=pick(on, start + size, stream.cached),

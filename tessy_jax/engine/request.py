@@ -3,6 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Int
+
 from tessy_jax.cooperate.sampling import RowSettings
 from tessy_jax.cooperate.state import Finish, Phase, Role, State
 
@@ -43,6 +46,8 @@ class RequestOutput(NamedTuple):
         tokens: written so far, thinking included; those of text that is not decided yet count as well.
         ends: bytes at which the tokens of the answer end.
         finish: why it has ended; NONE: it goes on.
+        ids: all tokens as the model has read and written them, and behind them the one that ended the answer.
+        begin: where those of the answer begin.
     """
 
     key: tuple[str, int]
@@ -51,6 +56,8 @@ class RequestOutput(NamedTuple):
     tokens: int
     ends: list[int]
     finish: Finish
+    ids: Int[np.ndarray, " T"]
+    begin: int
 
     @classmethod
     def read(cls, batch: State, slot: int, key: tuple[str, int], before: int) -> "RequestOutput":
@@ -58,12 +65,14 @@ class RequestOutput(NamedTuple):
         stream, done = batch.streams[Role.STUDENT], batch.phase[slot] == Phase.DONE
         finish = Finish(int(batch.finish_answer[slot])) or Finish(int(batch.finish_think[slot]))
         answering = batch.phase[slot] == Phase.ANSWER or batch.finish_answer[slot] != Finish.NONE
-        answer = slice(int(stream.base[slot]), int(stream.n[slot]))
+        base, n = int(stream.base[slot]), int(stream.n[slot])
         return cls(
             key=key,
             text=batch.text[slot, : int(batch.kept[slot])].tobytes(),
             think_end=int(batch.think_end[slot]),
             tokens=before + int(batch.span_sampled[slot]),
-            ends=stream.ends[slot, answer].tolist() if answering else [],
+            ends=stream.ends[slot, base:n].tolist() if answering else [],
             finish=finish if done else Finish.NONE,
+            ids=stream.tokens[slot, : n + (done and finish == Finish.STOP)],
+            begin=base if answering else n,
         )

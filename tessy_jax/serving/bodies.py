@@ -10,6 +10,7 @@ from tessy_jax.config.schema import nearest
 from tessy_jax.data.messages import checked_text
 from tessy_jax.data.sources import BadRow
 from tessy_jax.serving.errors import ApiError
+from tessy_jax.serving.scorer import MOST
 
 BodyT = TypeVar("BodyT", bound="Body")
 
@@ -28,7 +29,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "functions": ([],),
     "ignore_eos": (False,),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
@@ -78,6 +78,11 @@ class Body(_Section):
         """Tokens that a text may have at most."""
         return self.max_tokens
 
+    @property
+    def top(self) -> int | None:
+        """The likeliest tokens that are told of each place; None: nothing is asked of tokens."""
+        raise NotImplementedError
+
 
 class TextPart(_Section):
     type: Literal["text"]
@@ -106,17 +111,37 @@ class ChatBody(Body):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST)
 
     @property
     def budget(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def top(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError("'top_logprobs' needs 'logprobs': true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class CompletionBody(Body):
     """Of /v1/completions. Prompts are texts, or token ids."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: int | None = Field(default=16, ge=1)
+    max_tokens: int | None = Field(default=16, ge=0)
+    echo: bool = False
+    logprobs: int | None = Field(default=None, ge=0, le=MOST)
+
+    @property
+    def budget(self) -> int | None:
+        if self.max_tokens == 0 and not self.echo:
+            raise ApiError("'max_tokens' is 0, which asks for nothing without 'echo'", param="max_tokens")
+        return self.max_tokens
+
+    @property
+    def top(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> Sequence[str | list[int]]:
@@ -134,9 +159,8 @@ def read_body(kind: type[BodyT], data: bytes) -> BodyT:
     values = _read_json(data)
     known = {name: value for name, value in values.items() if value is not None and name not in _NO_EFFECT}
     for name, neutral in _NEUTRAL.items():
-        if name in known and not _asks_nothing(known[name], neutral):
+        if name in known and name not in kind.model_fields and not _asks_nothing(known.pop(name), neutral):
             raise ApiError(f"'{name}' is not supported: leave it out", param=name, code="unsupported_parameter")
-        known.pop(name, None)
     if isinstance(known.get("messages"), list):
         known["messages"] = [_without_nulls(message) for message in known["messages"]]
     try:

@@ -9,6 +9,7 @@ import uvicorn
 
 from tessy_jax.engine.engine import Engine
 from tessy_jax.serving.app import Api
+from tessy_jax.serving.logprobs import Logprobs
 from tessy_jax.serving.metrics import Metrics
 from tessy_jax.serving.model import Served
 from tessy_jax.serving.service import Service
@@ -33,7 +34,7 @@ def run(served: Served, engine: Engine, key: str | None, address: socket.socket,
     Raises whatever ends the engine.
     """
     metrics = Metrics()
-    service = Service(engine, metrics, served.config.limits.queue)
+    service = Service(engine, Logprobs(served.model, engine.mesh), metrics, served.config.limits.queue)
     app = Api(served, service, metrics, key).app()
     server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LINGER)

@@ -12,6 +12,7 @@ from tessy_jax.engine.rows import Job
 from tessy_jax.engine.solo import request_job
 from tessy_jax.serving.bodies import Body, ChatBody, CompletionBody
 from tessy_jax.serving.errors import ApiError
+from tessy_jax.serving.logprobs import Asked, Echo, EchoingText, Spelling
 from tessy_jax.serving.text import RowText
 
 
@@ -20,12 +21,13 @@ class Texts:
     """The texts that a request asks for, prompt by prompt, each `n` times.
 
     Attributes:
-        jobs: of the engine. rows: what becomes of their bytes.
+        jobs: of the engine. rows: what becomes of their bytes. asked: of their tokens.
         prompt_tokens: of all prompts together.
     """
 
     jobs: list[Job]
     rows: list[RowText]
+    asked: list[Asked | None]
     prompt_tokens: int
 
 
@@ -60,14 +62,16 @@ class Served:
             raise ApiError(f"{len(prompts) * body.n} texts in one request; at most {most}", param="n")
         seed = secrets.randbits(63) if body.seed is None else body.seed
         requests = [self._request(body, prompt, seed) for prompt in prompts]
-        close = len(self.model.chat.close_text)
+        echoes = self._echoes(body, prompts)
         jobs = [
             request_job(request, f"{id}-{number}", sample, thinks)
             for number, request in enumerate(requests)
             for sample in range(body.n)
         ]
-        rows = [RowText(thinks, close, body.stops) for _ in jobs]
-        return Texts(jobs, rows, sum(map(len, prompts)))
+        rows = [self._row(body, thinks, echo) for echo in echoes for _ in range(body.n)]
+        top, chat = body.top, isinstance(body, ChatBody)
+        asked = [None if top is None else Asked(top, chat, echo) for echo in echoes for _ in range(body.n)]
+        return Texts(jobs, rows, asked, sum(map(len, prompts)))
 
     def _chat(self, body: ChatBody) -> list[int]:
         try:
@@ -90,6 +94,18 @@ class Served:
         """As the checkpoint's tokenizer does: control strings are control tokens here, and a first token is added."""
         return list(self.model.chat.reference(text)["input_ids"])
 
+    def _echoes(self, body: Body, prompts: Sequence[list[int]]) -> list[Echo | None]:
+        """The prompts that clients get back."""
+        if not isinstance(body, CompletionBody) or not body.echo:
+            return [None for _ in prompts]
+        spelling = Spelling(self.model)
+        return [spelling.echo(text, ids) for text, ids in zip(body.prompts, prompts, strict=True)]
+
+    def _row(self, body: Body, thinks: bool, echo: Echo | None) -> RowText:
+        if echo is None:
+            return RowText(thinks, len(self.model.chat.close_text), body.stops)
+        return EchoingText(echo.text, body.budget == 0, body.stops)
+
     def _request(self, body: Body, prompt: Sequence[int], seed: int) -> GenerationRequest:
         left = self.room - len(prompt)
         if left < 1:
@@ -111,7 +127,7 @@ class Served:
         return GenerationRequest(
             prompt=tuple(prompt),
             seed=seed,
-            max_tokens=left if body.budget is None else body.budget,
+            max_tokens=left if body.budget is None else max(1, body.budget),  # of a prompt alone as well
             stop_ids=tuple(self._stop_id(i) for i in body.stop_token_ids or ()),
             **self.config.sampling.model_dump() | asked,
         )

@@ -17,11 +17,13 @@ class Choice:
     tokens: int = 0
     reasoning_tokens: int = 0
     finish: str | None = None
+    logprobs: Mapping[str, Any] | None = None
 
     def add(self, piece: Piece) -> None:
         self.reasoning += piece.reasoning
         self.content += piece.content
         self.tokens, self.reasoning_tokens, self.finish = piece.tokens, piece.reasoning_tokens, piece.finish
+        self.logprobs = piece.logprobs
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Reply:
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Of texts that are done."""
         texts = [
-            {"index": index, "logprobs": None, "finish_reason": choice.finish, **self._said(choice)}
+            {"index": index, "logprobs": choice.logprobs, "finish_reason": choice.finish, **self._said(choice)}
             for index, choice in enumerate(choices)
         ]
         return self._frame(texts, chunk=False) | {"usage": self.usage(choices)}
@@ -56,10 +58,10 @@ class Reply:
         """What a stream tells of a piece."""
         if not self.chat:
             said = piece.content or piece.finish
-            return [self._chunk(index, piece.content, piece.finish)] if said else []
+            return [self._chunk(index, piece.content, piece)] if said else []
         deltas = [("reasoning_content", piece.reasoning), ("content", piece.content)]
         chunks = [self._chunk(index, {name: text}) for name, text in deltas if text]
-        return chunks + ([self._chunk(index, {}, piece.finish)] if piece.finish else [])
+        return chunks + ([self._chunk(index, {}, piece)] if piece.finish else [])
 
     def last(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The counts at the end of a stream, where they were asked for."""
@@ -84,8 +86,9 @@ class Reply:
         reasoning = {"reasoning_content": choice.reasoning} if self.thinks else {}
         return {"message": {"role": "assistant", "content": choice.content} | reasoning}
 
-    def _chunk(self, index: int, said: Any, finish: str | None = None) -> dict[str, Any]:
-        choice = {"index": index, "logprobs": None, "finish_reason": finish} | {"delta" if self.chat else "text": said}
+    def _chunk(self, index: int, said: Any, end: Piece | None = None) -> dict[str, Any]:
+        logprobs, finish = (end.logprobs, end.finish) if end else (None, None)
+        choice = {"index": index, "logprobs": logprobs, "finish_reason": finish, "delta" if self.chat else "text": said}
         return self._frame([choice], chunk=True)
 
     def _frame(self, choices: list[dict[str, Any]], chunk: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from tessy_jax.engine.engine import Dispatch, Engine
 from tessy_jax.engine.queue import OpenQueue
 from tessy_jax.engine.rows import Job
 from tessy_jax.serving.errors import ApiError
+from tessy_jax.serving.logprobs import Asked, Logprobs, Reading
 from tessy_jax.serving.metrics import Metrics
 from tessy_jax.serving.model import Texts
 from tessy_jax.serving.text import Piece, RowText
@@ -28,6 +29,7 @@ class _Row:
     """A text for which somebody waits."""
 
     text: RowText
+    asked_of_tokens: Asked | None
     listener: Listener
     asked: float = field(default_factory=time.monotonic)
     begun: bool = False
@@ -43,11 +45,11 @@ class Service:
         draining: whether nothing new is taken.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, waiting: int):
+    def __init__(self, engine: Engine, logprobs: Logprobs, metrics: Metrics, waiting: int):
         """`waiting`: texts that may wait for a slot. Call `start` then."""
         self.failure: BaseException | None = None
         self.draining = False
-        self._engine, self._metrics, self._queue = engine, metrics, OpenQueue()
+        self._engine, self._logprobs, self._metrics, self._queue = engine, logprobs, metrics, OpenQueue()
         self._most = engine.config.batch + waiting
         self._rows: dict[Key, _Row] = {}
         self._lock = threading.Lock()
@@ -82,8 +84,8 @@ class Service:
                     code="queue_full",
                     retry_after=1,
                 )
-            for job, text in zip(texts.jobs, texts.rows, strict=True):
-                self._rows[job.key] = _Row(text, listener)
+            for job, text, asked in zip(texts.jobs, texts.rows, texts.asked, strict=True):
+                self._rows[job.key] = _Row(text, asked, listener)
         self._metrics.prompt_tokens.inc(texts.prompt_tokens)
         for job in texts.jobs:
             self._queue.put(job)
@@ -119,8 +121,8 @@ class Service:
         for _, row in told:
             row.begun = True
         self._count()
-        for output, row in told:
-            piece = row.text.read(output)
+        read = [Reading(output, row.text.read(output), row.asked_of_tokens) for output, row in told]
+        for (output, row), piece in zip(told, self._logprobs.answer(read), strict=True):
             self._measure(row, piece)
             if piece.finish is None:
                 row.listener(output.key, piece)

@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tessy_jax.cooperate.state import Finish
 from tessy_jax.engine.request import RequestOutput
@@ -21,6 +21,8 @@ class Piece(NamedTuple):
         reasoning, content: of the thinking, and of the answer.
         tokens: of the whole text so far; reasoning_tokens: those of its thinking.
         finish: "stop" or "length" where the text has ended, "error" where it had to.
+        told: tokens of the answer that begin in what was given out, and the one that ended it.
+        logprobs: what is asked of them, at the end (`logprobs`).
     """
 
     reasoning: str
@@ -28,6 +30,8 @@ class Piece(NamedTuple):
     tokens: int
     reasoning_tokens: int
     finish: str | None = None
+    told: int = 0
+    logprobs: dict[str, Any] | None = None
 
 
 class RowText:
@@ -50,6 +54,7 @@ class RowText:
         thought = now.text[: now.think_end if now.think_end >= 0 else answer]
         reasoning, content = _characters(thought), _characters(now.text[answer:])
         tokens, of_answer = now.tokens, len(now.ends)
+        told = of_answer + (now.finish == Finish.STOP)
 
         if self._thinks and now.think_end < 0 and finish is None:
             reasoning = reasoning.rstrip(_SPACES)
@@ -57,10 +62,11 @@ class RowText:
             end = answer + len(content[: stop.end].encode())
             of_answer = min(of_answer, bisect.bisect_left(now.ends, end) + 1)
             content, finish, tokens = content[: stop.start], "stop", now.tokens - len(now.ends) + of_answer
+            told = bisect.bisect_left([answer, *now.ends[:-1]], answer + len(content.encode()))
         elif finish is None:
             content = content[: len(content) - self._may_be_stop(content)]
 
-        piece = Piece(reasoning[self._reasoned :], content[self._said :], tokens, tokens - of_answer, finish)
+        piece = Piece(reasoning[self._reasoned :], content[self._said :], tokens, tokens - of_answer, finish, told)
         self._reasoned, self._said = max(self._reasoned, len(reasoning)), max(self._said, len(content))
         return piece if self._thinks else piece._replace(reasoning_tokens=0)
 

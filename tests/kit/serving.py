@@ -128,11 +128,13 @@ class Server:
 
 
 @contextmanager
-def serving(key: str | None = None) -> Iterator[Server]:
+def serving(key: str | None = None, queue: int = 8) -> Iterator[Server]:
     """The tiny model behind a server; at the end it is stopped, and the engine's slots are free."""
     model, stop = tiny(), threading.Event()
+    limits = model.served.config.limits.model_copy(update={"queue": queue})
+    served = dataclasses.replace(model.served, config=model.served.config.model_copy(update={"limits": limits}))
     with bind("127.0.0.1", 0) as address:
-        arguments = (model.served, model.engine, key, address, stop.is_set)
+        arguments = (served, model.engine, key, address, stop.is_set)
         thread = threading.Thread(target=run, args=arguments, daemon=True)
         thread.start()
         yield Server(address.getsockname()[1], stop, thread)

@@ -1,5 +1,6 @@
 """A text that grows: whatever comes at a time, clients get the same text, and nothing of a stop string."""
 
+import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from tessy_jax.engine.request import RequestOutput
 from tessy_jax.serving.text import Piece, RowText
 
 CLOSE = b"\n</think>\n\n"
+IDS = np.zeros(0, np.int32)
 
 
 def pieces(text: RowText, data: bytes, cuts: list[int], think_end: int = -1) -> list[Piece]:
@@ -21,7 +23,7 @@ def pieces(text: RowText, data: bytes, cuts: list[int], think_end: int = -1) -> 
         closed = think_end if 0 <= think_end < now else -1
         written = list(range(begin + 1, now + 1)) if closed >= 0 or think_end < 0 else []
         finish = Finish.STOP if now == len(data) else Finish.NONE
-        told.append(text.read(RequestOutput(("a", 0), data[:now], closed, 3 + len(written), written, finish)))
+        told.append(text.read(RequestOutput(("a", 0), data[:now], closed, 3 + len(written), written, finish, IDS, 0)))
         if told[-1].finish:
             break
     return told
@@ -61,17 +63,17 @@ def test_thinking_is_told_apart(thought: str, answer: str, cuts: list[int]) -> N
 def test_tokens_are_counted_up_to_the_stop_string() -> None:
     """Three tokens of thinking; of the answer those without which the stop string would not be there."""
     told = pieces(RowText(True, len(CLOSE), ["cd"]), b"hm" + CLOSE + b"abcdefg", [], 2)
-    assert told == [Piece("hm", "ab", tokens=3 + 4, reasoning_tokens=3, finish="stop")]
+    assert told == [Piece("hm", "ab", tokens=3 + 4, reasoning_tokens=3, finish="stop", told=2)]
 
 
 def test_thinking_that_is_cut_off_is_all_there_is() -> None:
     row = RowText(True, len(CLOSE), [])
-    going_on = RequestOutput(("a", 0), b"so \xc3", -1, 2, [], Finish.NONE)
+    going_on = RequestOutput(("a", 0), b"so \xc3", -1, 2, [], Finish.NONE, IDS, 0)
     assert row.read(going_on) == Piece("so", "", 2, 2)
     assert row.read(going_on._replace(tokens=3, finish=Finish.LENGTH)) == Piece(" ", "", 3, 3, "length")
 
 
 def test_a_row_without_room_is_as_long_as_it_can_be() -> None:
-    row = RequestOutput(("a", 0), b"ab", -1, 2, [1, 2], Finish.OVERFLOW)
-    assert RowText(False, 0, []).read(row) == Piece("", "ab", 2, 0, "length")
+    row = RequestOutput(("a", 0), b"ab", -1, 2, [1, 2], Finish.OVERFLOW, IDS, 0)
+    assert RowText(False, 0, []).read(row) == Piece("", "ab", 2, 0, "length", told=2)
     assert RowText(False, 0, []).read(row._replace(finish=Finish.FAILED)).finish == "error"
