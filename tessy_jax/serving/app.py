@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from tessy_jax.serving.bodies import Body, ChatBody, CompletionBody, read_body
 from tessy_jax.serving.errors import ApiError
 from tessy_jax.serving.metrics import Metrics
-from tessy_jax.serving.model import Served, Texts
+from tessy_jax.serving.model import Texts, Writes
 from tessy_jax.serving.replies import Choice, Reply
 from tessy_jax.serving.service import Key, Service
 from tessy_jax.serving.text import Piece
@@ -68,7 +68,7 @@ class _Subscription:
 class Api:
     """The routes of one model."""
 
-    def __init__(self, served: Served, service: Service, metrics: Metrics, key: str | None):
+    def __init__(self, served: Writes, service: Service, metrics: Metrics, key: str | None):
         """`key`: what clients must send; None: nothing."""
         self._served, self._service, self._metrics = served, service, metrics
         self._key = None if key is None else key.encode()
@@ -142,7 +142,7 @@ class Api:
     # -- texts ---------------------------------------------------------------------------------------------------------
 
     async def _chat(self, request: Request) -> Response:
-        return await self._write(request, ChatBody, "chatcmpl")
+        return await self._write(request, self._served.chat_body, "chatcmpl")
 
     async def _completions(self, request: Request) -> Response:
         return await self._write(request, CompletionBody, "cmpl")
@@ -156,8 +156,7 @@ class Api:
             return body, self._served.texts(body, id)
 
         body, texts = await asyncio.get_running_loop().run_in_executor(self._reader, prepare)
-        chat = kind is ChatBody
-        reply = Reply(id, self._served.name, chat, chat and self._served.thinks, texts.prompt_tokens)
+        reply = self._served.reply(id, issubclass(kind, ChatBody), texts)
         subscription = _Subscription(self._service, texts)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage

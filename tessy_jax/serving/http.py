@@ -10,7 +10,7 @@ import uvicorn
 from tessy_jax.engine.engine import Engine
 from tessy_jax.serving.app import Api
 from tessy_jax.serving.metrics import Metrics
-from tessy_jax.serving.model import Served
+from tessy_jax.serving.model import Writes
 from tessy_jax.serving.service import Service
 
 _TICK = 0.1
@@ -27,7 +27,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(served: Served, engine: Engine, key: str | None, address: socket.socket, asked: Callable[[], bool]) -> None:
+def run(served: Writes, engine: Engine, key: str | None, address: socket.socket, asked: Callable[[], bool]) -> None:
     """Serves at `address` until `asked` to stop: then nothing new is taken, and what runs is finished.
 
     Raises whatever ends the engine.

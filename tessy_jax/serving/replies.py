@@ -17,11 +17,13 @@ class Choice:
     tokens: int = 0
     reasoning_tokens: int = 0
     finish: str | None = None
+    about: dict[str, Any] | None = None
 
     def add(self, piece: Piece) -> None:
         self.reasoning += piece.reasoning
         self.content += piece.content
         self.tokens, self.reasoning_tokens, self.finish = piece.tokens, piece.reasoning_tokens, piece.finish
+        self.about = piece.about
 
 
 @dataclass(frozen=True)

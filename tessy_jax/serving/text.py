@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tessy_jax.cooperate.state import Finish
 from tessy_jax.engine.request import RequestOutput
@@ -10,7 +10,7 @@ from tessy_jax.engine.request import RequestOutput
 _SPACES = " \t\r\n\v\f"
 """White space that may go from the end of the thinking when it is over (`LanguageModel.close`)."""
 
-_FINISH = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.OVERFLOW: "length"}
+_FINISH = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.LOOP: "length", Finish.OVERFLOW: "length"}
 """What clients are told; a row whose buffers are full has been as long as it can be."""
 
 
@@ -21,6 +21,8 @@ class Piece(NamedTuple):
         reasoning, content: of the thinking, and of the answer.
         tokens: of the whole text so far; reasoning_tokens: those of its thinking.
         finish: "stop" or "length" where the text has ended, "error" where it had to.
+        authors: of a pair, the new thinking in pieces, each with its author.
+        about: of a pair, what is told of the whole text at its end.
     """
 
     reasoning: str
@@ -28,6 +30,8 @@ class Piece(NamedTuple):
     tokens: int
     reasoning_tokens: int
     finish: str | None = None
+    authors: Sequence[tuple[str, str]] = ()
+    about: dict[str, Any] | None = None
 
 
 class RowText:

@@ -16,12 +16,13 @@ from typing import Any
 import openai
 import torch
 
-from tessy_jax.config.serve import ServeConfig
+from tessy_jax.config.serve import ServeConfig, ServePairConfig, load_serve
 from tessy_jax.engine.engine import Engine
 from tessy_jax.serving.http import run
 from tessy_jax.serving.model import Served
+from tessy_jax.serving.pair import ServedPair
 from tessy_jax.serving.run import bind, open_served
-from tests.kit import vocab
+from tests.kit import run_synthesize, vocab
 from tests.kit.tiny import llama
 
 NAME = "tiny"
@@ -127,16 +128,27 @@ class Server:
             time.sleep(0.02)
 
 
+@cache
+def tiny_pair() -> ServedPair:
+    """The pair of `run_synthesize` behind the same engine: its records are known. Three slots."""
+    config, engine = load_serve(run_synthesize.pair(), ["name=both"]), run_synthesize.shared_engine()
+    assert isinstance(config, ServePairConfig)
+    budgets = config.cooperation
+    room = engine.rooms[0].tokens + budgets.max_think_tokens + budgets.max_answer_tokens
+    return ServedPair("both", engine, room, config)
+
+
 @contextmanager
-def serving(key: str | None = None) -> Iterator[Server]:
-    """The tiny model behind a server; at the end it is stopped, and the engine's slots are free."""
-    model, stop = tiny(), threading.Event()
+def serving(key: str | None = None, served: Served | ServedPair | None = None) -> Iterator[Server]:
+    """The tiny model, or the pair, behind a server; at the end it is stopped, and the engine's slots are free."""
+    served, stop = served or tiny().served, threading.Event()
+    engine = served.engine if isinstance(served, ServedPair) else tiny().engine
     with bind("127.0.0.1", 0) as address:
-        arguments = (model.served, model.engine, key, address, stop.is_set)
+        arguments = (served, engine, key, address, stop.is_set)
         thread = threading.Thread(target=run, args=arguments, daemon=True)
         thread.start()
         yield Server(address.getsockname()[1], stop, thread)
         stop.set()
         thread.join(timeout=120)
     assert not thread.is_alive()
-    assert model.engine.slots == [None] * 4
+    assert engine.slots == [None] * len(engine.slots)
