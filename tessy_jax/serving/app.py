@@ -20,6 +20,7 @@ from tessy_jax.serving.bodies import Body, ChatBody, CompletionBody, read_body
 from tessy_jax.serving.errors import ApiError
 from tessy_jax.serving.metrics import Metrics
 from tessy_jax.serving.model import Texts, Writes
+from tessy_jax.serving.page import chat_page
 from tessy_jax.serving.replies import Choice, Reply
 from tessy_jax.serving.service import Key, Service
 from tessy_jax.serving.text import Piece
@@ -88,6 +89,7 @@ class Api:
                 route("/v1/completions", self._completions, "POST"),
                 Route("/health", self._health),
                 Route("/metrics", self._page),
+                Route("/", self._chat_page),
             ],
             exception_handlers={HTTPException: _not_there},
         )
@@ -130,7 +132,7 @@ class Api:
 
     def _description(self) -> dict[str, Any]:
         about = {"object": "model", "created": 0, "owned_by": "tessy_jax"}
-        return {"id": self._served.name, "max_model_len": self._served.room} | about
+        return {"id": self._served.name, "max_model_len": self._served.room} | about | dict(self._served.about)
 
     async def _health(self, _: Request) -> Response:
         status = "failed" if self._service.failure else "stopping" if self._service.draining else "ok"
@@ -138,6 +140,9 @@ class Api:
 
     async def _page(self, _: Request) -> Response:
         return Response(self._metrics.page(), media_type="text/plain; version=0.0.4")
+
+    async def _chat_page(self, _: Request) -> Response:
+        return chat_page()
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 

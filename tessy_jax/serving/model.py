@@ -1,9 +1,9 @@
 """The model that is served: how requests become jobs of the engine."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tessy_jax.config.serve import ServeConfig, ServerConfig
 from tessy_jax.data.messages import why
@@ -53,6 +53,8 @@ class Writes(Protocol):
     def config(self) -> ServerConfig: ...
     @property
     def chat_body(self) -> type[ChatBody]: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
     def texts(self, body: Body, id: str) -> Texts: ...
     def reply(self, id: str, chat: bool, texts: Texts) -> Reply: ...
 
@@ -73,6 +75,11 @@ class Served:
     config: ServeConfig
 
     chat_body = ChatBody
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What clients are told of it besides: nothing."""
+        return {}
 
     def texts(self, body: Body, id: str) -> Texts:
         """What the engine is to do for a request. Raises ApiError."""

@@ -8,6 +8,7 @@ import itertools
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -23,13 +24,16 @@ from tessy_jax.engine.language_model import Prompt
 from tessy_jax.engine.pair import Pair
 from tessy_jax.engine.queue import OpenQueue
 from tessy_jax.engine.request import PairRequest, RequestOutput
-from tessy_jax.engine.rows import Job
+from tessy_jax.engine.rows import NAMES, Job
 from tessy_jax.engine.sizes import pool_of
 from tessy_jax.serving.bodies import Body, ChatBody
 from tessy_jax.serving.errors import ApiError
 from tessy_jax.serving.model import Texts, check_model
 from tessy_jax.serving.replies import Choice, Reply
 from tessy_jax.serving.text import Piece, RowText
+
+_SEED_BITS = 53
+"""Of seeds that are drawn: answers name them, and JavaScript reads no larger numbers."""
 
 
 class PairChatBody(ChatBody):
@@ -53,6 +57,11 @@ class ServedPair:
 
     chat_body = PairChatBody
 
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What clients are told of it besides: who is who."""
+        return {"tessy": {name: Path(getattr(self.config, name).model).name for name in NAMES}}
+
     @classmethod
     def open(cls, config: ServePairConfig) -> "ServedPair":
         """Loads the models, and builds the engine. Raises what `Pair.open` and `Pair.load` raise."""
@@ -74,7 +83,7 @@ class ServedPair:
         if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
             raise ApiError("the last of the messages must be the user's, and not empty", param="messages")
         prompts = self._prompts(messages)
-        seed = secrets.randbits(63) if body.seed is None else body.seed
+        seed = secrets.randbits(_SEED_BITS) if body.seed is None else body.seed
         request = PairRequest(prompts, seed, body.problem_id or prompt_id(messages))
         student = self.engine.models[Role.STUDENT].chat
         return Texts(
