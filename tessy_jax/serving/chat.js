@@ -139,7 +139,7 @@ async function listen(shown, signal) {
   }
   const seconds = (performance.now() - began) / 1000;
   const speed = usage ? `${usage.completion_tokens} tokens in ${seconds.toFixed(1)} s` : "";
-  shown.facts.textContent = [speed, finish.trim()].filter(Boolean).join(", ");
+  show(() => { shown.facts.textContent = [speed, finish.trim()].filter(Boolean).join(", "); });
   return content;
 }
 
@@ -161,7 +161,7 @@ async function send() {
     state.messages.push({ role: "assistant", content });
   } catch (error) {
     if (state.running.signal.aborted) {
-      shown.facts.textContent = "stopped";
+      show(() => { shown.facts.textContent = "stopped"; });
       state.messages.push({ role: "assistant", content: shown.answer.textContent });
     } else { // as if it had not been sent
       state.messages.pop();

@@ -12,12 +12,14 @@ from functools import cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import openai
 import torch
 
 from tessy_jax.config.serve import ServeConfig, ServePairConfig, load_serve
 from tessy_jax.engine.engine import Engine
+from tessy_jax.engine.pair import Pair
 from tessy_jax.serving.http import run
 from tessy_jax.serving.model import Served
 from tessy_jax.serving.pair import ServedPair
@@ -131,11 +133,13 @@ class Server:
 @cache
 def tiny_pair() -> ServedPair:
     """The pair of `run_synthesize` behind the same engine: its records are known. Three slots."""
-    config, engine = load_serve(run_synthesize.pair(), ["name=both"]), run_synthesize.shared_engine()
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    config = load_serve(run_synthesize.pair(), ["name=both", f"engine.compilation_cache={cache}"])
     assert isinstance(config, ServePairConfig)
-    budgets = config.cooperation
-    room = engine.rooms[0].tokens + budgets.max_think_tokens + budgets.max_answer_tokens
-    return ServedPair("both", engine, room, config)
+    with mock.patch.object(Pair, "load", return_value=run_synthesize.shared_engine()):
+        served = ServedPair.open(config)
+    served.warm_up()
+    return served
 
 
 @contextmanager
