@@ -89,7 +89,7 @@ class ServedPair:
         return Texts(
             jobs=[Job(Problem(id=id, messages=messages), sample, request=request) for sample in range(body.n)],
             rows=[PairText(request, sample, len(student.close_text), body.stops) for sample in range(body.n)],
-            prompt_tokens=prompts[Role.STUDENT].size * body.n,
+            prompt_tokens=prompts[Role.STUDENT].size,
         )
 
     def reply(self, id: str, chat: bool, texts: Texts) -> Reply:

@@ -98,6 +98,11 @@ class Page:
             time.sleep(0.02)
         return found
 
+    def fill(self, name: str, value: str) -> None:
+        """Writes into the field with this id."""
+        field = f"document.getElementById({json.dumps(name)})"
+        self.value(f"(e => {{ e.value = {json.dumps(value)}; e.dispatchEvent(new Event('change')); }})({field})")
+
     def screenshot(self, path: Path) -> None:
         said = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(said["data"]))

@@ -1,6 +1,7 @@
 """The page at `/` in a real browser, before the pair: it asks for the key, streams, colours the authors, and stops."""
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,6 @@ SPANS = "[...document.querySelectorAll('article:last-child .thinking span')].map
 FACTS = "document.querySelector('article:last-child .facts')?.textContent"
 
 
-def fill(page: Page, name: str, value: str) -> None:
-    page.value(
-        f"(e => {{ e.value = {value!r}; e.dispatchEvent(new Event('change')); }})(document.getElementById('{name}'))"
-    )
-
-
 def by_author(message: Any) -> list[list[str]]:
     """Thinking in pieces, no two neighbours by the same author."""
     spans = [span for span in message.tessy["spans"] if span["phase"] == "think"]
@@ -35,15 +30,15 @@ def test_a_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         page.visit(f"{server.url}/")
         page.wait("!document.getElementById('key-field').hidden")
         assert "send the server's key" in page.value("document.getElementById('error').textContent")
-        fill(page, "key", "s3cret")
+        page.fill("key", "s3cret")
         page.wait("!document.getElementById('legend').hidden")
         assert page.value("document.getElementById('about').textContent").startswith(EVIL)
         assert page.value("document.getElementById('teacher').textContent") == "teacher: teacher"
         assert page.value("document.getElementById('error').hidden")
 
         # An answer, thinking apart and coloured as the API says.
-        fill(page, "seed", "7")
-        fill(page, "message", QUESTIONS[3])
+        page.fill("seed", "7")
+        page.fill("message", QUESTIONS[3])
         page.value("document.getElementById('message').focus()")
         page.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", text="\r")
         page.wait(FACTS)
@@ -63,7 +58,7 @@ def test_a_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         # Stop ends the text on the server too; what was written stays. Whatever is said is text.
         engine, harvest = served.engine, served.engine._harvest
         monkeypatch.setattr(engine, "_harvest", lambda: (time.sleep(0.1), harvest())[1])
-        fill(page, "message", EVIL)
+        page.fill("message", EVIL)
         page.value("document.getElementById('send').click()")
         page.wait(f"{SPANS}.length > 0")
         assert page.value("document.getElementById('send').disabled")
@@ -73,14 +68,14 @@ def test_a_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.undo()
         assert page.value("document.querySelectorAll('article').length") == 4
         assert page.value("document.querySelector('article:nth-child(3) .text').textContent") == EVIL
-        page.value(f"extend(document.querySelector('article:last-child .answer'), {EVIL!r}, '')")
+        page.value(f"extend(document.querySelector('article:last-child .answer'), {json.dumps(EVIL)}, '')")
         assert page.value("document.querySelector('article:last-child .answer').textContent").endswith(EVIL)
         assert page.value("document.title") == "A conversation"
         assert page.value("document.querySelectorAll('main img, main script').length") == 1, "the page's own script"
 
         # What the server refuses is said, and the message can be sent again.
-        fill(page, "seed", "0.5")
-        fill(page, "message", "Hi")
+        page.fill("seed", "0.5")
+        page.fill("message", "Hi")
         page.value("document.getElementById('send').click()")
         page.wait("document.getElementById('error').textContent.includes(\"'seed' should be a valid integer\")")
         assert page.value("document.getElementById('message').value") == "Hi"

@@ -127,6 +127,9 @@ def test_without_an_id_it_is_that_of_a_row_without_one(client: openai.OpenAI, tm
     assert one.choices[0].message.reasoning_content != other.choices[0].message.reasoning_content
     again = client.chat.completions.create(**asked(4, seed=about["seed"], extra_body={}))
     assert found(again.choices[0]) == found(one.choices[0])
+    back = [*asked(4)["messages"], again.choices[0].message.model_dump(), {"role": "user", "content": "Sure?"}]
+    more = client.chat.completions.create(model="both", messages=back)
+    assert more.usage.prompt_tokens > again.usage.prompt_tokens
 
 
 @pytest.mark.parametrize(
