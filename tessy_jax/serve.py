@@ -1,4 +1,4 @@
-"""Serve a model: `python -m tessy_jax.serve [MODEL | configs/serve_demo.yaml] [key=value …]`."""
+"""Serve a model or a pair: `python -m tessy_jax.serve [MODEL | configs/serve_demo.yaml] [key=value …]`."""
 
 import argparse
 import sys
@@ -26,7 +26,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 main = app.Command(
     name="serve",
-    description="Serves a model by OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models; /health, /metrics. "
+    description="Serves a model by OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models; /health, /metrics; "
+    "and a page for conversations at /. A file that names a teacher, as configs/demo.yaml, serves that pair. "
     "Ctrl-C or SIGTERM finishes what runs.",
     config=CONFIG,
     options=(),

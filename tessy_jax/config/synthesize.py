@@ -1,6 +1,6 @@
 """The configuration of `synthesize`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -116,5 +116,12 @@ def add_predictor_section(section: type[PredictorConfig]) -> None:
         known: Any = field.annotation
         widened: Any = known | section
         field.annotation = widened
-    for schema in (PredictorsConfig, PairConfig, SynthesisConfig):  # each outer schema holds a copy of the inner one
+    outer: list[type[Config]] = [PredictorsConfig, *_with_kinds(PairConfig)]  # each holds a copy of the inner one
+    for schema in outer:
         schema.model_rebuild(force=True)
+
+
+def _with_kinds(schema: type[PairConfig]) -> Iterator[type[PairConfig]]:
+    yield schema
+    for kind in schema.__subclasses__():
+        yield from _with_kinds(kind)

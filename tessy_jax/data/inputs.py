@@ -37,6 +37,7 @@ __all__ = [
     "Reject",
     "kind",
     "present",
+    "prompt_id",
     "read",
     "read_message",
     "read_problems",
@@ -143,7 +144,7 @@ def _convert(source: Iterator[RawRow], columns: Columns) -> Generator[Problem | 
                 if not is_record(value):
                     messages = with_system_field(value, messages, name)
                     counts.check(value, messages, "prompts", skip=(name, id_field))
-                identity = identity or _hash(messages)
+                identity = identity or prompt_id(messages)
                 if identity in seen:
                     raise BadRow(_duplicate(identity, id_field, row, seen[identity]))
                 extra = _extra(value, {name, *(["id"] if id_field == "id" else [])})
@@ -246,7 +247,8 @@ def read_record(value: dict[str, Any]) -> Record | None:
         raise BadRow(f"{error} (it has spans, sample_index and finish)") from error
 
 
-def _hash(messages: list[Message]) -> str:
+def prompt_id(messages: Sequence[Message]) -> str:
+    """The id of a prompt that brings none: a hash of it."""
     return hashlib.sha256(json.dumps(messages, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -16,7 +16,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -119,6 +119,18 @@ class TokenCounts:
     teacher: int = 0
     answer: int = 0
     rolled_back: int = 0
+
+    @classmethod
+    def of(cls, spans: Iterable[Span]) -> "TokenCounts":
+        """Those of a trace with these spans, any that kept nothing included."""
+        spans = list(spans)
+        thought = [span for span in spans if span.phase == "think"]
+        return cls(
+            student=sum(span.n_tokens for span in thought if span.by == "student"),
+            teacher=sum(span.n_tokens for span in thought if span.by == "teacher"),
+            answer=sum(span.n_tokens for span in spans if span.phase == "answer"),
+            rolled_back=sum(span.dropped_tokens for span in thought),
+        )
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class _Slot:
 
 
 class Engine:
-    """Runs jobs through the loop.
+    """Runs jobs through the loop. `rooms`: for prompts, by role.
 
     Args:
         schedule: the turns, and their order.
@@ -121,7 +121,7 @@ class Engine:
         self.config, self.mesh, self.models = config, mesh, models
         self.loop = Loop(schedule)
         k = max(turn.generate.k for turn in schedule.turns)
-        self._rooms = prompt_room(budgets, config, k) if stop_ids is None else open_room(config, k)
+        self.rooms = prompt_room(budgets, config, k) if stop_ids is None else open_room(config, k)
         self.rows = make_rows(models, predictors, budgets, config, schedule, seed, seats, keeps, stop_ids)
         self.params = make_params(models, predictors)
         self.local = config.batch // jax.process_count()
@@ -165,7 +165,7 @@ class Engine:
         for name, prompt in zip(self.rows.seats.authors, prompts, strict=True):
             if len(prompt.opening) > self.rows.text_bytes:
                 return prompts, f"the prompt for the {name} has {len(prompt.opening)} bytes without a word's end"
-        return prompts, too_long([prompt.size for prompt in prompts], self._rooms, self.rows.seats.authors)
+        return prompts, too_long([prompt.size for prompt in prompts], self.rooms, self.rows.seats.authors)
 
     def generate(self, rows: Iterable[Problem | Reject], samples: int = 1) -> Iterator[Record]:
         """The traces of the problems among `rows`, `samples` of each, in the order in which they are finished.

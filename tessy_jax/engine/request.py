@@ -1,6 +1,7 @@
 """Rows that differ in what they ask for: a request, and how far its row is."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,11 +9,13 @@ from jaxtyping import Int
 
 from tessy_jax.cooperate.sampling import RowSettings
 from tessy_jax.cooperate.state import Finish, Phase, Role, State
+from tessy_jax.data.records import Span
+from tessy_jax.engine.language_model import Prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationRequest:
-    """What a job asks for that others do not; see `RowSettings`.
+    """What a job of one model asks for that others do not; see `RowSettings`.
 
     Attributes:
         prompt: token ids that the model reads, in place of the problem's messages.
@@ -28,6 +31,16 @@ class GenerationRequest:
     min_p: float = 0.0
     stop_ids: tuple[int, ...] = ()
 
+    @property
+    def id(self) -> str:
+        """What decides the random numbers besides: nothing."""
+        return ""
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """By role."""
+        return [Prompt(list(self.prompt), b"", len(self.prompt)), Prompt([], b"", 0)]
+
     def fill(self, settings: RowSettings, slot: int) -> None:
         """Writes it into a slot."""
         for name in ("temperature", "top_k", "top_p", "min_p", "max_tokens"):
@@ -36,8 +49,22 @@ class GenerationRequest:
         settings.stop_ids[slot, : len(self.stop_ids)] = self.stop_ids
 
 
+@dataclasses.dataclass(frozen=True)
+class PairRequest:
+    """A job of a pair of which is told how far it is. It gives the record of a run with this seed, for this id.
+
+    Attributes:
+        prompts: of the models, by role.
+        seed, id: with the sample's index they decide all random numbers of the row.
+    """
+
+    prompts: tuple[Prompt, ...]
+    seed: int
+    id: str
+
+
 class RequestOutput(NamedTuple):
-    """How far the row of a job with a `GenerationRequest` is.
+    """How far the row of a job with a request is.
 
     Attributes:
         key: of the job.
@@ -48,6 +75,8 @@ class RequestOutput(NamedTuple):
         finish: why it has ended; NONE: it goes on.
         ids: all tokens as the model has read and written them, and behind them the one that ended the answer.
         begin: where those of the answer begin.
+        finish_think: why its thinking has.
+        spans: of a pair, who wrote which of the bytes; the last one may grow.
     """
 
     key: tuple[str, int]
@@ -58,9 +87,13 @@ class RequestOutput(NamedTuple):
     finish: Finish
     ids: Int[np.ndarray, " T"]
     begin: int
+    finish_think: Finish = Finish.NONE
+    spans: tuple[Span, ...] = ()
 
     @classmethod
-    def read(cls, batch: State, slot: int, key: tuple[str, int], before: int) -> "RequestOutput":
+    def read(
+        cls, batch: State, slot: int, key: tuple[str, int], before: int, spans: tuple[Span, ...]
+    ) -> "RequestOutput":
         """Of the row in `slot`, whose finished spans have so many tokens."""
         stream, done = batch.streams[Role.STUDENT], batch.phase[slot] == Phase.DONE
         finish = Finish(int(batch.finish_answer[slot])) or Finish(int(batch.finish_think[slot]))
@@ -75,4 +108,6 @@ class RequestOutput(NamedTuple):
             finish=finish if done else Finish.NONE,
             ids=stream.tokens[slot, : n + (done and finish == Finish.STOP)],
             begin=base if answering else n,
+            finish_think=Finish(int(batch.finish_think[slot])),
+            spans=spans,
         )

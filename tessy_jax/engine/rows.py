@@ -10,8 +10,9 @@ from tessy_jax.cooperate.sampling import RowSettings, row_key
 from tessy_jax.cooperate.state import DroppedBytes, Finish, Opening, Phase, Requests, Role, State, Stream, WordScores
 from tessy_jax.data.records import Author, DroppedText, Problem, Record, RowState, Span, TokenCounts, WordScore
 from tessy_jax.data.records import FinishReason as Ending
+from tessy_jax.data.records import Phase as Writing
 from tessy_jax.engine.language_model import LanguageModel, Prompt
-from tessy_jax.engine.request import GenerationRequest, RequestOutput
+from tessy_jax.engine.request import GenerationRequest, PairRequest, RequestOutput
 from tessy_jax.text.retokenize import Retokenizer
 from tessy_jax.text.thinking import Thinking
 
@@ -64,13 +65,14 @@ class Job:
     """One sample of one problem, new or taken up again where the journal left it.
 
     Attributes:
-        request: of a job of an engine whose rows have settings of their own; None: of another.
+        request: of a job whose row is told as it grows, and is in no record and no journal; of an engine whose rows
+            have settings of their own a `GenerationRequest`.
     """
 
     problem: Problem
     sample_index: int
     state: RowState | None = None
-    request: GenerationRequest | None = None
+    request: GenerationRequest | PairRequest | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -115,8 +117,7 @@ class Rows:
     def prompts(self, job: Job) -> list[Prompt]:
         """A job's prompts, by role."""
         if job.request is not None:
-            ids = list(job.request.prompt)
-            return [Prompt(ids, b"", len(ids)), Prompt([], b"", 0)]
+            return list(job.request.prompts)
         return [model.prompt(job.problem.messages, self.one_string) for model in self.models]
 
     def empty(self, batch: int) -> State:
@@ -158,7 +159,7 @@ class Rows:
         values = {
             "key": row_key(self.seed, row.id, row.sample_index)
             if job.request is None
-            else row_key(job.request.seed, "", row.sample_index),
+            else row_key(job.request.seed, job.request.id, row.sample_index),
             "kept": row.kept,
             "written": len(row.text),
             "utf8": self.models[role].utf8_after(row.span_tokens),
@@ -203,7 +204,7 @@ class Rows:
         base = int(batch.streams[role].base[slot])
         batch.style[role][slot, base : base + len(row.span_style)] = row.span_style
         if batch.settings is not None:
-            assert job.request is not None, "the rows of this engine have settings of their own"
+            assert isinstance(job.request, GenerationRequest), "the rows of this engine have settings of their own"
             job.request.fill(batch.settings, slot)
 
     def snapshot(self, batch: State, slot: int, job: Job, past: Past) -> RowState:
@@ -240,7 +241,18 @@ class Rows:
 
     def output(self, batch: State, slot: int, job: Job, past: Past) -> RequestOutput:
         """How far the row in `slot` is."""
-        return RequestOutput.read(batch, slot, job.key, sum(span.n_tokens for span in past.spans))
+        spans = (*past.spans, *self._open_span(batch, slot)) if isinstance(job.request, PairRequest) else ()
+        return RequestOutput.read(batch, slot, job.key, sum(span.n_tokens for span in past.spans), spans)
+
+    def _open_span(self, batch: State, slot: int) -> list[Span]:
+        """What is decided of the span that is being written, in bytes."""
+        start, kept, role = int(batch.span_start[slot]), int(batch.kept[slot]), Role(int(batch.role[slot]))
+        if kept <= start or batch.phase[slot] not in (Phase.THINK, Phase.ANSWER):
+            return []
+        stream = batch.streams[role]
+        ends = stream.ends[slot, int(stream.base[slot]) : int(stream.n[slot])]
+        phase: Writing = "think" if batch.phase[slot] == Phase.THINK else "answer"
+        return [Span(self.seats.authors[role], phase, start, kept, int(np.sum(ends <= kept)), 0)]
 
     def past(self, batch: State, slot: int, before: Past) -> Past:
         """`before`, and what this dispatch has brought."""
@@ -323,19 +335,14 @@ class Rows:
         # Of an answer nothing is rolled back, and nothing is judged.
         cuts = tuple(dataclasses.replace(each, at=thought(each.at)) for each in past.dropped)
         scores = tuple(WordScore(thought(each.start), thought(each.end), each.style) for each in past.scores)
-        spans, placed = past.spans, tuple(s for s in map(place, past.spans) if s.start < s.end)
+        placed = tuple(s for s in map(place, past.spans) if s.start < s.end)
         authors = [s.by for s in placed if s.phase == "think"]
         return Record(
             problem=job.problem,
             sample_index=job.sample_index,
             content=open_ + text.decode(),
             spans=placed,
-            n_tokens=TokenCounts(
-                student=sum(s.n_tokens for s in spans if s.phase == "think" and s.by == "student"),
-                teacher=sum(s.n_tokens for s in spans if s.phase == "think" and s.by == "teacher"),
-                answer=sum(s.n_tokens for s in spans if s.phase == "answer"),
-                rolled_back=sum(s.dropped_tokens for s in spans if s.phase == "think"),
-            ),
+            n_tokens=TokenCounts.of(past.spans),
             switches=sum(a != b for a, b in itertools.pairwise(authors)),
             finish=Ending(think.name.lower(), answer.name.lower()),
             seed=self.seed,

@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 from tessy_jax.serving.bodies import Body, ChatBody, CompletionBody, read_body
 from tessy_jax.serving.errors import ApiError
 from tessy_jax.serving.metrics import Metrics
-from tessy_jax.serving.model import Served, Texts
+from tessy_jax.serving.model import Servable, Texts
+from tessy_jax.serving.page import chat_page
 from tessy_jax.serving.replies import Choice, Reply
 from tessy_jax.serving.service import Key, Service
 from tessy_jax.serving.text import Piece
@@ -68,7 +69,7 @@ class _Subscription:
 class Api:
     """The routes of one model."""
 
-    def __init__(self, served: Served, service: Service, metrics: Metrics, key: str | None):
+    def __init__(self, served: Servable, service: Service, metrics: Metrics, key: str | None):
         """`key`: what clients must send; None: nothing."""
         self._served, self._service, self._metrics = served, service, metrics
         self._key = None if key is None else key.encode()
@@ -88,6 +89,7 @@ class Api:
                 route("/v1/completions", self._completions, "POST"),
                 Route("/health", self._health),
                 Route("/metrics", self._page),
+                Route("/", self._chat_page),
             ],
             exception_handlers={HTTPException: _not_there},
         )
@@ -130,7 +132,7 @@ class Api:
 
     def _description(self) -> dict[str, Any]:
         about = {"object": "model", "created": 0, "owned_by": "tessy_jax"}
-        return {"id": self._served.name, "max_model_len": self._served.room} | about
+        return {"id": self._served.name, "max_model_len": self._served.room} | about | dict(self._served.about)
 
     async def _health(self, _: Request) -> Response:
         status = "failed" if self._service.failure else "stopping" if self._service.draining else "ok"
@@ -139,10 +141,13 @@ class Api:
     async def _page(self, _: Request) -> Response:
         return Response(self._metrics.page(), media_type="text/plain; version=0.0.4")
 
+    async def _chat_page(self, _: Request) -> Response:
+        return chat_page()
+
     # -- texts ---------------------------------------------------------------------------------------------------------
 
     async def _chat(self, request: Request) -> Response:
-        return await self._write(request, ChatBody, "chatcmpl")
+        return await self._write(request, self._served.chat_body, "chatcmpl")
 
     async def _completions(self, request: Request) -> Response:
         return await self._write(request, CompletionBody, "cmpl")
@@ -156,8 +161,7 @@ class Api:
             return body, self._served.texts(body, id)
 
         body, texts = await asyncio.get_running_loop().run_in_executor(self._reader, prepare)
-        chat = kind is ChatBody
-        reply = Reply(id, self._served.name, chat, chat and self._served.thinks, texts.prompt_tokens)
+        reply = self._served.reply(id, issubclass(kind, ChatBody), texts)
         subscription = _Subscription(self._service, texts)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage

@@ -162,7 +162,7 @@ def read_body(kind: type[BodyT], data: bytes) -> BodyT:
         if name in known and name not in kind.model_fields and not _asks_nothing(known.pop(name), neutral):
             raise ApiError(f"'{name}' is not supported: leave it out", param=name, code="unsupported_parameter")
     if isinstance(known.get("messages"), list):
-        known["messages"] = [_without_nulls(message) for message in known["messages"]]
+        known["messages"] = [_as_asked(message) for message in known["messages"]]
     try:
         return kind.model_validate(known)
     except ValidationError as error:
@@ -173,10 +173,11 @@ def _asks_nothing(value: Any, neutral: Sequence[Any]) -> bool:
     return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in neutral)
 
 
-def _without_nulls(message: Any) -> Any:
+def _as_asked(message: Any) -> Any:
+    """A message without what clients send back that got it from here: nulls, and the authors in a pair."""
     if not isinstance(message, dict):
         return message
-    return {name: value for name, value in message.items() if value is not None}
+    return {name: value for name, value in message.items() if value is not None and name != "tessy"}
 
 
 def _read_json(data: bytes) -> dict[str, Any]:

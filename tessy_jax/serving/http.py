@@ -9,9 +9,8 @@ import uvicorn
 
 from tessy_jax.engine.engine import Engine
 from tessy_jax.serving.app import Api
-from tessy_jax.serving.logprobs import Logprobs
 from tessy_jax.serving.metrics import Metrics
-from tessy_jax.serving.model import Served
+from tessy_jax.serving.model import Servable
 from tessy_jax.serving.service import Service
 
 _TICK = 0.1
@@ -28,13 +27,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(served: Served, engine: Engine, key: str | None, address: socket.socket, asked: Callable[[], bool]) -> None:
+def run(served: Servable, engine: Engine, key: str | None, address: socket.socket, asked: Callable[[], bool]) -> None:
     """Serves at `address` until `asked` to stop: then nothing new is taken, and what runs is finished.
 
     Raises whatever ends the engine.
     """
     metrics = Metrics()
-    service = Service(engine, Logprobs(served.model, engine.mesh), metrics, served.config.limits.queue)
+    service = Service(engine, served.logprobs(engine), metrics, served.config.limits.queue)
     app = Api(served, service, metrics, key).app()
     server = _Server(
         uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_LINGER)

@@ -1,18 +1,21 @@
 """The model that is served: how requests become jobs of the engine."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from tessy_jax.config.serve import ServeConfig
+from tessy_jax.config.serve import ServeConfig, ServerConfig
 from tessy_jax.data.messages import why
+from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.language_model import LanguageModel
 from tessy_jax.engine.request import GenerationRequest
 from tessy_jax.engine.rows import Job
 from tessy_jax.engine.solo import request_job
 from tessy_jax.serving.bodies import Body, ChatBody, CompletionBody
 from tessy_jax.serving.errors import ApiError
-from tessy_jax.serving.logprobs import Asked, Echo, EchoingText, Spelling
+from tessy_jax.serving.logprobs import Asked, Echo, EchoingText, Logprobs, Spelling
+from tessy_jax.serving.replies import Reply
 from tessy_jax.serving.text import RowText
 
 
@@ -31,6 +34,35 @@ class Texts:
     prompt_tokens: int
 
 
+def check_model(body: Body, name: str) -> None:
+    """Raises ApiError where a request is for another model."""
+    if body.model != name:
+        raise ApiError(
+            f"there is no model '{body.model}' here: ask for '{name}'",
+            status=404,
+            param="model",
+            code="model_not_found",
+        )
+
+
+class Servable(Protocol):
+    """What is served: one model, or a pair. See `Served`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def config(self) -> ServerConfig: ...
+    @property
+    def chat_body(self) -> type[ChatBody]: ...
+    @property
+    def about(self) -> Mapping[str, Any]: ...
+    def texts(self, body: Body, id: str) -> Texts: ...
+    def reply(self, id: str, chat: bool, texts: Texts) -> Reply: ...
+    def logprobs(self, engine: Engine) -> Logprobs | None: ...
+
+
 @dataclass(frozen=True)
 class Served:
     """A model with its name, and the room of a slot.
@@ -46,15 +78,16 @@ class Served:
     room: int
     config: ServeConfig
 
+    chat_body = ChatBody
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What clients are told of it besides: nothing."""
+        return {}
+
     def texts(self, body: Body, id: str) -> Texts:
         """What the engine is to do for a request. Raises ApiError."""
-        if body.model != self.name:
-            raise ApiError(
-                f"there is no model '{body.model}' here: ask for '{self.name}'",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
+        check_model(body, self.name)
         thinks = self.thinks and isinstance(body, ChatBody)
         prompts = [self._chat(body)] if isinstance(body, ChatBody) else self._prompts(body)
         most = self.config.limits.choices
@@ -72,6 +105,14 @@ class Served:
         top, chat = body.top, isinstance(body, ChatBody)
         asked = [None if top is None else Asked(top, chat, echo) for echo in echoes for _ in range(body.n)]
         return Texts(jobs, rows, asked, sum(map(len, prompts)))
+
+    def reply(self, id: str, chat: bool, texts: Texts) -> Reply:
+        """The answer to a request."""
+        return Reply(id, self.name, chat, chat and self.thinks, texts.prompt_tokens)
+
+    def logprobs(self, engine: Engine) -> Logprobs:
+        """Tells what is asked of tokens."""
+        return Logprobs(self.model, engine.mesh)
 
     def _chat(self, body: ChatBody) -> list[int]:
         try:

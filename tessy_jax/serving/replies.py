@@ -18,12 +18,14 @@ class Choice:
     reasoning_tokens: int = 0
     finish: str | None = None
     logprobs: Mapping[str, Any] | None = None
+    about: dict[str, Any] | None = None
 
     def add(self, piece: Piece) -> None:
         self.reasoning += piece.reasoning
         self.content += piece.content
         self.tokens, self.reasoning_tokens, self.finish = piece.tokens, piece.reasoning_tokens, piece.finish
         self.logprobs = piece.logprobs
+        self.about = piece.about
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Opens the model, and serves it until Ctrl-C or SIGTERM."""
+"""Opens the model, or the pair, and serves it until Ctrl-C or SIGTERM."""
 
 import contextlib
 import ipaddress
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from tessy_jax.config.sections import Budgets
-from tessy_jax.config.serve import ServeConfig
+from tessy_jax.config.serve import ServeConfig, ServePairConfig, ServerConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import say
 from tessy_jax.devices import compilation_cache
@@ -25,7 +25,8 @@ from tessy_jax.engine.solo import DirectChat, request_job, solo_engine
 from tessy_jax.errors import DONE, ConfigError, UserError
 from tessy_jax.models.hub import model_folder
 from tessy_jax.serving.bodies import STOP_IDS
-from tessy_jax.serving.model import Served
+from tessy_jax.serving.model import Servable, Served
+from tessy_jax.serving.pair import ServedPair
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -38,7 +39,7 @@ class ServeError(UserError, RuntimeError):
     """The server cannot be started, or has failed."""
 
 
-def serve(config: ServeConfig, console: Console) -> int:
+def serve(config: ServeConfig | ServePairConfig, console: Console) -> int:
     """Serves until it is stopped.
 
     Raises:
@@ -48,10 +49,7 @@ def serve(config: ServeConfig, console: Console) -> int:
         raise ServeError(f"serve needs {', '.join(missing)}, not installed here: pip install 'tessy_jax[serve]'")
     key = read_key(config)
     with bind(config.host, config.port) as address:
-        say(console, f"loading {config.model}")
-        served, engine = open_served(config)
-        say(console, "compiling")
-        warm_up(engine, served)
+        served, engine = _open(config, console)
         if key is None and not _is_loopback(config.host):
             say(console, "note: whoever reaches this address may use the model; key_env or key_file asks for a key")
         host = f"[{config.host}]" if ":" in config.host else config.host
@@ -67,7 +65,24 @@ def serve(config: ServeConfig, console: Console) -> int:
     return DONE
 
 
-def read_key(config: ServeConfig) -> str | None:
+def _open(config: ServeConfig | ServePairConfig, console: Console) -> tuple[Servable, Engine]:
+    """Loads what is served, and compiles."""
+    if isinstance(config, ServeConfig):
+        say(console, f"loading {config.model}")
+        served, engine = open_served(config)
+        say(console, "compiling")
+        warm_up(engine, served)
+        return served, engine
+    say(console, f"loading {config.student.model} and {config.teacher.model}")
+    if config.unused:
+        say(console, f"note: {', '.join(config.unused)} in the configuration: only `synthesize` reads that")
+    pair = ServedPair.open(config)
+    say(console, "compiling")
+    pair.warm_up()
+    return pair, pair.engine
+
+
+def read_key(config: ServerConfig) -> str | None:
     """The key that clients must send. Raises ConfigError where it is not there."""
     if config.key_env is not None and config.key_file is not None:
         raise ConfigError("key_env and key_file are both given: leave one out")

@@ -45,8 +45,13 @@ class Service:
         draining: whether nothing new is taken.
     """
 
-    def __init__(self, engine: Engine, logprobs: Logprobs, metrics: Metrics, waiting: int):
-        """`waiting`: texts that may wait for a slot. Call `start` then."""
+    def __init__(self, engine: Engine, logprobs: Logprobs | None, metrics: Metrics, waiting: int):
+        """Call `start` then.
+
+        Args:
+            logprobs: None where nothing is told of tokens.
+            waiting: texts that may wait for a slot.
+        """
         self.failure: BaseException | None = None
         self.draining = False
         self._engine, self._logprobs, self._metrics, self._queue = engine, logprobs, metrics, OpenQueue()
@@ -122,7 +127,8 @@ class Service:
             row.begun = True
         self._count()
         read = [Reading(output, row.text.read(output), row.asked_of_tokens) for output, row in told]
-        for (output, row), piece in zip(told, self._logprobs.answer(read), strict=True):
+        pieces = self._logprobs.answer(read) if self._logprobs else [reading.piece for reading in read]
+        for (output, row), piece in zip(told, pieces, strict=True):
             self._measure(row, piece)
             if piece.finish is None:
                 row.listener(output.key, piece)

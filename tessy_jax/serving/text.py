@@ -10,7 +10,7 @@ from tessy_jax.engine.request import RequestOutput
 _SPACES = " \t\r\n\v\f"
 """White space that may go from the end of the thinking when it is over (`LanguageModel.close`)."""
 
-_FINISH = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.OVERFLOW: "length"}
+_FINISH = {Finish.STOP: "stop", Finish.LENGTH: "length", Finish.LOOP: "length", Finish.OVERFLOW: "length"}
 """What clients are told; a row whose buffers are full has been as long as it can be."""
 
 
@@ -23,6 +23,8 @@ class Piece(NamedTuple):
         finish: "stop" or "length" where the text has ended, "error" where it had to.
         told: tokens of the answer that begin in what was given out, and the one that ended it.
         logprobs: what is asked of them, at the end (`logprobs`).
+        authors: of a pair, the new thinking in pieces, each with its author.
+        about: of a pair, what is told of the whole text at its end.
     """
 
     reasoning: str
@@ -32,6 +34,8 @@ class Piece(NamedTuple):
     finish: str | None = None
     told: int = 0
     logprobs: dict[str, Any] | None = None
+    authors: Sequence[tuple[str, str]] = ()
+    about: dict[str, Any] | None = None
 
 
 class RowText:

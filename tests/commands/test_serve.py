@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tessy_jax import serve
-from tessy_jax.config.serve import load_serve
+from tessy_jax.config.serve import ServePairConfig, load_serve
+from tessy_jax.config.synthesize import load_config
 from tests.kit import ROOT
 from tests.kit.serving import write_model
 
@@ -30,6 +31,23 @@ def test_what_stands_first_is_a_model_or_a_file(model: Path, tmp_path: Path) -> 
     file.write_text(f"model: {model}\nport: 81\n")
     assert load_serve(file, ["k=3"]) == load_serve(model, ["port=81", "k=3"])
     assert load_serve(Path("org/name"), []).model == "org/name"
+
+
+def test_a_file_that_names_a_teacher_is_of_a_pair(capsys: pytest.CaptureFixture) -> None:
+    """That of a run will do; what only runs read is named, and what is not served is refused."""
+    file = ROOT / "configs" / "demo.yaml"
+    config, run = load_serve(file, ["port=81"]), load_config(file)
+    assert isinstance(config, ServePairConfig)
+    assert config.unused == ["input", "output"]
+    pair = config.synthesis.model_dump(exclude={"input", "output"})
+    assert pair == run.model_dump(exclude={"input", "output"})
+    for change, words in (
+        ("cooperation={preset: released_code}", "'paper'"),
+        ("method=teacher_think", "'tessy'"),
+        ("prot=1", "did you mean 'port'?"),
+    ):
+        assert serve.main([str(file), change]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,11 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Opens a file, and waits until it is loaded."""
-        said = self.send("Page.navigate", url=path.as_uri())
+        self.visit(path.as_uri())
+
+    def visit(self, url: str) -> None:
+        """The same for an address."""
+        said = self.send("Page.navigate", url=url)
         assert "errorText" not in said, said
         while self._next().get("method") != "Page.loadEventFired":
             pass
@@ -85,6 +89,19 @@ class Page:
         said = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in said, said
         return said["result"].get("value")
+
+    def wait(self, expression: str) -> Any:
+        """What the expression gives as soon as it is true."""
+        end = time.monotonic() + PATIENCE
+        while not (found := self.value(expression)):
+            assert time.monotonic() < end, f"{expression}: {self.value('document.body.innerText')}"
+            time.sleep(0.02)
+        return found
+
+    def fill(self, name: str, value: str) -> None:
+        """Writes into the field with this id."""
+        field = f"document.getElementById({json.dumps(name)})"
+        self.value(f"(e => {{ e.value = {json.dumps(value)}; e.dispatchEvent(new Event('change')); }})({field})")
 
     def screenshot(self, path: Path) -> None:
         said = self.send("Page.captureScreenshot", captureBeyondViewport=True)

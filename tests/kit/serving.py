@@ -12,16 +12,19 @@ from functools import cache
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import openai
 import torch
 
-from tessy_jax.config.serve import ServeConfig
+from tessy_jax.config.serve import ServeConfig, ServePairConfig, load_serve
 from tessy_jax.engine.engine import Engine
+from tessy_jax.engine.pair import Pair
 from tessy_jax.serving.http import run
 from tessy_jax.serving.model import Served
+from tessy_jax.serving.pair import ServedPair
 from tessy_jax.serving.run import bind, open_served
-from tests.kit import vocab
+from tests.kit import run_synthesize, vocab
 from tests.kit.tiny import llama
 
 NAME = "tiny"
@@ -127,18 +130,31 @@ class Server:
             time.sleep(0.02)
 
 
+@cache
+def tiny_pair() -> ServedPair:
+    """The pair of `run_synthesize` behind the same engine: its records are known. Three slots."""
+    cache = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    config = load_serve(run_synthesize.pair(), ["name=both", f"engine.compilation_cache={cache}"])
+    assert isinstance(config, ServePairConfig)
+    with mock.patch.object(Pair, "load", return_value=run_synthesize.shared_engine()):
+        served = ServedPair.open(config)
+    served.warm_up()
+    return served
+
+
 @contextmanager
-def serving(key: str | None = None, queue: int = 8) -> Iterator[Server]:
-    """The tiny model behind a server; at the end it is stopped, and the engine's slots are free."""
-    model, stop = tiny(), threading.Event()
-    limits = model.served.config.limits.model_copy(update={"queue": queue})
-    served = dataclasses.replace(model.served, config=model.served.config.model_copy(update={"limits": limits}))
+def serving(key: str | None = None, served: Served | ServedPair | None = None, queue: int = 8) -> Iterator[Server]:
+    """The tiny model, or the pair, behind a server; at the end it is stopped, and the engine's slots are free."""
+    served, stop = served or tiny().served, threading.Event()
+    engine = served.engine if isinstance(served, ServedPair) else tiny().engine
+    limits = served.config.limits.model_copy(update={"queue": queue})
+    served = dataclasses.replace(served, config=served.config.model_copy(update={"limits": limits}))
     with bind("127.0.0.1", 0) as address:
-        arguments = (served, model.engine, key, address, stop.is_set)
+        arguments = (served, engine, key, address, stop.is_set)
         thread = threading.Thread(target=run, args=arguments, daemon=True)
         thread.start()
         yield Server(address.getsockname()[1], stop, thread)
         stop.set()
         thread.join(timeout=120)
     assert not thread.is_alive()
-    assert model.engine.slots == [None] * 4
+    assert engine.slots == [None] * len(engine.slots)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from tessy_jax.cooperate.sampling import Sampling
+from tests.kit.browser import Page
 from tests.kit.oracle import Author, Oracle
 from tests.kit.serving import LONG, NAME, PROMPT, ROOM, K, Server, serving, tiny
 
@@ -198,6 +200,27 @@ def test_messages_may_be_in_parts_and_come_back_from_clients(client: openai.Open
     assert client.chat.completions.create(messages=parts, **options).choices == first.choices
     more = [*CHAT, first.choices[0].message.model_dump(), {"role": "user", "content": "And 3 + 4?"}]
     assert client.chat.completions.create(messages=more, **options).usage.prompt_tokens > first.usage.prompt_tokens
+
+
+def test_the_page_for_one_model(server: Server, client: openai.OpenAI, tmp_path: Path) -> None:
+    """Two turns; the second one has the first before it."""
+    options = {"model": NAME, "temperature": 0, "max_tokens": 40}
+    with Page(tmp_path / "profile") as page:
+        page.visit(f"{server.url}/")
+        page.wait("state.model")
+        assert page.value("document.getElementById('legend').hidden")
+        page.fill("temperature", "0")
+        page.fill("max_tokens", "40")
+        messages = [*CHAT]
+        for turn in (1, 2):
+            page.fill("message", messages[-1]["content"])
+            page.value("document.getElementById('send').click()")
+            page.wait(f"document.querySelectorAll('.facts').length === {turn} && !state.running")
+            message = client.chat.completions.create(messages=messages, **options).choices[0].message
+            shown = "[...document.querySelectorAll('article:last-child .text')].map(e => e.textContent)"
+            assert page.value(shown) == [message.reasoning_content, message.content]
+            messages += [{"role": "assistant", "content": message.content}, {"role": "user", "content": "And 3 + 4?"}]
+        assert not page.complaints
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
