@@ -141,6 +141,7 @@ class StreamSchedule:
         the fullest pass:                               read, and write a token where all is read
         for role in (student, teacher):
             judge complete words, and those that are lost; cut, roll back, switch     if enough rows have some
+        for role in (student, teacher):
             hand over                                                                 if enough rows wait for text
 
     Attributes:
@@ -196,8 +197,10 @@ class StreamSchedule:
 
         now = ~jnp.any(served > 0) | (count % PATIENCE == 0)
         for turn in self.turns:
-            state, caches, work = self._settle(turn, params.of(turn.role), carry, work, now)
+            state, caches, work = self._end_spans(turn, params.of(turn.role), carry, work, now)
             carry = carry.with_role(turn.role, state, caches)
+        for turn in self.turns:  # whose span has ended just now gets its text in this round, whichever role is next
+            carry = carry.replace(state=self._hand_over(turn, carry.state, now))
         return carry, work, (known, count + 1, replaced)
 
     # -- passes --------------------------------------------------------------------------------------------------------
@@ -247,11 +250,11 @@ class StreamSchedule:
         """The rows that have something to judge; they do not go on before it is judged."""
         return state.whose_turn(turn.role) & state.unjudged & _boundary(turn).has_words(state)
 
-    def _settle(
+    def _end_spans(
         self, turn: Turn, params: RoleParams, carry: Carry, work: WorkCount, now: Bool[Array, ""]
     ) -> tuple[State, RoleCaches, WorkCount]:
-        """Lines 5 to 9 of Algorithm 1, and line 3 for those who are next: where enough rows have something for it, or
-        any has and it is to be done `now`: no pass can run, or they have waited for long.
+        """Lines 5 to 9 of Algorithm 1: where enough rows have a word to judge, or any has and it is to be done `now`:
+        no pass can run, or they have waited for long.
         """
         state, caches = carry.state, carry.caches[turn.role]
         boundary = _boundary(turn)
@@ -271,14 +274,15 @@ class StreamSchedule:
 
         # Cut there, roll back what is behind it, switch.
         state = turn.end_spans(state, state.whose_turn(turn.role), verdict)
+        work += WorkCount.of(turn.role, judged=judged.passes)
+        return state, RoleCaches(caches.model, judged.cache), work
 
-        # Whoever goes on gets the text.
+    def _hand_over(self, turn: Turn, state: State, now: Bool[Array, ""]) -> State:
+        """Line 3 of Algorithm 1: where enough rows go on with the role and wait for the text, or any does `now`."""
         rows = self._without_text(turn, state)
         due = _enough(rows, self.visit if not turn.hand_over.same_vocab else 1, now)
         with jax.named_scope("hand_over"):
-            state = lax.cond(due, turn.hand_over, lambda s: s, state)
-        work += WorkCount.of(turn.role, judged=judged.passes)
-        return state, RoleCaches(caches.model, judged.cache), work
+            return lax.cond(due, turn.hand_over, lambda s: s, state)
 
 
 def _boundary(turn: Turn) -> PaperBoundary:

@@ -22,14 +22,17 @@ class Waiting(NamedTuple):
 
 
 class JobQueue:
-    """The jobs of one run, the oldest first."""
+    """The jobs of one run, the oldest first. At most one is taken from `jobs` before it is wanted."""
 
     def __init__(self, jobs: Iterable[Job] = ()):
-        self._jobs, self._again, self._taken, self._more = iter(jobs), list[Waiting](), 0, True
+        self._jobs, self._again, self._taken = iter(jobs), list[Waiting](), 0
+        self._ahead: Job | None = None
 
     def __bool__(self) -> bool:
-        """Whether there may be another."""
-        return self._more or bool(self._again)
+        """Whether there is another."""
+        if self._ahead is None:
+            self._ahead = next(self._jobs, None)
+        return self._ahead is not None or bool(self._again)
 
     def take(self) -> Waiting | None:
         """The next; None: there is none."""
@@ -42,9 +45,8 @@ class JobQueue:
         return Waiting(self._taken, job)
 
     def _next(self) -> Job | None:
-        job = next(self._jobs, None) if self._more else None
-        self._more = job is not None
-        return job
+        job, self._ahead = self._ahead, None
+        return next(self._jobs, None) if job is None else job
 
     def put_back(self, waiting: Waiting) -> None:
         """Keeps one that was taken for later."""
@@ -56,7 +58,8 @@ class JobQueue:
 
     def states(self) -> list[RowState]:
         """Where those stand that were begun."""
-        return [job.state for _, job in self._again if job.state is not None]
+        waiting = [job for _, job in self._again] + ([self._ahead] if self._ahead else [])
+        return [job.state for job in waiting if job.state is not None]
 
     def drop(self, keys: Container[tuple[str, int]]) -> None:
         """Forgets those jobs that were put back."""
