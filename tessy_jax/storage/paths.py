@@ -1,0 +1,48 @@
+"""Names of things on a store, which no code can take for local files by mistake."""
+
+import re
+from pathlib import Path, PosixPath
+
+from tessy_jax.errors import UserError
+
+SCHEMES = ("s3", "gs", "memory")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+
+
+class StorageError(UserError, RuntimeError):
+    """A store cannot be reached, read or written; the text says what to do."""
+
+
+class StorePath(PosixPath):
+    """A place on a store, `s3://bucket/run`: a path of which `/`, `name` and `parent` work, and nothing else does.
+
+    Whatever would open it as a local file raises StorageError, so that no folder called `s3:` comes about.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.parts[0]}//{'/'.join(self.parts[1:])}"
+
+    def __fspath__(self) -> str:
+        raise StorageError(f"{self} is on a store, where only local files work yet: copy it to a local folder")
+
+
+def is_url(name: object) -> bool:
+    """Whether a name has the form of a URL, of any scheme: `s3://bucket/run`, not `runs/traces`."""
+    return isinstance(name, StorePath) or (isinstance(name, str) and _URL.fullmatch(name) is not None)
+
+
+def as_path(name: str | Path) -> Path:
+    """A StorePath where the name is a URL, else the path itself.
+
+    Raises:
+        StorageError: the URL is of another scheme, or names no bucket.
+    """
+    match = _URL.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        return Path(name) if isinstance(name, str) else name
+    scheme, rest = match[1].lower(), match[2].strip("/")
+    if scheme not in SCHEMES:
+        raise StorageError(f"{name}: there is no storage of this kind; known: {', '.join(f'{s}://' for s in SCHEMES)}")
+    if not rest:
+        raise StorageError(f"{name} names no bucket: write {scheme}://bucket/folder")
+    return StorePath(f"{scheme}:/{rest}")
