@@ -205,7 +205,7 @@ class TraceRunConfig(Config):
 
     engine: EngineConfig = EngineConfig()
     mesh: MeshConfig = MeshConfig()
-    input: LocatedOrStored = Field(description="Problems: .jsonl, .jsonl.gz, .parquet, a folder of a dataset, or a URL.")
+    input: LocatedOrStored = Field(description="Problems: .jsonl, .jsonl.gz, .parquet, a dataset's folder, or a URL.")
     columns: Columns | None = Field(default=None, description="Names of the input fields; null: detected per row.")
     output: RunPath = Field(description="Run directory or its URL; created, or resumed where it exists.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")

@@ -27,7 +27,7 @@ from tessy_jax.data.jsonl import LineFile, read_objects, remove_torn_line, repla
 from tessy_jax.data.records import RowState, dump_line
 from tessy_jax.data.run_folder import RunDirError, compare_identity, explained, open_run_folder, stored_manifest
 from tessy_jax.storage.paths import StorageError, StorePath
-from tessy_jax.storage.spool import PIECE, Spool
+from tessy_jax.storage.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class RunDir:
     def append(self, record: Mapping[str, Any]) -> None:
         """Stores a record, which is on the disk when this returns; one whose key is done already is left as it is.
 
-        On a store it is there after the next journal, or after `PIECE` bytes, or when the directory is closed.
+        On a store it is there after the next journal, or after some megabytes, or when the directory is closed.
 
         Raises:
             RunDirError: the disk is full or fails; nothing of the record is visible then.
@@ -279,8 +279,8 @@ class RunDir:
     def _write(self, kind: str, row: Mapping[str, Any]) -> None:
         with explained(self._paths[kind], self.n_records):
             self._files[kind].append(dump_line(row))
-        if self._spool is not None and self._spool.uncommitted > PIECE:
-            self._spool.commit()
+        if self._spool is not None:
+            self._spool.commit_much()
 
 
 @contextmanager

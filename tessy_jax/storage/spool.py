@@ -5,8 +5,8 @@ replaced; its number is one more than that of the commit before:
 
     journal/commit-00000-of-00001.00000017.json
 
-    {"grown": {"data/part-00000-of-00001.jsonl": {"pieces": [["data/part-00000-of-00001.000009-3fa2c1d0.jsonl", 4194890]],
-                                                  "tail": "what came after that\\n"}},
+    {"grown": {"data/part-00000-of-00001.jsonl":
+                  {"pieces": [["data/part-00000-of-00001.00000009-3fa2c1d0.jsonl", 4194890]], "tail": "the lines since"}},
      "whole": {"journal/rows-00000-of-00001.jsonl": "all of it"}, ...}
 
 Of a file that grows, what is past `PIECE` bytes becomes an object of its own, before the commit that names it; the rest
@@ -135,7 +135,7 @@ def _newest(store: Store, chain: str, number: int) -> Commit | None:
         try:
             found = Commit.from_json(chain, number, data)
         except ValueError as error:
-            raise StorageError(f"{store.path / commit_name(chain, number)} {error}: remove it, if you are sure") from None
+            raise StorageError(f"{store.path / commit_name(chain, number)} {error}: mend or remove it") from None
         number += 1
     return found
 
@@ -268,9 +268,7 @@ class Spool:
         number = self._last.number + 1
         grown = {name: self._grow(name, number, flush) for name in self._grown if (self.folder / name).exists()}
         whole = {name: text for name in self._whole if (text := _text(self.folder / name)) is not None}
-        now = replace(
-            self._last, number=number, writer=self._writer, time=time.time(), grown=grown, whole=whole
-        )
+        now = replace(self._last, number=number, writer=self._writer, time=time.time(), grown=grown, whole=whole)
         if not self.store.create(now.name, now.to_json()):
             self.store.delete(now.pieces() - self._last.pieces())
             raise StorageError(
@@ -282,11 +280,11 @@ class Spool:
         self._last = now
         self._committed = sum(file.stored + len(_bytes(file.tail)) for file in grown.values())
 
-    @property
-    def uncommitted(self) -> int:
-        """Bytes that were written since the last commit."""
+    def commit_much(self) -> None:
+        """Commits where more than a piece was written since the last commit; raises what `commit` raises."""
         files = (self.folder / name for name in self._grown)
-        return sum(file.stat().st_size for file in files if file.exists()) - self._committed
+        if sum(file.stat().st_size for file in files if file.exists()) - self._committed > PIECE:
+            self.commit()
 
     def close(self) -> None:
         """Removes the folder, and lets other processes of this machine work on the run."""

@@ -6,7 +6,7 @@ tried again by the libraries themselves, with a growing pause.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -103,10 +103,8 @@ class Store:
         """Removes objects, those that are there."""
         for name in names:
             with self._explained("delete", name):
-                try:
+                with suppress(FileNotFoundError):
                     self._files.rm_file(self._place(name))
-                except FileNotFoundError:
-                    pass
 
     @property
     def _files(self) -> Any:

@@ -23,11 +23,21 @@ class _Silent(WSGIRequestHandler):
 
 
 class Server:
-    """moto's S3 on the loopback; `failures` are the answers to the next requests, such as "503 Slow Down"."""
+    """moto's S3 on the loopback.
+
+    Attributes:
+        failures: what becomes of the next requests: "503 Slow Down", "slow", "lost answer" (done, but nothing is said).
+        body: of the answers that are failures.
+        requests: how many there were.
+        before, after: called around every request, with its number.
+    """
 
     def __init__(self) -> None:
         self.failures: list[str] = []
-        self.requests: list[tuple[str, str]] = []
+        self.body = b""
+        self.requests = 0
+        self.before = self.after = lambda number: None
+        self._counting = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -41,17 +51,26 @@ class Server:
         self._server.server_close()
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
-        self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        with self._counting:
+            self.requests += 1
+            number = self.requests
+        self.before(number)
+        answer = self._fail_or_do(environ, start_response)
+        self.after(number)
+        return answer
+
+    def _fail_or_do(self, environ: dict[str, Any], start_response: Any) -> Any:
         failure = self.failures.pop(0) if self.failures else ""
         if failure == "slow":
             time.sleep(0.5)
         elif failure == "lost answer":  # done, and then nothing is heard of it
             list(self._moto(environ, lambda *_: None))
             failure = "500 Internal Server Error"
-        if failure and failure != "slow":
+        elif failure:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            start_response(failure, [("Content-Length", "0"), ("Connection", "close")])
-            return [b""]
+        if failure not in ("", "slow"):
+            start_response(failure, [("Content-Length", str(len(self.body))), ("Connection", "close")])
+            return [self.body]
         return self._moto(environ, start_response)
 
 
