@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt, Strict, field_validator, model_validator
 
 from tessy_jax.config.compilation_cache import CompilationCache, not_given
-from tessy_jax.config.schema import Config, Located, LocatedOrStored, RunPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 
 
 class PromptConfig(Config):
@@ -53,7 +53,7 @@ class SamplingConfig(Config):
 class RoleConfig(Config):
     """A model that writes: where it is, how its weights are kept, how it is prompted and sampled."""
 
-    model: Located = Field(description="Checkpoint folder, or a model hub id.")
+    model: LocatedOrStored = Field(description="Checkpoint folder, its URL, or a model hub id.")
     weights: Literal["int8"] | None = Field(default=None, description="int8: matrices in 8 bits; null: as stored.")
     cache: Literal["int8"] | None = Field(default=None, description="int8: keys and values in 8 bits; null: dtype.")
     experts: Literal["xla", "tokamax"] = Field(

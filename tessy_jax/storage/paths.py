@@ -31,6 +31,13 @@ def is_url(name: object) -> bool:
     return isinstance(name, StorePath) or (isinstance(name, str) and _URL.fullmatch(name) is not None)
 
 
+def local_path(name: str) -> Path:
+    """The path of an option that means a file or folder of this machine; raises StorageError for a URL."""
+    if is_url(name):
+        raise StorageError(f"{name}: this option takes no URL yet: copy it to a local folder (docs/pods.md)")
+    return Path(name)
+
+
 def as_path(name: str | Path) -> Path:
     """A StorePath where the name is a URL, else the path itself.
 

@@ -6,7 +6,7 @@ replaced; its number is one more than that of the commit before:
     journal/commit-00000-of-00001.00000017.json
 
     {"grown": {"data/part-00000-of-00001.jsonl":
-                  {"pieces": [["data/part-00000-of-00001.00000009-3fa2c1d0.jsonl", 4194890]], "tail": "the lines since"}},
+                  {"pieces": [["data/part-00000-of-00001.00000009-3fa2c1d0.jsonl", 4194890]], "tail": "lines since"}},
      "whole": {"journal/rows-00000-of-00001.jsonl": "all of it"}, ...}
 
 Of a file that grows, what is past `PIECE` bytes becomes an object of its own, before the commit that names it; the rest
@@ -109,9 +109,10 @@ def commit_name(chain: str, number: int) -> str:
     return f"journal/commit-{chain}.{number:08d}.json"
 
 
-def has_commits(listed: Iterable[str]) -> bool:
-    """Whether a run directory is among the objects of a folder."""
-    return any(_COMMIT.fullmatch(name) for name in listed)
+def runs_among(listed: Iterable[str]) -> list[str]:
+    """The folders of run directories among the objects of a folder; "" is the folder itself."""
+    found = (name.rpartition("journal/") for name in listed)
+    return sorted({folder.rstrip("/") for folder, journal, name in found if _COMMIT.fullmatch(journal + name)})
 
 
 def newest_commits(store: Store) -> dict[str, Commit]:

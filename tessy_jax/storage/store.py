@@ -72,6 +72,13 @@ class Store:
             except FileNotFoundError:
                 return None
 
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """`size` bytes of an object from `start` on, fewer at its end."""
+        if not size:
+            return b""
+        with self._explained("read", name):
+            return bytes(self._files.cat_file(self._place(name), start=start, end=start + size))
+
     def read_all(self, names: Sequence[str]) -> Iterator[bytes]:
         """The bytes of objects that are there, in order, some at the same time."""
         for start in range(0, len(names), _AT_ONCE):
@@ -102,9 +109,8 @@ class Store:
     def delete(self, names: Iterable[str]) -> None:
         """Removes objects, those that are there."""
         for name in names:
-            with self._explained("delete", name):
-                with suppress(FileNotFoundError):
-                    self._files.rm_file(self._place(name))
+            with self._explained("delete", name), suppress(FileNotFoundError):
+                self._files.rm_file(self._place(name))
 
     @property
     def _files(self) -> Any:
