@@ -44,6 +44,13 @@ def local(name: str | Path, far: Far | None = None) -> Path:
     return copy
 
 
+def state(name: str) -> str:
+    """A text that changes with what is at a URL, of which only a list is read. Raises as `local` does."""
+    path = as_path(name)
+    assert isinstance(path, StorePath)
+    return _fingerprint(path, _listed(path)[1])
+
+
 def _listed(path: StorePath) -> tuple[Store, dict[str, Object]]:
     """The store at a path, and its objects; a single one, which is at the path itself, has the name ""."""
     store = Store.open(path)

@@ -31,6 +31,11 @@ def is_url(name: object) -> bool:
     return isinstance(name, StorePath) or (isinstance(name, str) and _URL.fullmatch(name) is not None)
 
 
+def is_stored(name: object) -> bool:
+    """Whether a name is the URL of a store that is known here; `http://…` is none."""
+    return is_url(name) and str(name).lower().startswith(tuple(f"{scheme}:/" for scheme in SCHEMES))
+
+
 def local_path(name: str) -> Path:
     """The path of an option that means a file or folder of this machine; raises StorageError for a URL."""
     if is_url(name):

@@ -129,6 +129,8 @@ class Store:
             raise
         except Exception as error:  # of fsspec, of the store's client, of the network
             place = str(self.path / name) if name else str(self.path)
+            if isinstance(error, FileNotFoundError) and doing == "read":
+                raise StorageError(f"{place} is not there any more: run the same command again") from error
             raise StorageError(f"cannot {doing} {place}: {_why(error, self.path)}") from error
 
 
@@ -180,7 +182,7 @@ def _why(error: BaseException, path: StorePath) -> str:
         return f"the credentials are refused or have expired: renew them ({_short(error)})"
     if isinstance(error, PermissionError) or "AccessDenied" in text or "Forbidden" in text:
         return f"the credentials have no permission for this; grant it for the bucket '{bucket}' ({_short(error)})"
-    if "NoSuchBucket" in text or (isinstance(error, FileNotFoundError) and "bucket" in text.lower()):
+    if "NoSuchBucket" in text or isinstance(error, FileNotFoundError):
         return f"there is no bucket '{bucket}': create it, or correct the name"
     if any(code in text for code in _NO_SPACE):
         return "the store is out of space: free some and run the same command again"
