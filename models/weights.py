@@ -243,10 +243,12 @@ def _untwinned(stored: Mapping[str, Tensor], config: DecoderConfig) -> dict[str,
 
 def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
     """Whether two matrices have the same numbers; all of them are read only where they do."""
-    return a.shape == b.shape and all(
-        np.array_equal(*(one.part((slice(i, i + rows),)).astype(np.float32) for one in (a, b)))
-        for i in range(0, a.shape[0] if a.shape else 0, rows)
-    )
+
+    def some(tensor: Tensor, start: int) -> np.ndarray:
+        return tensor.part((slice(start, start + rows),)).astype(np.float32)
+
+    count = a.shape[0] if a.shape else 0
+    return a.shape == b.shape and all(np.array_equal(some(a, i), some(b, i)) for i in range(0, count, rows))
 
 
 def _check(name: str, found: Tensor, expected: Expected) -> None:

@@ -14,6 +14,7 @@ from tessy_jax.models.hub import model_folder
 from tessy_jax.storage.copies import local
 from tessy_jax.storage.paths import as_path
 from tessy_jax.storage.store import Store
+from tests.kit import run_sft
 from tests.kit.run_synthesize import call, pair, records, whole
 from tests.kit.stores import BUCKET, served
 from tests.kit.tiny import gpt_oss_mxfp4, qwen3
@@ -63,6 +64,18 @@ def test_synthesize_merge_status(place, tmp_path, capsys, monkeypatch):
     assert merge.main([run, "--output", f"{place}/merged"]) == 0
     assert records(local(f"{place}/merged")) == whole()
     assert not list(tmp_path.iterdir())  # no folder called s3:
+
+
+def test_sft_reads_model_and_data(place, capsys):
+    """Its dry run shows rows, tokens and losses' parts; all of it is the same."""
+    file = run_sft.student()
+    for name in ("student", "traces"):
+        upload(file.parent / name, f"{place}/{name}")
+    shown = []
+    for named in ([], [f"model={place}/student", f"data.train={place}/traces"]):
+        assert sft.main([str(file), "--dry-run", *named]) == 0
+        shown.append(capsys.readouterr().out.replace(place, str(file.parent)))
+    assert shown[0] == shown[1] != ""
 
 
 def test_a_store_that_refuses_is_said_before_models_are_loaded(place, capsys, monkeypatch):
