@@ -5,7 +5,6 @@ The student is SmolLM2-135M-Instruct, the teacher Gemma 3 270M. A folder that is
 
 import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,7 +12,7 @@ from tessy_jax.console.app import Command, option
 from tessy_jax.errors import DONE
 from tessy_jax.storage.paths import local_path
 
-FOLDER = Path(".cache/demo")
+FOLDER = local_path(".cache/demo")
 
 
 def run(options: argparse.Namespace, _: Console) -> int:

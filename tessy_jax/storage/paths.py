@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path, PosixPath
+from typing import Any
 
 from tessy_jax.errors import UserError
 
@@ -24,6 +25,15 @@ class StorePath(PosixPath):
 
     def __fspath__(self) -> str:
         raise StorageError(f"{self} is on a store, where only local files work yet: copy it to a local folder")
+
+    def iterdir(self) -> Any:
+        self.__fspath__()
+
+    def glob(self, *_: Any, **__: Any) -> Any:
+        self.__fspath__()
+
+    def rglob(self, *_: Any, **__: Any) -> Any:
+        self.__fspath__()
 
 
 def is_url(name: object) -> bool:

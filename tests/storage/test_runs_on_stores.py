@@ -265,7 +265,14 @@ def test_names(tmp_path, monkeypatch):
         "run",
         "s3://bucket/a",
     )
-    for touch in (path.mkdir, path.exists, path.open, path.read_text, lambda: list(path.iterdir())):
+    for touch in (
+        path.mkdir,
+        path.exists,
+        path.open,
+        path.read_text,
+        lambda: list(path.iterdir()),
+        lambda: list(path.glob("*")),
+    ):
         with pytest.raises(StorageError, match="s3://bucket/a/run is on a store"):
             touch()
     assert not list(tmp_path.iterdir())
