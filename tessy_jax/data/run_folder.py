@@ -259,8 +259,7 @@ def _listed(path: Path) -> tuple[list[str], str]:
     """What is in a directory, and the text of its manifest; empty where there is none."""
     if isinstance(path, StorePath):
         store = Store.open(path)
-        names = sorted({name.partition("/")[0] for name in store.list()})
-        return names, (store.read("manifest.json") or b"").decode("utf-8", "replace")
+        return sorted(store.top()), (store.read("manifest.json") or b"").decode("utf-8", "replace")
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
     try:
         return names, (path / "manifest.json").read_text("utf-8")

@@ -64,6 +64,15 @@ class Store:
                 for name, info in found.items()
             }
 
+    def top(self) -> set[str]:
+        """Names of what is directly in the folder, objects and folders."""
+        with self._explained("list"):
+            try:
+                found = self._files.ls(self._place(""), detail=False)
+            except FileNotFoundError:
+                return set()
+            return {str(name).rstrip("/").rpartition("/")[2] for name in found}
+
     def read(self, name: str) -> bytes | None:
         """An object's bytes; None where there is none."""
         with self._explained("read", name):

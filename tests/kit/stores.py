@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
 
@@ -76,7 +76,7 @@ class Server:
 
 @contextmanager
 def served() -> Iterator[Server]:
-    """A server with an empty bucket, and the variables by which s3fs finds it."""
+    """A server with a bucket, and the variables by which s3fs finds it."""
     server = Server()
     variables = {
         "AWS_ENDPOINT_URL": server.url,
@@ -86,7 +86,8 @@ def served() -> Iterator[Server]:
     }
     with mock.patch.dict(os.environ, variables):
         forget()
-        store._file_system("s3:", 1).mkdir(BUCKET)
+        with suppress(FileExistsError):  # moto keeps its buckets as long as the process lives
+            store._file_system("s3:", 1).mkdir(BUCKET)
         try:
             yield server
         finally:
