@@ -1,12 +1,19 @@
-"""Where a model is: a local folder, or a hub id that the user named."""
+"""Where a model is: a local folder, a folder on a store, or a hub id that the user named."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tessy_jax.errors import ConfigError
+from tessy_jax.storage import far
+from tessy_jax.storage.copies import local
+from tessy_jax.storage.paths import is_url
+from tessy_jax.storage.store import Store
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model"]
+_SMALL = 1 << 20
+"""Bytes of a file that is copied whole."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -15,11 +22,15 @@ def is_hub_id(name: str) -> bool:
 
 
 def model_folder(name: str, key: str) -> Path:
-    """The folder of the model that the configuration names at `key`; a hub id is downloaded (the only network access).
+    """The folder of the model that the configuration names at `key`. A hub id is downloaded; of a folder on a store the
+    weights stay there, and each process reads its own bytes of them.
 
     Raises:
         ConfigError: it is neither a folder nor a hub id, or the hub does not have it.
+        StorageError: the store fails, or has nothing there.
     """
+    if is_url(name):
+        return local(name, _keep_far)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -40,3 +51,14 @@ def model_folder(name: str, key: str) -> Path:
         raise ConfigError(
             f"{key}: there is no folder '{name}', and the hub did not give it either: {reason}"
         ) from error
+
+
+def _keep_far(store: Store, name: str, size: int, file: Path) -> bool:
+    """Leaves weights on their store, but for the header of safetensors; and leaves out what no model is read from."""
+    if not any(fnmatch(name, pattern) for pattern in _FILES):
+        return True
+    if not name.endswith(".safetensors") or size < _SMALL:
+        return False
+    header = int.from_bytes(store.read_range(name, 0, 8), "little")
+    far.stand_in(store, name, size, file, begin=min(size, 8 + header))
+    return True

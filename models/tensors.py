@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from tessy_jax.errors import UserError
+from tessy_jax.storage import far
 from tessy_jax.text.files import read_json, refuse_lfs_pointer
 
 FLOATS: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
@@ -41,18 +42,43 @@ class Tensor:
     shape: tuple[int, ...]
     start: int
 
-    @cached_property
+    @property
     def array(self) -> np.ndarray:
-        """A read-only memory map, of which nothing is read before it is indexed.
+        """A read-only memory map, of which nothing is read before it is indexed; of a file on a store, all of it.
 
         Raises:
             WeightsError: the dtype is none of `DTYPES`.
+            StorageError: the store fails.
         """
         self.check_dtype()
+        whole = self._far(slice(0, self.shape[0] if self.shape else 1))
+        return self._map if whole is None else whole
+
+    def part(self, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of the array; of a file on a store only the rows in which it lies are read. Raises as `array` does."""
+        self.check_dtype()
+        if not index or not self.shape:
+            return self.array[index]
+        start, stop, step = index[0].indices(self.shape[0])
+        rows = self._far(slice(start, max(start, stop)))
+        return self._map[index] if rows is None else rows[(slice(None, None, step), *index[1:])]
+
+    @cached_property
+    def _map(self) -> np.ndarray:
         dtype = np.dtype(DTYPES[self.code])
         if not math.prod(self.shape):
             return np.empty(self.shape, dtype)
         return np.memmap(self.file, dtype, "r", self.start, self.shape)
+
+    def _far(self, rows: slice) -> np.ndarray | None:
+        """Rows of a tensor whose file stands for one on a store; None: it has the numbers itself."""
+        dtype = np.dtype(DTYPES[self.code])
+        size = math.prod(self.shape[1:]) * dtype.itemsize
+        data = far.read(self.file, self.start + rows.start * size, (rows.stop - rows.start) * size)
+        if data is None:
+            return None
+        shape = (rows.stop - rows.start, *self.shape[1:]) if self.shape else ()
+        return np.frombuffer(data, dtype).reshape(shape)
 
     def check_dtype(self) -> None:
         """Raises WeightsError where the dtype is none of `DTYPES`."""

@@ -51,8 +51,10 @@ class Source:
         return np.stack([self._part(part, tuple(rest), dtype) for part in self.parts[first]])
 
     def _part(self, tensors: list[Tensor], index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
-        arrays = [tensor.array for tensor in tensors]
-        found = arrays[0][index] if self.derived_from is None else self.derived_from(arrays, index)
+        if self.derived_from is None:
+            found = tensors[0].part(index)
+        else:
+            found = self.derived_from([tensor.array for tensor in tensors], index)
         # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
         return np.array(found, dtype=dtype, order="C", copy=True)
 
@@ -241,10 +243,12 @@ def _untwinned(stored: Mapping[str, Tensor], config: DecoderConfig) -> dict[str,
 
 def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
     """Whether two matrices have the same numbers; all of them are read only where they do."""
-    return a.shape == b.shape and all(
-        np.array_equal(a.array[i : i + rows].astype(np.float32), b.array[i : i + rows].astype(np.float32))
-        for i in range(0, a.shape[0] if a.shape else 0, rows)
-    )
+
+    def some(tensor: Tensor, start: int) -> np.ndarray:
+        return tensor.part((slice(start, start + rows),)).astype(np.float32)
+
+    count = a.shape[0] if a.shape else 0
+    return a.shape == b.shape and all(np.array_equal(some(a, i), some(b, i)) for i in range(0, count, rows))
 
 
 def _check(name: str, found: Tensor, expected: Expected) -> None:

@@ -5,14 +5,14 @@ The student is SmolLM2-135M-Instruct, the teacher Gemma 3 270M. A folder that is
 
 import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
 from tessy_jax.console.app import Command, option
 from tessy_jax.errors import DONE
+from tessy_jax.storage.paths import local_path
 
-FOLDER = Path(".cache/demo")
+FOLDER = local_path(".cache/demo")
 
 
 def run(options: argparse.Namespace, _: Console) -> int:
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, _: Console) -> int:
 main = Command(
     name="demo",
     description="Prepare the demo's model folders (1.7 GB, once).",
-    options=(option("directory", f"default: {FOLDER}", nargs="?", type=Path, default=FOLDER),),
+    options=(option("directory", f"default: {FOLDER}", nargs="?", type=local_path, default=FOLDER),),
     run=run,
 )
 

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
@@ -10,6 +9,7 @@ from tessy_jax.console import app
 from tessy_jax.console.messages import say
 from tessy_jax.data.merging import merge
 from tessy_jax.errors import DONE
+from tessy_jax.storage.paths import as_path
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -25,8 +25,8 @@ main = app.Command(
     name="merge",
     description="Checks that the shards of a run have every row of its input, and writes them into one run.",
     options=(
-        app.option("runs", "run directories of synthesize or sample", nargs="+", type=Path, metavar="RUN"),
-        app.option("--output", "the new run directory", type=Path, required=True),
+        app.option("runs", "run directories of synthesize or sample", nargs="+", type=as_path, metavar="RUN"),
+        app.option("--output", "the new run directory", type=as_path, required=True),
         app.option("--partial", "merge although rows are missing", action="store_true"),
         app.OVERWRITE,
     ),

@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from rich.console import Console
 
 from tessy_jax.console import app
+from tessy_jax.storage.paths import as_path
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
@@ -20,7 +20,7 @@ main = app.Command(
     name="status",
     description="Shows a run in progress or done, from another terminal or machine: progress, rates, rejects.",
     options=(
-        app.option("run", "directory of a run, an evaluation or an experiment", type=Path),
+        app.option("run", "directory of a run, an evaluation or an experiment", type=as_path),
         app.option(
             "--watch",
             "show it again every so many seconds (default: %(const)s), until it ends",

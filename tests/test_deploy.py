@@ -83,10 +83,10 @@ def test_images_copy_what_is_there(name: str) -> None:
     copied = [path for line in lines if line.startswith("COPY ") for path in line.split()[1:-1]]
     assert sorted(copied) == sorted(sent), ".dockerignore lets through what is copied, and nothing else"
     assert all((ROOT / path).exists() for path in copied)
-    (extra,) = re.findall(r"pip install .*'\.\[(\w+)\]'", "\n".join(lines))
+    (extras,) = re.findall(r"pip install .*'\.\[([\w,]+)\]'", "\n".join(lines))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert extra == name
-    assert extra in project["optional-dependencies"]
+    assert extras.split(",") == [name, "storage"]
+    assert {name, "storage"} <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize("script", [RUN, *sorted((DEPLOY / "slurm").glob("*.sbatch"))], ids=lambda path: path.name)

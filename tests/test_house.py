@@ -24,7 +24,7 @@ LEVELS = (
     ("cooperate",),
     ("predictors",),
     ("text_jax", "models", "data", "console", "devices"),
-    ("config", "text", "errors"),
+    ("config", "text", "storage", "errors"),
 )
 """A package imports itself and lower levels; in the last two, others of its level too, where no cycle arises."""
 LEVEL = {room: number for number, level in enumerate(LEVELS) for room in level}

@@ -24,6 +24,7 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
 from tessy_jax.predictors.scores import best_threshold, evaluate
 from tessy_jax.predictors.unigram import Unigram
+from tessy_jax.storage.copies import local
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.train.data.labels import LABELS
 from tessy_jax.train.data.predictor_data import PredictorData
@@ -67,7 +68,7 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
             TextError, WeightsError, models.ModelConfigError, InputError: what is there cannot be used.
         """
         for source in config.data.train:
-            if not Path(source).expanduser().exists():
+            if not local(source).expanduser().exists():
                 raise ConfigError(f"data.train: there is no file or folder '{source}'")
         if config.baseline is not None and not Path(config.baseline).expanduser().is_file():
             raise ConfigError(f"baseline: there is no file '{config.baseline}'")
@@ -85,7 +86,7 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
         config = self.config
         kept = {"shift", "class_weights", "batch", "epochs", "max_steps", "patience", "optimizer", "seed"}
         values = config.model_dump(mode="json", include=kept)
-        sources = [file for source in config.data.train for file in files(data_path(Path(source)))]
+        sources = [file for source in config.data.train for file in files(data_path(local(source)))]
         hashes = {f"{n}/{file.name}": hash_file(file) for n, file in enumerate(sources)}
         return values | {
             **numbered(self.rules),

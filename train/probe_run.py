@@ -22,6 +22,7 @@ from tessy_jax.errors import DONE, REJECTS, ConfigError
 from tessy_jax.predictors.probe import Probe, ProbeParams
 from tessy_jax.predictors.scores import best_threshold, evaluate, f1
 from tessy_jax.predictors.unigram import Unigram
+from tessy_jax.storage.copies import local
 from tessy_jax.train.data.probe_data import CHOOSE, FIT, HELD_OUT, ProbeData
 from tessy_jax.train.predictor_eval import predicted_tokens
 from tessy_jax.train.predictor_report import write_report
@@ -99,7 +100,7 @@ def train_probe(config: TrainProbeConfig, options: argparse.Namespace, console: 
 def _check_files(config: TrainProbeConfig) -> None:
     for key, sources in (("annotated", config.data.annotated), ("responses", config.data.responses)):
         for source in sources:
-            if not Path(source).expanduser().exists():
+            if not local(source).expanduser().exists():
                 raise ConfigError(f"data.{key}: there is no file or folder '{source}'")
     if config.baseline is not None and not Path(config.baseline).expanduser().is_file():
         raise ConfigError(f"baseline: there is no file '{config.baseline}'")

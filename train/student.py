@@ -18,6 +18,7 @@ from tessy_jax.data.run_folder import numbered
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.config import Fields
 from tessy_jax.models.hub import model_folder
+from tessy_jax.storage.copies import local
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.files import read_json
 from tessy_jax.text.thinking import thinking_of
@@ -197,5 +198,5 @@ def _check_sources(config: SftConfig) -> None:
     if isinstance(config.data.held_out, str):
         named.append(("data.held_out", config.data.held_out))
     for key, source in named:
-        if not Path(source).expanduser().exists():
+        if not local(source).expanduser().exists():
             raise ConfigError(f"{key}: there is no file or folder '{source}'")

@@ -20,6 +20,8 @@ from tessy_jax.console.progress import View, cells_of, duration
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.run_folder import RunDirError
 from tessy_jax.errors import DONE
+from tessy_jax.storage.copies import local
+from tessy_jax.storage.paths import StorePath
 
 _RUNNING, _ENDED = "running", "not running"
 _REASONS = 5
@@ -53,12 +55,15 @@ def status(options: argparse.Namespace, console: Console) -> int:
     Raises:
         RunDirError: there is no run.
     """
-    run = options.run.expanduser()
+    name = options.run.expanduser()
+    if options.watch is not None and isinstance(name, StorePath):
+        raise RunDirError(f"--watch takes no URL yet: leave it out to see what {name} has committed")
+    run = local(name)
     parts = read_status(run)
     if options.watch is None:
         out = Console(highlight=False, markup=False, soft_wrap=True)
         for part in parts:
-            out.print(part.name or str(run), style="bold")
+            out.print(part.name or str(name), style="bold")
             for name, value in part.cells.items():
                 out.print(f"  {name:<12} {value}")
         return DONE

@@ -33,6 +33,7 @@ from tessy_jax.data.run_rows import SEGMENTS, RunDir
 from tessy_jax.data.segments import Annotated, Segment
 from tessy_jax.data.sources import data_path, files
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
+from tessy_jax.storage.copies import local
 
 RELEASED = "released"
 """Stands in the place of an annotator's name where the input was annotated already."""
@@ -116,7 +117,7 @@ class InputRows:
     @classmethod
     def read(cls, config: AnnotateConfig) -> "InputRows":
         """Reads `config.input`. Raises InputError where it cannot be read at all."""
-        rows = list(itertools.islice(read_thoughts(Path(config.input), config.thoughts), config.limit))
+        rows = list(itertools.islice(read_thoughts(local(config.input), config.thoughts), config.limit))
         how = config.segments
         drawn = [draw(row, how.words, how.per_response, how.seed) for row in rows if isinstance(row, Thoughts)]
         return cls(
@@ -198,7 +199,7 @@ def _open_run(config: AnnotateConfig, annotator: Annotator, overwrite: bool) -> 
     """The run directory of the configuration, begun or resumed."""
     identity = config.model_dump(mode="json", include={"thoughts": True, "segments": {"words", "seed"}})
     identity["annotator"] = annotator.identity() | {"kind": config.annotator.kind}
-    identity["input"] = {file.name: hash_file(file) for file in files(data_path(Path(config.input)))}
+    identity["input"] = {file.name: hash_file(file) for file in files(data_path(local(config.input)))}
     return RunDir.open(
         config.output,
         config_yaml=to_yaml(config),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.records import Record
+from tessy_jax.storage.copies import local
 
 
 class _Place(NamedTuple):
@@ -23,7 +24,8 @@ class StoredRun:
 
     @classmethod
     def open(cls, run: Path) -> "StoredRun":
-        """Reads where each record stands."""
+        """Reads where each record stands; of a run on a store, in a copy."""
+        run = local(run)
         places: dict[tuple[str, int], _Place] = {}
         for file in sorted(run.glob("data/part-*.jsonl")):
             offset = 0

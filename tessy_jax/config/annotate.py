@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, Located, LocatedOrStored, OutputPath
 from tessy_jax.config.sections import (
     ChatApiConfig,
     EngineConfig,
@@ -41,7 +41,7 @@ class LlmConfig(Config):
     """A language model on our engine."""
 
     kind: Literal["llm"] = Field(description="A language model on this machine.")
-    model: Located = Field(description="Checkpoint folder, or a model hub id.")
+    model: LocatedOrStored = Field(description="Checkpoint folder, or a model hub id.")
     prompt: PromptConfig = PromptConfig()
     thinking: ThinkingConfig | None = Field(
         default=None,
@@ -86,8 +86,8 @@ class AnnotateConfig(Config):
     annotator: AnnotatorConfig
     segments: SegmentsConfig = SegmentsConfig()
     thoughts: ThoughtsConfig = ThoughtsConfig()
-    input: Located = Field(
-        description="Thinking text: a run directory, .jsonl, .jsonl.gz, .parquet or a dataset folder."
+    input: LocatedOrStored = Field(
+        description="Thinking text: a run directory, .jsonl, .jsonl.gz, .parquet, a dataset folder, or a URL."
     )
     output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
     limit: PositiveInt | None = Field(default=None, description="Stop after this many responses; null: all.")

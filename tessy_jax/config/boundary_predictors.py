@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from tessy_jax.config.schema import Config, Located
+from tessy_jax.config.schema import Config, Located, LocatedOrStored
 
 
 class PredictorConfig(Config):
@@ -21,7 +21,7 @@ class CheckpointPredictor(PredictorConfig):
     """A token classifier with two labels (1: style, 0: capability)."""
 
     kind: Literal["checkpoint"] = Field(description="A token-classification checkpoint.")
-    model: Located = Field(description="Checkpoint folder, or a model hub id.")
+    model: LocatedOrStored = Field(description="Checkpoint folder, its URL, or a model hub id.")
     threshold: float = Field(default=0.5, ge=0, le=1, description="P(style) from which a token counts as style.")
     shift: Literal[0, 1] = Field(
         default=1, description="A token's prediction stands at: 1: the token before; 0: itself."

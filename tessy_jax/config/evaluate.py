@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from tessy_jax.config.benchmarks import Benchmark
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, Located, LocatedOrStored, OutputPath
 from tessy_jax.config.sections import (
     NO_THINKING,
     ChatApiConfig,
@@ -47,7 +47,7 @@ class EvaluationEngine(EngineConfig):
 
 class _Place(Config):
     kind: Literal["checkpoint"] = Field(description="A model on this machine.")
-    model: Located = Field(description="Checkpoint folder (an export of sft is one), or a model hub id.")
+    model: LocatedOrStored = Field(description="Checkpoint folder (an export of sft is one), or a model hub id.")
 
 
 class AnswersConfig(Config):

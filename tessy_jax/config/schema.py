@@ -16,10 +16,21 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_args,
 
 import yaml
 from omegaconf import OmegaConf
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+)
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from tessy_jax.errors import ConfigError
+from tessy_jax.storage.paths import StorageError, as_path, is_url
 
 
 class Config(BaseModel):
@@ -39,11 +50,37 @@ def _locate(value: str, info: ValidationInfo) -> str:
     return value
 
 
-Located = Annotated[str, Field(min_length=1), AfterValidator(_locate)]
-"""A file or folder that must be there, or a model hub id; found as the module's text says."""
+def _local(value: Any) -> Any:
+    """Refuses a URL, of which a local folder called `s3:` would come."""
+    if is_url(value):
+        raise ValueError(f"takes no URL yet: copy it, or write it, to a local folder (docs/pods.md), not {value}")
+    return value
 
-OutputPath = Annotated[Path, Strict(False), AfterValidator(Path.expanduser)]
-"""A file or folder that a run creates."""
+
+def _known_url(value: Any) -> Any:
+    """Refuses a URL of a storage that nothing here knows."""
+    try:
+        as_path(value)
+    except StorageError as error:
+        raise ValueError(f"cannot be a place: {error}") from None
+    return value
+
+
+def _url_or_path(value: Any, validate: Callable[[Any], Path]) -> Path:
+    return as_path(_known_url(value)) if is_url(value) else validate(value).expanduser()
+
+
+LocatedOrStored = Annotated[str, Field(min_length=1), AfterValidator(_known_url), AfterValidator(_locate)]
+"""A file or folder that must be there, or a model hub id, found as the module's text says; or a URL on a store."""
+
+Located = Annotated[LocatedOrStored, BeforeValidator(_local)]
+"""The same, on this machine."""
+
+RunPath = Annotated[Path, Strict(False), WrapValidator(_url_or_path)]
+"""A folder that a run creates, on this machine or on a store."""
+
+OutputPath = Annotated[Path, Strict(False), BeforeValidator(_local), AfterValidator(Path.expanduser)]
+"""A file or folder that a run creates, on this machine."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt, Strict, field_validator, model_validator
 
 from tessy_jax.config.compilation_cache import CompilationCache, not_given
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 
 
 class PromptConfig(Config):
@@ -53,7 +53,7 @@ class SamplingConfig(Config):
 class RoleConfig(Config):
     """A model that writes: where it is, how its weights are kept, how it is prompted and sampled."""
 
-    model: Located = Field(description="Checkpoint folder, or a model hub id.")
+    model: LocatedOrStored = Field(description="Checkpoint folder, its URL, or a model hub id.")
     weights: Literal["int8"] | None = Field(default=None, description="int8: matrices in 8 bits; null: as stored.")
     cache: Literal["int8"] | None = Field(default=None, description="int8: keys and values in 8 bits; null: dtype.")
     experts: Literal["xla", "tokamax"] = Field(
@@ -205,9 +205,9 @@ class TraceRunConfig(Config):
 
     engine: EngineConfig = EngineConfig()
     mesh: MeshConfig = MeshConfig()
-    input: Located = Field(description="Problems: .jsonl, .jsonl.gz, .parquet or a folder of a dataset.")
+    input: LocatedOrStored = Field(description="Problems: .jsonl, .jsonl.gz, .parquet, a dataset's folder, or a URL.")
     columns: Columns | None = Field(default=None, description="Names of the input fields; null: detected per row.")
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    output: RunPath = Field(description="Run directory or its URL; created, or resumed where it exists.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
     samples: PositiveInt = Field(default=1, description="Traces per problem.")
     limit: PositiveInt | None = Field(default=None, description="Stop after this many problems; null: all.")

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from tessy_jax.config.benchmarks import Benchmark
 from tessy_jax.config.evaluate import JudgeConfig
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, OutputPath
 
 ThinkFinish = Literal["end", "eos", "channel", "length", "loop"]
 AnswerFinish = Literal["stop", "length"]
@@ -49,7 +49,7 @@ class ScoreRule(Config):
 class SelectConfig(Config):
     """All that `python -m tessy_jax.select` needs to know."""
 
-    input: tuple[Located, ...] = Field(
+    input: tuple[LocatedOrStored, ...] = Field(
         default=(), strict=False, description="Runs of synthesize or sample, or files of their records."
     )
     output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")

@@ -18,7 +18,7 @@ from pydantic import (
 
 from tessy_jax.config import evaluate
 from tessy_jax.config.benchmarks import Benchmark
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, OutputPath
 from tessy_jax.config.sections import MeshConfig, PromptConfig, ThinkingConfig
 from tessy_jax.config.training import (
     CheckpointConfig,
@@ -38,7 +38,7 @@ def _share_or_source(value: Any, check: ValidatorFunctionWrapHandler) -> float |
         raise ValueError(f"should be a share (0 or more, less than 1) or a path, got {value!r}") from None
 
 
-ShareOrSource = Annotated[Share | Located, WrapValidator(_share_or_source)]
+ShareOrSource = Annotated[Share | LocatedOrStored, WrapValidator(_share_or_source)]
 """A share of the problems, or files that hold others."""
 
 
@@ -138,7 +138,7 @@ class BenchmarksConfig(Config):
 class SftConfig(Config):
     """Everything `python -m tessy_jax.sft` needs to know."""
 
-    model: Located = Field(description="The student: checkpoint folder, or a model hub id.")
+    model: LocatedOrStored = Field(description="The student: checkpoint folder, or a model hub id.")
     prompt: PromptConfig = PromptConfig()
     thinking: ThinkingConfig = ThinkingConfig()
     data: DataConfig

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, Strict
 
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, Located, LocatedOrStored, OutputPath
 from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.training import (
     CheckpointConfig,
@@ -32,7 +32,7 @@ class SegmentsConfig(Config):
 class TrainPredictorConfig(Config):
     """Everything `python -m tessy_jax.train_predictor` needs to know."""
 
-    model: Located = Field(description="Where to start: a language model, or a token classifier to train on.")
+    model: LocatedOrStored = Field(description="Where to start: a language model, or a token classifier to train on.")
     data: SegmentsConfig
     shift: Literal[0, 1] = Field(
         default=1, description="A token's prediction stands at: 1: the token before, as released; 0: itself."

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Strict
 
 from tessy_jax.config.compilation_cache import CompilationCache, not_given
-from tessy_jax.config.schema import Config, Located
+from tessy_jax.config.schema import Config, LocatedOrStored
 
 
 def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Sources = Annotated[tuple[Located, ...], Strict(False), BeforeValidator(_one_or_more)]
+Sources = Annotated[tuple[LocatedOrStored, ...], Strict(False), BeforeValidator(_one_or_more)]
 """Files and run directories: one path, or a list of them."""
 
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -31,6 +31,7 @@ from tessy_jax.console.stopping import Stoppable
 from tessy_jax.devices import jax_settings
 from tessy_jax.devices.host_memory import keep_freed_memory
 from tessy_jax.errors import ERROR, INTERRUPTED, READER_LEFT, UserError
+from tessy_jax.storage.paths import local_path
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -73,7 +74,7 @@ def show_option(what: str) -> Option:
 
 def compare_option(help: str, metavar: str | tuple[str, str]) -> Option:
     """Two folders to compare, instead of what the command does otherwise."""
-    return option("--compare", help, nargs=2, type=Path, metavar=metavar)
+    return option("--compare", help, nargs=2, type=local_path, metavar=metavar)
 
 
 OVERWRITE = option("--overwrite", "start anew where an earlier run wrote", action="store_true")
@@ -114,7 +115,7 @@ def config_options(default: str, example: str, help: str | None = None) -> tuple
     """
     file_help = f"a YAML file; default: {default}" if help is None else help
     return (
-        option("config", file_help, nargs="?", type=Path, default=Path(default)),
+        option("config", file_help, nargs="?", type=local_path, default=Path(default)),
         option("overrides", f"dotted overrides, e.g. {example}", nargs="*", metavar="key=value"),
     )
 

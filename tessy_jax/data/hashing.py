@@ -4,9 +4,10 @@ import hashlib
 import os
 from pathlib import Path
 
+from tessy_jax.storage.far import SAMPLE, sampled
+
 _WEIGHTS = (".safetensors", ".gguf")
 _TEXTS = (".json", ".jinja", ".model", ".txt")
-_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
 
 def hash_text(text: str) -> str:
@@ -42,7 +43,7 @@ def _hash_pieces(path: Path) -> str:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest.update(str(size).encode())
-        for index in range(_SAMPLES):
-            file.seek(max(0, size - _SAMPLE_BYTES) * index // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
+        for start in sampled(size):
+            file.seek(start)
+            digest.update(file.read(SAMPLE))
     return digest.hexdigest()

@@ -28,6 +28,7 @@ from tessy_jax.data.messages import (
 )
 from tessy_jax.data.records import Message, Problem, Record, dump_line
 from tessy_jax.data.sources import BadRow, InputError, RawRow, rows
+from tessy_jax.storage.paths import as_path
 
 __all__ = [
     "BadRow",
@@ -108,7 +109,7 @@ def _read(path: Path, columns: Columns | None) -> Generator[Problem | Reject, No
 
 def read_rows(path: str | Path, columns: Columns | None = None, limit: int | None = None) -> list[Problem | Reject]:
     """The first `limit` rows that `read` gives, None: all of them; raises what it raises."""
-    with closing(_read(Path(path), columns)) as found:  # closed, it says what it saw, even before the end
+    with closing(_read(as_path(path), columns)) as found:  # closed, it says what it saw, even before the end
         return list(itertools.islice(found, limit))
 
 
@@ -121,7 +122,7 @@ def read_problems(path: str | Path, columns: Columns | None = None) -> Iterator[
     Raises:
         InputError: at the call as `read` does, and at a row that cannot be used, with its file, line and what is wrong.
     """
-    return map(_problem, read(Path(path), columns))
+    return map(_problem, read(as_path(path), columns))
 
 
 def _problem(row: Problem | Reject) -> Problem:

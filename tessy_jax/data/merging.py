@@ -23,6 +23,8 @@ from tessy_jax.data.records import Problem
 from tessy_jax.data.run_folder import RunDirError, differences, stored_manifest
 from tessy_jax.data.run_rows import TRACES, RunDir
 from tessy_jax.errors import UserError
+from tessy_jax.storage.copies import local
+from tessy_jax.storage.paths import StorePath
 
 Key = tuple[str, int]
 """Id and sample."""
@@ -68,7 +70,7 @@ def merge(runs: Sequence[Path], output: Path, *, partial: bool = False, overwrit
     """Writes the records and rejects of all runs into one run directory.
 
     Args:
-        runs: directories of `synthesize` or `sample`, of one configuration.
+        runs: directories of `synthesize` or `sample`, of one configuration; those on a store are read in a copy.
         output: the new run directory.
         partial: merge although rows are missing.
         overwrite: begin anew where the output holds a run.
@@ -79,8 +81,9 @@ def merge(runs: Sequence[Path], output: Path, *, partial: bool = False, overwrit
         RunDirError: the output cannot be written, or holds another run.
         InputError: the input that the runs name cannot be read.
     """
-    runs = [run.expanduser() for run in runs]
-    manifest = _manifest(runs, output.expanduser())
+    _check_names(runs, output)
+    runs = [local(run.expanduser()) for run in runs]
+    manifest = _manifest(runs)
     input_rows, samples = _input(runs)
     places, twice = _places(runs)
     rejected = {_reject_key(row): row for run in runs for row in _rejects(run)}
@@ -104,10 +107,14 @@ def merge(runs: Sequence[Path], output: Path, *, partial: bool = False, overwrit
     return Merged(len(places), len(bad), twice, len(missing))
 
 
-def _manifest(runs: Sequence[Path], output: Path) -> dict[str, Any]:
-    """The manifest of all runs: that of the first, with which the others agree."""
-    if len({run.resolve() for run in (*runs, output)}) <= len(runs):
+def _check_names(runs: Sequence[Path], output: Path) -> None:
+    places = [place if isinstance(place, StorePath) else place.expanduser().resolve() for place in (*runs, output)]
+    if len(set(places)) < len(places):
         raise MergeError("a run is named twice, or is the output as well: name each once, and a new --output")
+
+
+def _manifest(runs: Sequence[Path]) -> dict[str, Any]:
+    """The manifest of all runs: that of the first, with which the others agree."""
     first = _stored(runs[0])
     for run in runs[1:]:
         if lines := differences(_stored(run), first, f"in {runs[0]}"):
@@ -118,7 +125,7 @@ def _manifest(runs: Sequence[Path], output: Path) -> dict[str, Any]:
 
 def _stored(run: Path) -> dict[str, Any]:
     try:
-        stored = stored_manifest(run, TRACES.format) if run.is_dir() else None
+        stored = stored_manifest(run, TRACES.format)
     except RunDirError:
         stored = None
     if stored is None:

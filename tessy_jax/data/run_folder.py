@@ -26,6 +26,8 @@ from typing import Any
 from tessy_jax.data.jsonl import create_file, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.errors import UserError
+from tessy_jax.storage.paths import StorePath
+from tessy_jax.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +231,7 @@ def _manifest_text(format: str, manifest: Mapping[str, Any]) -> str:
 
 
 def stored_manifest(path: Path, format: str) -> dict[str, Any] | None:
-    """The manifest of the run in a directory; None where the directory is empty.
+    """The manifest of the run in a directory; None where the directory is empty or is not there.
 
     Another process may begin the same run meanwhile. It writes the manifest before all else, and here the files are
     listed before the manifest is read: so files that were listed without a manifest being found are not of a run.
@@ -237,12 +239,13 @@ def stored_manifest(path: Path, format: str) -> dict[str, Any] | None:
     Raises:
         RunDirError: the directory holds files, and no manifest of this format.
     """
-    foreign = sorted(file.name for file in path.iterdir() if not _HIDDEN.fullmatch(file.name))
+    names, text = _listed(path)
+    foreign = sorted(name for name in names if not _HIDDEN.fullmatch(name))
     try:
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+        manifest = json.loads(text)
         if isinstance(manifest, dict) and manifest.get("format") == format:
             return manifest
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         pass
     if not foreign:
         return None
@@ -250,6 +253,20 @@ def stored_manifest(path: Path, format: str) -> dict[str, Any] | None:
         f"{path} is not empty and holds no run (it has {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}): "
         "use another --output"
     )
+
+
+def _listed(path: Path) -> tuple[list[str], str]:
+    """What is in a directory, and the text of its manifest; empty where there is none."""
+    if isinstance(path, StorePath):
+        store = Store.open(path)
+        return sorted(store.top()), (store.read("manifest.json") or b"").decode("utf-8", "replace")
+    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    try:
+        return names, (path / "manifest.json").read_text("utf-8")
+    except FileNotFoundError:
+        return names, ""
+    except UnicodeDecodeError:
+        return names, "damaged"
 
 
 def numbered(rules: int) -> dict[str, int]:
@@ -263,8 +280,7 @@ def rules_of(path: Path, format: str) -> int | None:
     Raises:
         RunDirError: as for `stored_manifest`.
     """
-    path = path.expanduser()
-    stored = stored_manifest(path, format) if path.is_dir() else None
+    stored = stored_manifest(path.expanduser(), format)
     return None if stored is None else stored.get("identity", {}).get("rules", 1)
 
 

@@ -6,12 +6,17 @@ Each of N processes writes files of its own; with N > 1 the names of rejects, me
 A record is in the data files entirely or not at all. The journal holds the rows in flight, as they were after the last
 dispatch. A run may be resumed with another number of processes: finished records count whichever file they are in, rows
 in flight start again. Opening, manifest and lock are those of every run directory: see `run_folder`.
+
+The directory of a run on a store is a folder of this machine, the same files in it, that is committed with the journal:
+see `storage.spool`. What was committed is there, once, whatever kills the process.
 """
 
+import json
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +25,9 @@ from typing import Any, Self
 
 from tessy_jax.data.jsonl import LineFile, read_objects, remove_torn_line, replace_file
 from tessy_jax.data.records import RowState, dump_line
-from tessy_jax.data.run_folder import RunDirError, explained, open_run_folder
+from tessy_jax.data.run_folder import RunDirError, compare_identity, explained, open_run_folder, stored_manifest
+from tessy_jax.storage.paths import StorageError, StorePath
+from tessy_jax.storage.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +61,8 @@ class RunDir:
     """An open run directory of one process. Use `RunDir.open`, and close it or use it in a `with` statement.
 
     Attributes:
-        path: the directory.
+        path: the directory; of a run on a store, the folder of this machine that stands for it.
+        name: the directory as the user named it.
         done: keys of records and of rejected rows, for example ("p7", 0), the id and sample of a trace: what stood in
             the files of all processes when the directory was opened, and what this process has added.
         failed: the keys of rejected rows among them.
@@ -62,16 +70,18 @@ class RunDir:
         log_path: where this process's log belongs.
     """
 
-    def __init__(self, path: Path, kind: RunFormat, shard: tuple[int, int], lock: int):
+    def __init__(self, path: Path, kind: RunFormat, shard: tuple[int, int], lock: int, spool: Spool | None = None):
         numbered = "-{:05d}-of-{:05d}".format(*shard)
         name = numbered if shard[1] > 1 else ""
         self.path = path
+        self.name = str(path if spool is None else spool.store.path)
         self.done: set[Key] = set()
         self.failed: set[Key] = set()
         self.n_records = 0
         self.log_path = path / f"run{name}.log"
         self._kind = kind
         self._lock = lock
+        self._spool = spool
         self._rejected: set[Key] = set()
         self._journal = path / "journal" / _journal(shard)
         self._paths = {
@@ -97,7 +107,7 @@ class RunDir:
         """Creates the directory, or finds in it the run that is to go on.
 
         Args:
-            path: the directory; `~` is expanded.
+            path: the directory; `~` is expanded. A StorePath: on a store.
             config_yaml: the resolved configuration, stored beside the data.
             manifest: from `make_manifest`; its "identity" must equal that of the run that is there.
             overwrite: begin anew: remove what an earlier run wrote, and never other files.
@@ -109,9 +119,15 @@ class RunDir:
         Raises:
             RunDirError: the directory is in use, cannot be written, is no run directory, or holds a run with another
                 identity.
+            StorageError: the store fails.
         """
         path = path.expanduser()
-        with explained(path):
+        spool = None
+        if isinstance(path, StorePath):
+            stored_manifest(path, kind.format)  # raises where it holds other files
+            spool = Spool.open(path, "{:05d}-of-{:05d}".format(*shard), empty=overwrite)
+            path = spool.folder
+        with explained(path), _closed_on_error(spool):
             lock = open_run_folder(
                 path,
                 kind.format,
@@ -123,9 +139,11 @@ class RunDir:
                 clear=partial(_clear, path, shard),
                 expendable=expendable,
             )
-            run = cls(path, kind, shard, lock)
+            run = cls(path, kind, shard, lock, spool)
             try:
+                run._publish(manifest, overwrite)
                 run._begin()
+                run._take(anew=overwrite, first=shard[0] == 0)
             except BaseException:
                 run.close()
                 raise
@@ -133,6 +151,8 @@ class RunDir:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Stores a record, which is on the disk when this returns; one whose key is done already is left as it is.
+
+        On a store it is there after the next journal, or after some megabytes, or when the directory is closed.
 
         Raises:
             RunDirError: the disk is full or fails; nothing of the record is visible then.
@@ -167,6 +187,8 @@ class RunDir:
         """
         with explained(self._journal, self.n_records):
             replace_file(self._journal, "".join(row.to_json() + "\n" for row in rows))
+        if self._spool is not None:
+            self._spool.commit()
 
     def read_journal(self) -> list[RowState]:
         """The rows that were in flight and are not done; none where the journal is damaged (they start again)."""
@@ -185,6 +207,8 @@ class RunDir:
             file.close()
         self._files.clear()
         os.close(self._lock)
+        if self._spool is not None:
+            self._spool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +216,31 @@ class RunDir:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if self._spool is not None and not isinstance(error, StorageError):
+                self._spool.commit(flush=True)
+        except StorageError as failed:
+            if error is None:
+                raise
+            logger.warning("what was written last is not stored, and is written again: %s", failed)
+        finally:
+            self.close()
+
+    def _publish(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
+        """Puts a manifest and a configuration that were written here on the store."""
+        if self._spool is None:
+            return
+        theirs = self._spool.publish("manifest.json")
+        if theirs is not None:  # another process began the run meanwhile
+            compare_identity(self._spool.store.path, json.loads(theirs), manifest)
+        self._spool.publish("config.yaml")
+
+    def _take(self, *, anew: bool, first: bool) -> None:
+        """Makes the directory on the store this process's own."""
+        if self._spool is not None:
+            grown = [*self._paths.values(), self.log_path]
+            names = [file.relative_to(self.path).as_posix() for file in grown]
+            self._spool.take(names, [self._journal.relative_to(self.path).as_posix()], anew=anew, first=first)
 
     def _begin(self) -> None:
         for folder in ("data", "journal"):
@@ -231,6 +279,21 @@ class RunDir:
     def _write(self, kind: str, row: Mapping[str, Any]) -> None:
         with explained(self._paths[kind], self.n_records):
             self._files[kind].append(dump_line(row))
+        if self._spool is not None:
+            self._spool.commit_much()
+
+
+@contextmanager
+def _closed_on_error(spool: Spool | None) -> Iterator[None]:
+    """Lets go of the folder that stands for a run on a store where it cannot be opened, and says the run's own name."""
+    try:
+        yield
+    except BaseException as error:
+        if spool is not None:
+            spool.close()
+            if isinstance(error, RunDirError):
+                raise type(error)(str(error).replace(str(spool.folder), str(spool.store.path))) from error
+        raise
 
 
 def _clear(path: Path, shard: tuple[int, int], overwrite: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tessy_jax.errors import UserError
+from tessy_jax.storage.copies import local
 
 
 class InputError(UserError, ValueError):
@@ -38,11 +39,12 @@ class RawRow(NamedTuple):
 
 
 def rows(path: Path) -> Iterator[RawRow]:
-    """All rows of a file or dataset folder, in order, streamed.
+    """All rows of a file or dataset folder, here or on a store, in order, streamed.
 
     Raises:
         InputError: at the call, where the path is missing, unreadable, of an unknown kind or empty.
     """
+    path = local(path)
     if not path.exists():
         raise InputError(f"no such file or folder: {path}")
     stream = (row for file in files(path) for row in _rows_of(file))
@@ -63,6 +65,7 @@ def files(path: Path) -> list[Path]:
     Raises:
         InputError: it holds no such files, files of several kinds, or several splits.
     """
+    path = local(path)
     if not path.is_dir():
         _reader(path)
         return [path]
@@ -239,5 +242,5 @@ def _json_list(path: Path, key: str) -> list[Any]:
 
 def data_path(path: Path) -> Path:
     """Where the rows are: in the `data` folder of a run directory, else at the path itself."""
-    path = path.expanduser()
+    path = local(path.expanduser())
     return path / "data" if (path / "manifest.json").is_file() and (path / "data").is_dir() else path

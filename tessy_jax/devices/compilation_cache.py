@@ -14,6 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from tessy_jax.devices.cache_files import keep_whole_files
 from tessy_jax.devices.host_callbacks import keep_programs_with_callbacks
+from tessy_jax.storage.places import user_caches
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,7 @@ def _improve() -> None:
 
 def user_folder() -> Path:
     """`tessy_jax/jax/<CPU>` in the user's folder of caches."""
-    caches = os.environ.get("XDG_CACHE_HOME", "")  # a relative one does not count (XDG Base Directory Specification)
-    root = Path(caches) if os.path.isabs(caches) else Path("~/.cache").expanduser()
-    return root / "tessy_jax" / "jax" / _cpu()
+    return user_caches() / "jax" / _cpu()
 
 
 def _cpu() -> str:

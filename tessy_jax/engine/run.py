@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -42,6 +41,7 @@ from tessy_jax.engine.rows import NAMES, Job
 from tessy_jax.engine.sizes import pool_of
 from tessy_jax.engine.writers import Writers
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, ConfigError, UserError
+from tessy_jax.storage.paths import as_path
 
 ConfigT = TypeVar("ConfigT", bound=TraceRunConfig)
 ConfigT_contra = TypeVar("ConfigT_contra", bound=TraceRunConfig, contravariant=True)
@@ -146,7 +146,7 @@ def _recognise(config: ConfigT, models_of: OpensModels[ConfigT]) -> dict[str, An
 
     Tokenizers stay closed, which take seconds. None: it may be another, and to open the models is how to find out.
     """
-    path = Path(config.output).expanduser()
+    path = config.output.expanduser()
     try:
         stored = stored_manifest(path, TRACES.format) or {}
         known = models_of.identity_as(stored["identity"], config)
@@ -160,7 +160,7 @@ def _recognise(config: ConfigT, models_of: OpensModels[ConfigT]) -> dict[str, An
 
 
 def _input_identity(config: ConfigT) -> dict[str, Any]:
-    return {"input": {file.name: hash_file(file) for file in files(Path(config.input))}}
+    return {"input": {file.name: hash_file(file) for file in files(as_path(config.input))}}
 
 
 def _shard(options: argparse.Namespace) -> Shard:
@@ -317,7 +317,7 @@ def _end(work: Work, stopped: bool, show_records: bool, console: Console) -> int
 
 def _summarize(work: Work, stopped: bool, console: Console) -> int:
     """Says how far the run is; returns the exit code."""
-    progress, path = work.progress, work.run.path
+    progress, path = work.progress, work.run.name
     left = (progress.total or 0) - progress.done - progress.rejected
     say(console, f"{progress.done} rows done, {progress.rejected} rejected, {left} left; records in {path}/data")
     if stopped and left:

@@ -10,7 +10,6 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -30,6 +29,7 @@ from tessy_jax.evals.benchmark import Benchmark, open_benchmarks
 from tessy_jax.evals.folders import open_responses, read_judgements
 from tessy_jax.evals.judging import judge
 from tessy_jax.evals.records import Finish, Response
+from tessy_jax.storage.copies import local
 
 Key = tuple[str, int]
 """Id and sample."""
@@ -99,7 +99,7 @@ def select(config: SelectConfig, options: argparse.Namespace, console: Console) 
 
 def _read(config: SelectConfig) -> Iterator[Found]:
     for place in config.input:
-        for row in rows(data_path(Path(place))):
+        for row in rows(data_path(local(place))):
             try:
                 record = read_record(row_object(row))
             except BadRow as error:
@@ -267,7 +267,7 @@ def _open_run(config: SelectConfig, overwrite: bool) -> RunDir:
 
 def _hashes(config: SelectConfig) -> list[str]:
     """Of the records, in order."""
-    return [hash_file(file) for place in config.input for file in files(data_path(Path(place)))]
+    return [hash_file(file) for place in config.input for file in files(data_path(local(place)))]
 
 
 def _write(config: SelectConfig, run: RunDir, candidates: dict[Key, Candidate]) -> None:

@@ -23,6 +23,8 @@ from tessy_jax.config.schema import Config, Variants, load_as, read_yaml
 from tessy_jax.config.sft import SftConfig
 from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.errors import ConfigError
+from tessy_jax.storage.copies import state
+from tessy_jax.storage.paths import is_stored
 
 Command = Literal["synthesize", "sft", "evaluate"]
 
@@ -81,7 +83,7 @@ class Stage:
 
 
 def _paths(value: Any) -> Iterator[str]:
-    """The texts in a configuration that name a file or folder which is there."""
+    """The texts in a configuration that name a file or folder which is there, or is on a store."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key not in _ELSEWHERE:
@@ -89,12 +91,20 @@ def _paths(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _paths(inner)
-    elif isinstance(value, str) and value and len(value) < 1000 and "\n" not in value and Path(value).exists():
+    elif isinstance(value, str) and (is_stored(value) or _is_there(value)):
         yield value
 
 
+def _is_there(text: str) -> bool:
+    return bool(text) and len(text) < 1000 and "\n" not in text and Path(text).exists()
+
+
 def _hash_path(path: str) -> str:
-    """Of a file, whole; of a folder, which may be a model of hundreds of gigabytes, names and lengths."""
+    """Of a file, whole; of a folder, which may be a model of hundreds of gigabytes, names and lengths; of what is on a
+    store, its state there.
+    """
+    if is_stored(path):
+        return state(path)
     place = Path(path)
     if place.is_file():
         return _hash_file(place, place.stat().st_mtime_ns)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tessy_jax import models
 from tessy_jax.errors import ConfigError
+from tessy_jax.models.hub import model_folder
+from tessy_jax.storage.paths import is_url
 
 SHIPPED = Path(__file__).parent / "model_configs"
 """`<owner>/<name>/config.json` of models that are often named: `planning/model_configs`."""
@@ -18,6 +20,8 @@ def read_shapes(name: str, key: str) -> models.DecoderConfig:
         ConfigError: there is neither a folder nor a shipped or downloadable config.json.
         models.ModelConfigError: its config.json is of an unknown kind.
     """
+    if is_url(name):
+        return models.read_config(model_folder(name, key))
     folder = Path(name).expanduser()
     for there in (folder, SHIPPED / name):
         if there.is_dir():

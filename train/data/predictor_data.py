@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from tessy_jax.config.train_predictor import TrainPredictorConfig
+from tessy_jax.storage.copies import local
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.train.data.batches import Batches
 from tessy_jax.train.data.examples import CAPABILITY, STYLE
@@ -33,7 +33,7 @@ class PredictorData:
         Raises:
             InputError: a source cannot be read, or has too little in it.
         """
-        data, paths = config.data, [Path(source) for source in config.data.train]
+        data, paths = config.data, [local(source) for source in config.data.train]
         every = Segments.read(paths, tokenizer, data.length, config.shift)
         train, held_out = every.split(data.held_out)
         ways = config.mesh.data * config.mesh.fsdp

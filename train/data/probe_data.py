@@ -16,6 +16,7 @@ from tessy_jax.data.records import Record
 from tessy_jax.data.segments import Annotated
 from tessy_jax.data.sources import RawRow, data_path, rows
 from tessy_jax.data.split import held_out
+from tessy_jax.storage.copies import local
 from tessy_jax.text.chat import Chat, with_system
 from tessy_jax.train.data.examples import CONTEXT, STYLE
 from tessy_jax.train.data.labels import Labelled
@@ -173,7 +174,7 @@ class ProbeData:
         Raises:
             InputError: a source cannot be read, nothing is left of it, or it has one prompt only.
         """
-        annotated, sources = ([Path(source) for source in paths] for paths in (config.annotated, config.responses))
+        annotated, sources = ([local(source) for source in paths] for paths in (config.annotated, config.responses))
         every, rejects = read_responses(annotated, sources, chat, system, min(config.length, longest))
         responses = _draw(every, config.max_tokens)
         return cls(responses, len(every), _sides(responses, config.held_out, config.choose), rejects)

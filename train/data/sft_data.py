@@ -12,6 +12,7 @@ from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.sft import SftConfig
 from tessy_jax.data.fields import FieldCounts
 from tessy_jax.data.jsonl import read_objects
+from tessy_jax.storage.copies import local
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.batches import Batches, Weights
 from tessy_jax.train.data.corpus import Corpus, CorpusReport, Options
@@ -42,10 +43,10 @@ class SftData:
         """
         data, rows = config.data, config.batch.rows
         options = Options(data.length, data.long, data.turns, config.prompt.system)
-        corpus = Corpus.open(folder / "corpus", [Path(source) for source in data.train], chat, options)
+        corpus = Corpus.open(folder / "corpus", [local(source) for source in data.train], chat, options)
         reports = {"train": corpus.report}
         if isinstance(data.held_out, str):
-            held_out = Corpus.open(folder / "held_out", [Path(data.held_out)], chat, options)
+            held_out = Corpus.open(folder / "held_out", [local(data.held_out)], chat, options)
             reports["held out"] = held_out.report
         else:
             corpus, held_out = corpus.split(data.held_out)
