@@ -258,7 +258,7 @@ def real_vocabularies(root: Path, **changes: object) -> Pair:
     chats = Chat.load(folders[0]), Chat.load(folders[1], options={"reasoning_effort": "high"}, date="2025-10-31")
     judges = vocab.small_plain(root / "bs"), vocab.small_chatml(root / "bt")
     student = functools.partial(qwen3, tie_word_embeddings=False)
-    pair = _pair(root, chats, judges, student, gpt_oss, changes, rows=(151_936, 201_088))
+    pair = _pair(root, chats, judges, student, gpt_oss, changes, (151_936, 201_088), {})
     teacher = pair.torch_models[1]
     with torch.no_grad():
         for token in (*chats[1].end_ids, *chats[1].channel_ids, *chats[1].eos_ids):
@@ -290,6 +290,7 @@ def _pair(
     teacher: object,
     changes: dict,
     rows: tuple[int, int] | None = None,
+    layers: dict = TWO_LAYERS,
 ) -> Pair:
     rows = rows or (_rows(chats[0].tokenizer), _rows(chats[1].tokenizer))
     judge_tokenizers = tuple(ContentTokenizer.load(j) for j in judges)
@@ -297,8 +298,8 @@ def _pair(
         "chats": chats,
         "folders": (root / "s", root / "t"),
         "torch_models": (
-            student(root / "s", seed=1, vocab_size=rows[0], **TWO_LAYERS),
-            teacher(root / "t", seed=2, vocab_size=rows[1], **TWO_LAYERS),
+            student(root / "s", seed=1, vocab_size=rows[0], **layers),
+            teacher(root / "t", seed=2, vocab_size=rows[1], **layers),
         ),
         "judges": judges,
         "torch_judges": tuple(
