@@ -1,7 +1,10 @@
 """The server, as the official client of OpenAI sees it, and as those see it who send what no client would."""
 
 import asyncio
+import json
+import socket
 from collections.abc import Iterator
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +328,30 @@ def test_a_client_that_leaves_frees_its_slots(
     assert len(emptied) > 2, "the engine does not write on for nobody"
     for pages in engine.pages.caches:
         assert pages is None or int(np.sum(pages.table < pages.pool.pages)) <= 16, "those of one row at most"
+
+
+def test_a_slow_reader_keeps_nobody_waiting(server: Server, client: openai.OpenAI) -> None:
+    """It reads nothing until others were served and its texts are done, and gets all of them."""
+    body = LONG | {"model": NAME, "n": 4, "seed": 3}
+    whole = server.post("/v1/completions", body)[1]
+    before, data = server.metric("tessy_texts_total"), json.dumps(body | {"stream": True}).encode()
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        slow.connect(("127.0.0.1", server.port))
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+        slow.sendall(head.encode() + data)
+        assert complete(client, "The", max_tokens=5).choices
+        server.wait("tessy_texts_total", before + 5)
+        answer = HTTPResponse(slow)
+        answer.begin()
+        lines = answer.read().decode().split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    texts = [""] * 4
+    for line in lines[:-2]:
+        for choice in json.loads(line.removeprefix("data: "))["choices"]:
+            texts[choice["index"]] += choice["text"]
+    assert texts == [choice["text"] for choice in whole["choices"]]
+    assert all(len(text) > 20 for text in texts)
 
 
 def test_a_queue_that_is_full(server: Server, client: openai.OpenAI) -> None:
