@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tessy_jax.storage.paths import StorageError, StorePath, as_path
+from tessy_jax.storage.paths import StorageError, StorePath, as_path, is_inside
 from tessy_jax.storage.places import user_caches
 from tessy_jax.storage.spool import newest_commits, restore, runs_among
 from tessy_jax.storage.store import Object, Store
@@ -57,6 +57,10 @@ def _listed(path: StorePath) -> tuple[Store, dict[str, Object]]:
     found = store.list()
     if not found:
         raise StorageError(f"there is nothing at {path}: correct the name, or write it first")
+    if outside := [name for name in found if name and not is_inside(name)]:
+        raise StorageError(
+            f"{path} has an object whose name leads out of a folder: {outside[0]!r}; rename or remove it"
+        )
     return store, found
 
 

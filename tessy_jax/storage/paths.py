@@ -46,6 +46,11 @@ def is_stored(name: object) -> bool:
     return is_url(name) and str(name).lower().startswith(tuple(f"{scheme}:/" for scheme in SCHEMES))
 
 
+def is_inside(name: str) -> bool:
+    """Whether an object's name, as a path in a folder, stays in it. A store holds names such as `../../.bashrc` too."""
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/")
+
+
 def local_path(name: str) -> Path:
     """The path of an option that means a file or folder of this machine; raises StorageError for a URL."""
     if is_url(name):

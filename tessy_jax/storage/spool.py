@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tessy_jax.storage.paths import StorageError, StorePath
+from tessy_jax.storage.paths import StorageError, StorePath, is_inside
 from tessy_jax.storage.places import user_caches
 from tessy_jax.storage.store import Object, Store
 
@@ -96,7 +96,10 @@ class Commit:
                 name: Grown(tuple((piece, size) for piece, size in file["pieces"]), file["tail"])
                 for name, file in values["grown"].items()
             }
-            return cls(chain, number, values["writer"], values["time"], grown, values["whole"])
+            whole = values["whole"]
+            if outside := [name for name in (*grown, *whole) if not is_inside(name)]:
+                raise ValueError(f"names a file outside of the run directory: {outside[0]!r}")
+            return cls(chain, number, values["writer"], values["time"], grown, whole)
         except (LookupError, TypeError) as error:
             raise ValueError(f"is damaged: {error!r}") from error
 

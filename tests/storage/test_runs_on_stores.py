@@ -255,6 +255,25 @@ def test_inputs(place):
         local(place / "absent")
 
 
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/out", ".."])
+def test_nothing_is_written_outside_of_a_copy(name, tmp_path, monkeypatch):
+    """A store may hold what others have put there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    folder = as_path(f"memory://b/{uuid.uuid4().hex}")
+    commit = spool.Commit("00000-of-00001", 1, whole={name: "x"})
+    store.Store(folder).create(commit.name, commit.to_json())
+    with pytest.raises(StorageError, match="names a file outside of the run directory"):
+        local(folder)
+    with pytest.raises(StorageError, match="names a file outside of the run directory"):
+        spool.Spool.open(folder, "00000-of-00001")
+
+    listed = {name: store.Object(1, "1")}
+    monkeypatch.setattr(store.Store, "list", lambda *_: listed)
+    with pytest.raises(StorageError, match="leads out of a folder"):
+        local(folder)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and "lock" not in file.name]
+
+
 def test_names(tmp_path, monkeypatch):
     """A URL is never opened as a local file."""
     monkeypatch.chdir(tmp_path)
