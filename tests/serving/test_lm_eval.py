@@ -1,7 +1,6 @@
 """EleutherAI's lm-eval asks the server, for likelihoods and for texts; what it finds is what torch says."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from tessy_jax.cooperate.sampling import Sampling
 from tests.kit.oracle import Author, Oracle
-from tests.kit.serving import NAME, Server, serving, tiny
+from tests.kit.serving import NAME, Server, tiny
 from tests.serving.test_server import generated, spelled
 
 CHOICES = [
@@ -24,12 +23,6 @@ CHOICES = [
     ("Okay, so the problem says that there are", [" boxes", " three boxes", " it"], 1),
 ]
 """Questions, what may follow, and which of it is right."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What clients are told of tokens, beside the logarithms that transformers computes for the same tokens."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,21 +14,10 @@ from tessy_jax.config.sections import MeshConfig
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.engine.language_model import ModelSource
 from tessy_jax.serving.scorer import Question, Scorer
-from tests.kit.serving import NAME, PROMPT, Server, serving, tiny
+from tests.kit.serving import NAME, PROMPT, Server, tiny
 from tests.serving.test_server import CHAT, complete, generated
 
 TEXTS = ["The sum of", "Wait, I should check that again: " * 4, [5, 9, 40, 41, 200]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> openai.OpenAI:
-    return server.client()
 
 
 def theirs(ids: Sequence[int]) -> np.ndarray:

@@ -24,11 +24,6 @@ def server() -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server: Server) -> openai.OpenAI:
-    return server.client()
-
-
 def asked(problem: int, **options: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": QUESTIONS[problem]}]
     more = {"problem_id": f"p{problem}"}

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from tessy_jax.cooperate.sampling import Sampling
 from tests.kit.browser import Page
 from tests.kit.oracle import Author, Oracle
-from tests.kit.serving import LONG, NAME, PROMPT, ROOM, K, Server, serving, tiny
+from tests.kit.serving import LONG, NAME, PROMPT, ROOM, K, Server, tiny
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> openai.OpenAI:
-    return server.client()
 
 
 def complete(client: openai.OpenAI, prompt: Any, **options: Any) -> Any:
