@@ -36,6 +36,7 @@ from tessy_jax.engine.sizes import (
     make_rows,
     open_room,
     pool_of,
+    prefill_piece,
     prefill_rows,
     prompt_room,
     too_long,
@@ -325,8 +326,7 @@ class Engine:
 
     def _read(self, role: Role, slots: np.ndarray, longest: int) -> None:
         """Reads the streams of `slots`: many in one call when many are new, else a few at a time."""
-        buckets = self.config.prompt_buckets
-        chunk = next((b for b in buckets if b >= longest), buckets[-1])
+        chunk = prefill_piece(longest, self.config.prompt_buckets)
         rows = prefill_rows(self.config, chunk, self.mesh)
         for some in by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
             self.carry = self.loop.prefill(self.params, self.carry, some, role=role, chunk=chunk)

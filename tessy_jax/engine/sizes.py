@@ -77,6 +77,15 @@ def prefill_rows(config: EngineConfig, chunk: int, mesh: Mesh | None) -> Prefill
     return PrefillRows(min(many, few), many, ways)
 
 
+def prefill_piece(longest: int, buckets: Sequence[int]) -> int:
+    """Tokens of the pieces in which a prompt is read: the first bucket that holds it, or the last; a smaller one where
+    that computes at most half as much. Example: 90 tokens, buckets 64 and 512: two pieces of 64.
+    """
+    bucket = next((size for size in buckets if size >= longest), buckets[-1])
+    computed = {size: -(-longest // size) * size for size in buckets if size <= bucket}
+    return max((size for size in computed if 2 * computed[size] <= computed[bucket]), default=bucket)
+
+
 def by_shard(slots: np.ndarray, batch: int, width: int, ways: int) -> Iterator[np.ndarray]:
     """Lists of `width` slots that hold all `slots`, filled up with `batch`.
 
