@@ -17,6 +17,7 @@ import yaml
 
 from tessy_jax.config.plan import load_either
 from tessy_jax.config.schema import load_as
+from tessy_jax.config.serve import load_serve
 from tessy_jax.errors import ConfigError
 from tests.kit import ROOT
 from tests.kit.deploy import DEPLOY, workers
@@ -95,7 +96,9 @@ def test_a_command_is_understood(
             runpy.run_path(command.name, run_name="__main__")
         else:
             main = importlib.import_module(command.name).main
-            if main.config is not None:
+            if command.name == "tessy_jax.serve":
+                load = load_serve  # a model's file, or a pair's
+            elif main.config is not None:
                 load = functools.partial(load_as, main.config.schema)
             main()
     except Parsed:
