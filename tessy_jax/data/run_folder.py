@@ -260,7 +260,9 @@ def _listed(path: Path) -> tuple[list[str], str]:
     if isinstance(path, StorePath):
         store = Store.open(path)
         return sorted(store.top()), (store.read("manifest.json") or b"").decode("utf-8", "replace")
-    names = [file.name for file in path.iterdir()] if path.is_dir() else []
+    if not path.is_dir():
+        return [], ""
+    names = [file.name for file in path.iterdir()]
     try:
         return names, (path / "manifest.json").read_text("utf-8")
     except FileNotFoundError:
