@@ -137,7 +137,10 @@ def main() -> int:
     parser.add_argument("--pid", type=int, help="of the server: its memory is shown")
     options = parser.parse_args()
 
-    times = asyncio.run(soak(options))
+    try:
+        times = asyncio.run(soak(options))
+    except openai.APIConnectionError:
+        parser.error(f"no server answers at {options.url}: start one, or correct the address")
     print(f"\n{dict(times.ends)}\n\n| seconds | p50 | p95 |\n|---|---|---|")
     for name, values in (("to the first text", times.first), ("from piece to piece", times.pieces)):
         print(f"| {name} | {np.percentile(values, 50):.3f} | {np.percentile(values, 95):.3f} |")
