@@ -7,6 +7,7 @@ from rich.console import Console
 
 from tessy_jax.config.annotate import AnnotateConfig
 from tessy_jax.console import app
+from tessy_jax.storage.paths import as_path
 
 CONFIG = app.ConfigFile(AnnotateConfig, "configs/annotate_demo.yaml", example="segments.words=40")
 
@@ -29,7 +30,7 @@ main = app.Command(
         app.dry_run_option("the plan and the first segment"),
         app.OVERWRITE,
         app.show_option("annotated segments with their style in colour"),
-        app.compare_option("print how far two annotations agree; annotates nothing", "RUN"),
+        app.compare_option("print how far two annotations agree; annotates nothing", "RUN", as_path),
     ),
     run=run,
 )

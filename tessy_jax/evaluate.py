@@ -7,6 +7,7 @@ from rich.console import Console
 
 from tessy_jax.config.evaluate import EvaluateConfig
 from tessy_jax.console import app
+from tessy_jax.storage.paths import as_path
 
 CONFIG = app.ConfigFile(EvaluateConfig, "configs/evaluate.yaml", example="model.sampling.temperature=0")
 
@@ -29,7 +30,7 @@ main = app.Command(
         app.option("--stage", "run one stage alone", choices=("generate", "judge", "score")),
         app.dry_run_option("benchmarks, prompts and the judge"),
         app.OVERWRITE,
-        app.compare_option("print how two evaluations differ; evaluates nothing", "RUN"),
+        app.compare_option("print how two evaluations differ; evaluates nothing", "RUN", as_path),
     ),
     run=run,
 )

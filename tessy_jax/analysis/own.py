@@ -18,13 +18,14 @@ from tessy_jax.config.sample import SampleBudgets, SampleConfig
 from tessy_jax.config.sections import EngineConfig
 from tessy_jax.console.messages import say
 from tessy_jax.data.inputs import read_rows
-from tessy_jax.data.jsonl import read_objects, replace_file
+from tessy_jax.data.jsonl import make_folder, read_objects, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.data.run_folder import DifferentRunError
 from tessy_jax.engine.run import write_traces
 from tessy_jax.engine.sizes import MARGIN
 from tessy_jax.engine.solo import Solo
 from tessy_jax.errors import INTERRUPTED, ConfigError
+from tessy_jax.storage.copies import own_files
 from tessy_jax.text.chat import Chat
 
 _ROWS = 8
@@ -55,7 +56,7 @@ def draw_own(settings: Settings, sets: Sequence[DataSet], length: int, chat: Cha
     traces = [trace for one in sets for trace in one.traces]
     prompts = list(_prompts(traces))
     place, file = own_place(settings), settings.output / "own-prompts.jsonl"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     replace_file(file, "".join(dump_line({"messages": messages}) + "\n" for messages in prompts))
 
     count = min(settings.draw, len(prompts))
@@ -71,8 +72,9 @@ def draw_own(settings: Settings, sets: Sequence[DataSet], length: int, chat: Cha
             f"--draw: {place} holds text that was drawn otherwise:\n{differences}\nremove that folder, or give another "
             "--output"
         ) from None
-    rejects = [row for _, row in read_objects(place / "rejects.jsonl") if row] if code not in (0, INTERRUPTED) else []
-    if rejects and not any(file.stat().st_size for file in (place / "data").glob("*.jsonl")):
+    here = own_files(place)
+    rejects = [row for _, row in read_objects(here / "rejects.jsonl") if row] if code not in (0, INTERRUPTED) else []
+    if rejects and not any(file.stat().st_size for file in (here / "data").glob("*.jsonl")):
         raise ConfigError(f"--draw: the student can answer none of the prompts; the first: {rejects[0]['reason']}")
     return code != INTERRUPTED
 

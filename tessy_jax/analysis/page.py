@@ -1,6 +1,7 @@
 """`report.html`: the report, and a viewer of all traces, in one file that loads nothing and opens from disk."""
 
 import html
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -11,6 +12,8 @@ from tessy_jax.analysis.packed import write_blocks
 from tessy_jax.analysis.report import Numbers
 from tessy_jax.analysis.traces import DataSet
 from tessy_jax.console.html_page import PAGE_END, page_start
+from tessy_jax.storage.outputs import publish
+from tessy_jax.storage.paths import StorePath
 from tessy_jax.text.tokenizer import ContentTokenizer
 
 _ONLY_ITSELF = (
@@ -28,6 +31,11 @@ def write_page(path: Path, found: Numbers, sets: Sequence[DataSet], teacher: Con
         sets: the traces.
         teacher: whose token boundaries are shown besides the student's.
     """
+    if isinstance(path, StorePath):
+        with tempfile.TemporaryDirectory() as place:
+            write_page(Path(place, path.name), found, sets, teacher)
+            publish(Path(place), path.parent)
+        return
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with part.open("w", encoding="utf-8") as file:

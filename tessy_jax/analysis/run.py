@@ -24,10 +24,11 @@ from tessy_jax.analysis.vectors import require_sklearn, vectors
 from tessy_jax.config.training import ComputeConfig
 from tessy_jax.console.messages import say
 from tessy_jax.console.progress import View, duration
-from tessy_jax.data.jsonl import replace_file
+from tessy_jax.data.jsonl import make_folder, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.devices import compilation_cache
 from tessy_jax.errors import DONE, INTERRUPTED, REJECTS, ConfigError
+from tessy_jax.storage.outputs import check_writable
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -45,6 +46,7 @@ def analyse(options: argparse.Namespace, console: Console) -> int:
     """
     require_sklearn()
     settings = Settings.of(options)
+    check_writable(settings.output)
     chat = _chat(settings)
     config = _config(settings, chat)
     teacher = ContentTokenizer.load(settings.teacher) if settings.teacher else None
@@ -118,7 +120,7 @@ def _read(settings: Settings, sets: Sequence[DataSet], console: Console) -> None
 
 
 def _write(output: Path, found: Numbers, sets: Sequence[DataSet], teacher: ContentTokenizer | None) -> None:
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     rejects = (reject for one in sets for reject in one.rejects)
     replace_file(output / "rejects.jsonl", "".join(dump_line(reject.to_row()) + "\n" for reject in rejects))
     replace_file(output / "report.json", dump_line(found) + "\n")

@@ -12,6 +12,8 @@ from tessy_jax.config.schema import read_yaml
 from tessy_jax.config.sections import PromptConfig, SamplingConfig, ThinkingConfig
 from tessy_jax.errors import ConfigError
 from tessy_jax.models.hub import model_folder
+from tessy_jax.storage.copies import is_there, local
+from tessy_jax.storage.paths import StorePath
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Settings:
             ConfigError: something that an option names is not there, or no student is named.
         """
         for place in (*options.data, options.reference, *options.benchmark, options.judged):
-            if place is not None and not place.expanduser().exists():
+            if place is not None and not _is_there(place.expanduser()):
                 raise ConfigError(f"there is no file or folder '{place}'")
         if options.draw is not None and options.reference:
             raise ConfigError("--draw: the student's own text is given already (--reference); leave one of them out")
@@ -90,8 +92,12 @@ class Settings:
         )
 
 
+def _is_there(place: Path) -> bool:
+    return is_there(place) if isinstance(place, StorePath) else place.exists()
+
+
 def _first_section(data: list[Path]) -> Mapping[str, Any]:
-    found = (place.expanduser() / "config.yaml" for place in data)
+    found = (local(place.expanduser()) / "config.yaml" for place in data)
     return next((_section_of(file) for file in found if file.is_file()), {})
 
 

@@ -20,8 +20,7 @@ from tessy_jax.console.progress import View, cells_of, duration
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.run_folder import RunDirError
 from tessy_jax.errors import DONE
-from tessy_jax.storage.copies import local
-from tessy_jax.storage.paths import StorePath
+from tessy_jax.storage.followed import ENDED, followed
 
 _RUNNING, _ENDED = "running", "not running"
 _REASONS = 5
@@ -55,23 +54,38 @@ def status(options: argparse.Namespace, console: Console) -> int:
     Raises:
         RunDirError: there is no run.
     """
-    name = options.run.expanduser()
-    if options.watch is not None and isinstance(name, StorePath):
-        raise RunDirError(f"--watch takes no URL yet: leave it out to see what {name} has committed")
-    run = local(name)
-    parts = read_status(run)
-    if options.watch is None:
-        out = Console(highlight=False, markup=False, soft_wrap=True)
-        for part in parts:
-            out.print(part.name or str(name), style="bold")
-            for name, value in part.cells.items():
-                out.print(f"  {name:<12} {value}")
-        return DONE
-    with View(str(run), lambda _: _flat(read_status(run)), console, interval=options.watch) as view:
-        while any(part.running is not False for part in read_status(run)):
-            view.update()
-            time.sleep(options.watch)
+    run = options.run.expanduser()
+    with followed(run) as look:
+        here = look()
+        parts = _read(run, here)
+        if options.watch is None:
+            out = Console(highlight=False, markup=False, soft_wrap=True)
+            for part in parts:
+                out.print(part.name or str(run), style="bold")
+                for name, value in part.cells.items():
+                    out.print(f"  {name:<12} {value}")
+            return DONE
+        with View(str(run), lambda _: _flat(parts), console, interval=options.watch) as view:
+            while _goes_on(here, parts):
+                view.update()
+                time.sleep(options.watch)
+                here = look()
+                parts = _read(run, here)
     return DONE
+
+
+def _goes_on(run: Path, parts: Sequence[Part]) -> bool:
+    """Whether something may still be written: by a process at a part, or at the whole between two of its parts."""
+    held = any(run.glob(".lock-*")) and _is_running(run) is not False
+    return held or any(part.running is not False for part in parts)
+
+
+def _read(run: Path, here: Path) -> list[Part]:
+    """The state of a run that stands `here` on this machine; errors have its own name."""
+    try:
+        return read_status(here)
+    except RunDirError as error:
+        raise RunDirError(str(error).replace(str(here), str(run))) from None
 
 
 def read_status(run: Path, now: float | None = None) -> list[Part]:
@@ -174,7 +188,7 @@ def _stages(run: Path, now: float) -> Part:
         cells["failed"] = ", ".join(failed)
     if error := _last_error(run):
         cells["last error"] = error
-    return Part("stages", cells, None)
+    return Part("stages", cells, _is_running(run))
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
@@ -195,7 +209,10 @@ def _newest(files: Sequence[Path]) -> list[Path]:
 
 def _is_running(folder: Path) -> bool | None:
     """Whether a process that took the directory lives; None where all are of other machines or unknown."""
-    owners = [file.read_text("utf-8", "replace") for file in folder.glob(".lock-*")]
+    texts = [file.read_text("utf-8", "replace") for file in folder.glob(".lock-*")]
+    owners = [text for text in texts if text != ENDED]
+    if texts and not owners:
+        return False
     found = [match for text in owners if (match := re.fullmatch(r"process (\d+) on (.+)", text))]
     here = [int(match[1]) for match in found if match[2] == socket.gethostname()]
     if any(map(_lives, here)):

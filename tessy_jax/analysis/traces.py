@@ -14,6 +14,8 @@ from tessy_jax.data.inputs import Reject
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.sources import InputError, RawRow, data_path, rows
 from tessy_jax.errors import ConfigError
+from tessy_jax.storage.copies import local_runs
+from tessy_jax.storage.paths import StorePath
 from tessy_jax.text.chat import Chat
 from tessy_jax.train.data.examples import CONTEXT, PARTS, Example, examples
 
@@ -172,7 +174,7 @@ def read_verdicts(folder: Path | None) -> Verdicts:
     """
     if folder is None:
         return {}
-    files = sorted(folder.expanduser().glob("**/judgements/data/*.jsonl"))
+    files = sorted(local_runs(folder.expanduser()).glob("**/judgements/data/*.jsonl"))
     if not files:
         raise ConfigError(f"--judged: {folder} holds no judgements; give the output of `evaluate`")
     lines = (row for file in files for _, row in read_objects(file) if row is not None)
@@ -185,8 +187,9 @@ def read_verdicts(folder: Path | None) -> Verdicts:
 
 def names_of(places: Sequence[Path]) -> list[str]:
     """Short names that tell the places apart: their last parts, as many as it takes."""
-    for depth in range(1, 1 + max(len(place.resolve().parts) for place in places)):
-        names = ["/".join(place.resolve().parts[-depth:]) for place in places]
+    parts = [place.parts if isinstance(place, StorePath) else place.resolve().parts for place in places]
+    for depth in range(1, 1 + max(map(len, parts))):
+        names = ["/".join(each[-depth:]) for each in parts]
         if len(set(names)) == len(names):
             return names
     return [f"{place} ({number})" for number, place in enumerate(places, 1)]

@@ -76,7 +76,7 @@ def compare_runs(a: Path, b: Path) -> int:
     Raises:
         InputError: one has no annotated segments, or a segment has different texts in the two.
     """
-    Console().print(agreement_table(compare(read_annotation(a), read_annotation(b))))
+    Console().print(agreement_table(compare(read_annotation(local(a)), read_annotation(local(b)))))
     return DONE
 
 
@@ -87,7 +87,7 @@ def open_annotator(config: AnnotatorConfig) -> Annotator:
         ConfigError, TextError, WeightsError: what it needs is not there or damaged.
     """
     if isinstance(config, LexiconConfig):
-        return Lexicon.load(Path(config.phrases).expanduser())
+        return Lexicon.load(local(config.phrases).expanduser())
     if isinstance(config, EndpointConfig):
         return Endpoint(config)
     from tessy_jax.annotation.llm import Llm  # imports JAX, which the others do not need
@@ -233,6 +233,7 @@ def _annotate(
         try:
             for group in groups:
                 _store(run, annotator.name, group, progress)
+                run.keep()
                 view.update()
         except AnnotatorError as error:
             return Ending(error, stop.asked)
@@ -265,7 +266,7 @@ def _summarize(run: RunDir, progress: AnnotationProgress, ending: Ending, consol
     say(
         console,
         f"{progress.done} segments done, {progress.rejected} rejected ({progress.reject_share:.1%}), {progress.left} "
-        f"left; segments in {run.path}/data",
+        f"left; segments in {run.name}/data",
     )
     if progress.truncated:
         say(console, f"{progress.truncated} replies were cut off: their complete items were kept")
@@ -279,7 +280,7 @@ def _summarize(run: RunDir, progress: AnnotationProgress, ending: Ending, consol
         say(console, "stopped; the same command goes on from here")
         return INTERRUPTED
     if progress.rejected or progress.unusable:
-        say(console, f"see {run.path}/rejects.jsonl for what was rejected and why")
+        say(console, f"see {run.name}/rejects.jsonl for what was rejected and why")
         return REJECTS
     return DONE
 

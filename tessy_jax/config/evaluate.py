@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from tessy_jax.config.benchmarks import Benchmark
-from tessy_jax.config.schema import Config, Located, LocatedOrStored, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 from tessy_jax.config.sections import (
     NO_THINKING,
     ChatApiConfig,
@@ -94,7 +94,7 @@ class ResponsesConfig(Config):
     """Responses that were written elsewhere."""
 
     kind: Literal["responses"] = Field(description="Responses in a file.")
-    path: Located = Field(
+    path: LocatedOrStored = Field(
         description="JSON lines of responses, OJBench's rows, or LiveCodeBench's custom_evaluator JSON."
     )
     model: str = Field(min_length=1, description="Name of the model, for the report.")
@@ -124,6 +124,6 @@ class EvaluateConfig(Config):
     model: ModelConfig
     benchmarks: tuple[Benchmark, ...] = Field(strict=False, min_length=1, description="What the model is asked.")
     judge: JudgeConfig = JudgeConfig()
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    output: RunPath = Field(description="Run directory or its URL; created, or resumed where it exists.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of all sampling.")
     limit: PositiveInt | None = Field(default=None, description="Stop after this many problems of each; null: all.")

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, PositiveInt, Strict, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from tessy_jax.config.methods import METHODS
-from tessy_jax.config.schema import Config, Located, OutputPath, nearest
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath, nearest
 
 BASE = "base"
 """What the student is called before training, in folders and tables."""
@@ -43,9 +43,9 @@ class ArmConfig(Config):
 class ExperimentConfig(Config):
     """All that `python -m tessy_jax.experiment` needs to know."""
 
-    synthesize: Located = Field(description="Configuration of synthesize for all arms; its method is not read.")
-    sft: Located = Field(description="Configuration of sft; its model and data.train are not read.")
-    evaluate: Located | None = Field(
+    synthesize: LocatedOrStored = Field(description="Configuration of synthesize for all arms; its method is not read.")
+    sft: LocatedOrStored = Field(description="Configuration of sft; its model and data.train are not read.")
+    evaluate: LocatedOrStored | None = Field(
         default=None, description="Configuration of evaluate; its model.model is not read; null: nothing is evaluated."
     )
     arms: dict[ArmName, ArmConfig] = Field(min_length=1, description="Rows of the table, by name.")
@@ -56,7 +56,7 @@ class ExperimentConfig(Config):
         default=(0,), min_length=1, description="Of every stage of every arm: one run each."
     )
     jobs: PositiveInt = Field(default=1, description="Stages at the same time; 1 on an accelerator.")
-    output: OutputPath = Field(description="Folder of the experiment; created, or resumed where it exists.")
+    output: RunPath = Field(description="Folder of the experiment or its URL; created, or resumed where it exists.")
 
     @field_validator("arms")
     @classmethod

@@ -1,9 +1,9 @@
 """Typed configuration: one YAML file, dotted overrides, and errors that name the key, the place and the remedy.
 
 Relative paths in a configuration (models, tables, input) are looked for in the current directory, then in the folder of
-the YAML file, then in that folder's parent; the first that exists is taken. A name found nowhere stays as written: it
-may be a model hub id. So `configs/demo.yaml` of a checkout means the same files from any directory. Paths that a run
-creates (`output`, `engine.compilation_cache`) are relative to the current directory.
+the YAML file, then in that folder's parent, on a store too; the first that exists is taken. A name found nowhere stays
+as written: it may be a model hub id. So `configs/demo.yaml` of a checkout means the same files from any directory.
+Paths that a run creates (`output`, `engine.compilation_cache`) are relative to the current directory.
 """
 
 import difflib
@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from tessy_jax.errors import ConfigError
-from tessy_jax.storage.paths import StorageError, as_path, is_url
+from tessy_jax.storage.paths import StorageError, StorePath, as_path, is_url
 
 
 class Config(BaseModel):
@@ -43,9 +43,16 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 
 def _locate(value: str, info: ValidationInfo) -> str:
+    if is_url(value):
+        return value
     path = Path(value).expanduser()
     for folder in (Path(), *(info.context or ())):
-        if (folder / path).exists():
+        if isinstance(folder, StorePath):
+            from tessy_jax.storage.copies import found_in
+
+            if (found := found_in(folder, value)) is not None:
+                return found
+        elif (folder / path).exists():
             return str(folder / path)
     return value
 
@@ -73,7 +80,7 @@ def _url_or_path(value: Any, validate: Callable[[Any], Path]) -> Path:
 LocatedOrStored = Annotated[str, Field(min_length=1), AfterValidator(_known_url), AfterValidator(_locate)]
 """A file or folder that must be there, or a model hub id, found as the module's text says; or a URL on a store."""
 
-Located = Annotated[LocatedOrStored, BeforeValidator(_local)]
+Located = Annotated[LocatedOrStored, AfterValidator(_local)]
 """The same, on this machine."""
 
 RunPath = Annotated[Path, Strict(False), WrapValidator(_url_or_path)]
@@ -126,14 +133,14 @@ def load_as(
 
     Args:
         schema: the class of the configuration, or those to choose from.
-        path: of the file.
+        path: of the file, or its URL on a store.
         overrides: replace values or whole sections, in order: `["engine.batch=8", "mesh={data: 2}"]`.
         values: stand for what is in the file, which then need not be there; messages name `path` all the same.
 
     Raises:
         ConfigError: the file cannot be read, or a key or value is wrong. Every problem is named, one per line.
     """
-    path = Path(path)
+    path = as_path(path)
     merged: Any = OmegaConf.create(_change_texts(read_yaml(path) if values is None else dict(values), _mask))
     sources: dict[str, str] = {}
     for override in overrides:
@@ -257,7 +264,7 @@ def _show(default: object) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a configuration file as they stand there; raises ConfigError where it cannot be read."""
     try:
-        text = _mask(path.expanduser().read_text("utf-8"))
+        text = _mask(_read(path.expanduser()).decode("utf-8"))
         values = _change_texts(OmegaConf.to_container(OmegaConf.load(io.StringIO(text))), _unmask)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {path}") from None
@@ -265,11 +272,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except StorageError:
+        raise
     except Exception as error:  # of YAML, of OmegaConf, or of Python over a value that is none (a date, a deep nesting)
         raise ConfigError(f"cannot read {path}: {_one_line(error)}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys with values, not a list")
     return {str(key): value for key, value in values.items()}
+
+
+def _read(path: Path) -> bytes:
+    if isinstance(path, StorePath):
+        from tessy_jax.storage.copies import read_object
+
+        return read_object(path)
+    return path.read_bytes()
 
 
 _DOLLAR = "\ue7c3"

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from tessy_jax.config.benchmarks import Benchmark
 from tessy_jax.config.evaluate import JudgeConfig
-from tessy_jax.config.schema import Config, LocatedOrStored, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 
 ThinkFinish = Literal["end", "eos", "channel", "length", "loop"]
 AnswerFinish = Literal["stop", "length"]
@@ -52,7 +52,7 @@ class SelectConfig(Config):
     input: tuple[LocatedOrStored, ...] = Field(
         default=(), strict=False, description="Runs of synthesize or sample, or files of their records."
     )
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    output: RunPath = Field(description="Run directory or its URL; created, or resumed where it exists.")
     finish: FinishRule = FinishRule()
     tokens: TokensRule = TokensRule()
     score: ScoreRule = ScoreRule()

@@ -31,7 +31,7 @@ from tessy_jax.console.stopping import Stoppable
 from tessy_jax.devices import jax_settings
 from tessy_jax.devices.host_memory import keep_freed_memory
 from tessy_jax.errors import ERROR, INTERRUPTED, READER_LEFT, UserError
-from tessy_jax.storage.paths import local_path
+from tessy_jax.storage.paths import StorePath, as_path, local_path
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -72,9 +72,9 @@ def show_option(what: str) -> Option:
     return option("--show", f"print {what}", action="store_true")
 
 
-def compare_option(help: str, metavar: str | tuple[str, str]) -> Option:
-    """Two folders to compare, instead of what the command does otherwise."""
-    return option("--compare", help, nargs=2, type=local_path, metavar=metavar)
+def compare_option(help: str, metavar: str | tuple[str, str], place: Callable[[str], Path] = local_path) -> Option:
+    """Two folders to compare, instead of what the command does otherwise; `place` says where they may be."""
+    return option("--compare", help, nargs=2, type=place, metavar=metavar)
 
 
 OVERWRITE = option("--overwrite", "start anew where an earlier run wrote", action="store_true")
@@ -113,9 +113,9 @@ def config_options(default: str, example: str, help: str | None = None) -> tuple
         example: an override, for the help.
         help: what the file is; None: any YAML file.
     """
-    file_help = f"a YAML file; default: {default}" if help is None else help
+    file_help = f"a YAML file, or its URL; default: {default}" if help is None else help
     return (
-        option("config", file_help, nargs="?", type=local_path, default=Path(default)),
+        option("config", file_help, nargs="?", type=as_path, default=Path(default)),
         option("overrides", f"dotted overrides, e.g. {example}", nargs="*", metavar="key=value"),
     )
 
@@ -133,7 +133,7 @@ def choose_config(options: argparse.Namespace, default: str) -> ConfigChoice:
     `engine.batch=4 seed=1 --limit 3` gives the default file with `engine.batch=4`, `seed=1`, `limit=3`.
     """
     file, overrides = options.config, list(options.overrides)
-    if "=" in str(file) and not file.exists():
+    if "=" in str(file) and not isinstance(file, StorePath) and not file.exists():
         overrides.insert(0, str(file))
         file = Path(default)
     for name in ("input", "output", "limit"):

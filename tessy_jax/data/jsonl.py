@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tessy_jax.storage.paths import StorePath
+from tessy_jax.storage.store import Store
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,8 +66,13 @@ def remove_torn_line(path: Path) -> None:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Writes a whole file at once: a reader, or a crash, sees the old content or the new, never a part."""
-    _write_then(path, content, os.replace)
+    """Writes a whole file at once, here or on a store: a reader, or a crash, sees the old content or the new, never a
+    part.
+    """
+    if isinstance(path, StorePath):
+        Store(path.parent).write(path.name, _bytes(content))
+    else:
+        _write_then(path, content, os.replace)
 
 
 def create_file(path: Path, content: str | bytes) -> bool:
@@ -80,7 +88,7 @@ def _write_then(path: Path, content: str | bytes, move: Callable[[Path, Path], N
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(_bytes(content))
             file.flush()
             os.fsync(file.fileno())
         move(temporary, path)
@@ -88,6 +96,16 @@ def _write_then(path: Path, content: str | bytes, move: Callable[[Path, Path], N
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; on a store there is nothing to make."""
+    if not isinstance(path, StorePath):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
 
 
 def _link(temporary: Path, path: Path) -> None:

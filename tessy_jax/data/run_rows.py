@@ -26,7 +26,7 @@ from typing import Any, Self
 from tessy_jax.data.jsonl import LineFile, read_objects, remove_torn_line, replace_file
 from tessy_jax.data.records import RowState, dump_line
 from tessy_jax.data.run_folder import RunDirError, compare_identity, explained, open_run_folder, stored_manifest
-from tessy_jax.storage.paths import StorageError, StorePath
+from tessy_jax.storage.paths import StorePath
 from tessy_jax.storage.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -127,6 +127,12 @@ class RunDir:
             stored_manifest(path, kind.format)  # raises where it holds other files
             spool = Spool.open(path, "{:05d}-of-{:05d}".format(*shard), empty=overwrite)
             path = spool.folder
+        cleared: list[bool] = []
+
+        def clear(everything: bool) -> None:
+            cleared.append(everything)
+            _clear(path, shard, everything)
+
         with explained(path), _closed_on_error(spool):
             lock = open_run_folder(
                 path,
@@ -136,14 +142,13 @@ class RunDir:
                 overwrite=overwrite,
                 shard=shard,
                 barrier=barrier,
-                clear=partial(_clear, path, shard),
+                clear=clear,
                 expendable=expendable,
             )
             run = cls(path, kind, shard, lock, spool)
             try:
-                run._publish(manifest, overwrite)
                 run._begin()
-                run._take(anew=overwrite, first=shard[0] == 0)
+                run._store(manifest, cleared[0], shard[0] == 0, barrier)
             except BaseException:
                 run.close()
                 raise
@@ -152,7 +157,7 @@ class RunDir:
     def append(self, record: Mapping[str, Any]) -> None:
         """Stores a record, which is on the disk when this returns; one whose key is done already is left as it is.
 
-        On a store it is there after the next journal, or after some megabytes, or when the directory is closed.
+        On a store it is there after the next journal or `keep`, after some megabytes, or when the directory is closed.
 
         Raises:
             RunDirError: the disk is full or fails; nothing of the record is visible then.
@@ -190,6 +195,13 @@ class RunDir:
         if self._spool is not None:
             self._spool.commit()
 
+    def keep(self) -> None:
+        """Stores what was written, where the directory is on a store and that was not done a moment ago: for runs
+        without rows in flight, after what took time. Raises StorageError.
+        """
+        if self._spool is not None:
+            self._spool.commit_soon()
+
     def read_journal(self) -> list[RowState]:
         """The rows that were in flight and are not done; none where the journal is damaged (they start again)."""
         try:
@@ -216,31 +228,34 @@ class RunDir:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            if self._spool is not None and not isinstance(error, StorageError):
-                self._spool.commit(flush=True)
-        except StorageError as failed:
-            if error is None:
-                raise
-            logger.warning("what was written last is not stored, and is written again: %s", failed)
-        finally:
-            self.close()
+        spool, self._spool = self._spool, None
+        self.close()
+        if spool is not None:
+            spool.end(error)
 
-    def _publish(self, manifest: Mapping[str, Any], overwrite: bool) -> None:
-        """Puts a manifest and a configuration that were written here on the store."""
+    def _store(self, manifest: Mapping[str, Any], anew: bool, first: bool, barrier: Callable[[], None]) -> None:
+        """Makes the directory on the store this process's own. Where an earlier run is there and nothing of it is to
+        stay, its rows go before its manifest does: they are never taken for those of the new one.
+        """
         if self._spool is None:
             return
+        grown = [file.relative_to(self.path).as_posix() for file in (*self._paths.values(), self.log_path)]
+        take = partial(self._spool.take, grown, [self._journal.relative_to(self.path).as_posix()], first=first)
+        if anew and self._spool.has_begun:
+            take(anew=True)
+            barrier()
+            self._publish(manifest)
+        else:
+            self._publish(manifest)
+            take(anew=anew)
+
+    def _publish(self, manifest: Mapping[str, Any]) -> None:
+        """Puts a manifest and a configuration that were written here on the store."""
+        assert self._spool is not None
         theirs = self._spool.publish("manifest.json")
         if theirs is not None:  # another process began the run meanwhile
             compare_identity(self._spool.store.path, json.loads(theirs), manifest)
         self._spool.publish("config.yaml")
-
-    def _take(self, *, anew: bool, first: bool) -> None:
-        """Makes the directory on the store this process's own."""
-        if self._spool is not None:
-            grown = [*self._paths.values(), self.log_path]
-            names = [file.relative_to(self.path).as_posix() for file in grown]
-            self._spool.take(names, [self._journal.relative_to(self.path).as_posix()], anew=anew, first=first)
 
     def _begin(self) -> None:
         for folder in ("data", "journal"):

@@ -17,9 +17,13 @@ from tessy_jax.evals.targets import CodeTarget, Language
 from tessy_jax.evals.task import Task
 from tessy_jax.evals.tasks.registry import open_task
 from tessy_jax.evals.tasks.rows import TaskError
+from tessy_jax.storage.copies import local
+from tessy_jax.storage.paths import is_url
 
 _JUDGING = ("extract", "rules", "problems", "prompts", "limit", "tests", "judged", "asserts", "python", "files")
 """Of a task's identity: what the responses do not depend on."""
+_PLACES = ("path", "tests", "testlib")
+"""Keys of sections that name files."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,19 @@ def open_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
         ConfigError: two have one label, and would share a folder.
     """
     found: list[Benchmark] = []
-    for section in config.benchmarks:
+    for section in map(_on_this_machine, config.benchmarks):
         task = open_task(section)
         folder = "".join(c if c.isalnum() or c in "-_." else "-" for c in task.label).strip("-.") or section.name
         if any(folder == other.folder for other in found):
             raise ConfigError(f"benchmarks: two would be called '{folder}': give one of them another label")
         found.append(Benchmark(section, task, folder, list(islice(task.problems(), config.limit))))
     return found
+
+
+def _on_this_machine(section: BenchmarkConfig) -> BenchmarkConfig:
+    """The section with its files here: of those on a store, copies."""
+    named = {name: getattr(section, name, None) for name in _PLACES}
+    return section.model_copy(update={name: str(local(place)) for name, place in named.items() if is_url(place)})
 
 
 def _languages(targets: Iterable[Any]) -> Iterable[Language]:

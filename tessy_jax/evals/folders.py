@@ -1,6 +1,6 @@
 """Where an evaluation stands on the disk, and what of it is done.
 
-    OUTPUT/config.yaml  OUTPUT/report.{md,json,html}
+    OUTPUT/config.yaml  OUTPUT/run.log  OUTPUT/report.{md,json,html}
     OUTPUT/<benchmark>/responses/     a run directory: what the model wrote
     OUTPUT/<benchmark>/judgements/    a run directory: what the judge says of it
     OUTPUT/<benchmark>/custom_evaluator.json  eval_all.json     for LiveCodeBench's tools
@@ -19,6 +19,7 @@ from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.run_folder import DifferentRunError, RunDirError, make_manifest
 from tessy_jax.data.run_rows import RunDir, RunFormat
 from tessy_jax.evals.records import Judgement, Response, Verdict
+from tessy_jax.storage.copies import own_files
 
 KEY = ("problem_id", "sample_index")
 RESPONSES = RunFormat("tessy_jax responses 1", KEY)
@@ -60,7 +61,7 @@ def read_responses(config: EvaluateConfig, folder: str) -> Iterator[Response]:
 
 def read_refusals(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
     """Judgements of the responses that could not be written: a prompt that is too long has no answer."""
-    path = config.output / folder / "responses" / "rejects.jsonl"
+    path = own_files(config.output / folder / "responses") / "rejects.jsonl"
     for _, row in read_objects(path) if path.exists() else ():
         if row is not None:
             detail = f"no response was written: {row['reason']}"
@@ -75,13 +76,13 @@ def read_judgements(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
 
 
 def responses_file(output: Path, folder: str) -> Path:
-    """The file of a benchmark's responses."""
-    return output / folder / "responses" / "data" / "part-00000-of-00001.jsonl"
+    """The file of a benchmark's responses; on a store, of a copy."""
+    return own_files(output / folder / "responses") / "data" / "part-00000-of-00001.jsonl"
 
 
 def judgements_file(output: Path, folder: str) -> Path:
-    """The file of a benchmark's judgements."""
-    return output / folder / "judgements" / "data" / "part-00000-of-00001.jsonl"
+    """The file of a benchmark's judgements; on a store, of a copy."""
+    return own_files(output / folder / "judgements") / "data" / "part-00000-of-00001.jsonl"
 
 
 def _open(
@@ -104,7 +105,7 @@ def _open(
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(folder.glob("data/part-*.jsonl")):
+    for path in sorted(ownown_files(folder).glob("data/part-*.jsonl")):
         for _, row in read_objects(path):
             if row is not None:
                 yield row

@@ -180,6 +180,7 @@ def _judge_benchmark(
             todo = itertools.takewhile(lambda _: not stop.asked, left)
             for judgement in _in_parallel(judges, benchmark, todo, view):
                 _store(run, judgement, progress)
+                run.keep()
                 view.update()
     return _summarize(benchmark, progress, stop.asked, config, console)
 

@@ -8,6 +8,7 @@ written as the responses come, so that memory holds one problem at a time.
 import html
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from tessy_jax.evals.report import (
     shown,
     unfinished_in_words,
 )
+from tessy_jax.storage.outputs import publish
+from tessy_jax.storage.paths import StorePath
 
 PAGE_BYTES = 8 << 20
 """About how much of responses the page holds."""
@@ -80,6 +83,11 @@ class ToShow:
 
 def write_html(folder: Path, report: Report, shown_results: Sequence[ToShow] = ()) -> None:
     """Writes report.html, and a new folder `responses` in place of an old one."""
+    if isinstance(folder, StorePath):
+        with tempfile.TemporaryDirectory() as place:
+            write_html(Path(place), report, shown_results)
+            publish(Path(place), folder, "responses")
+        return
     cut = max(200, min(20_000, PAGE_BYTES // max(1, sum(one.responses for one in shown_results))))
     for left in (*folder.glob(".report.*.tmp"), *folder.glob(".responses.*.tmp")):  # by a command that was killed
         shutil.rmtree(left) if left.is_dir() else left.unlink()

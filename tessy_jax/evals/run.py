@@ -16,7 +16,9 @@ from tessy_jax.evals.benchmark import Benchmark, open_benchmarks
 from tessy_jax.evals.folders import open_responses
 from tessy_jax.evals.generate.base import ResponseSource
 from tessy_jax.evals.generation import Ending, Wanted, generate
+from tessy_jax.storage.outputs import hold
 
+LOG = "run.log"
 STAGES = ("generate", "judge", "score")
 
 
@@ -46,16 +48,17 @@ def run_stages(
     if "judge" in stages:
         check_tests(config, benchmarks)
     source = open_source(config)
-    config.output.mkdir(parents=True, exist_ok=True)
-    replace_file(config.output / "config.yaml", to_yaml(config))
-    with log_to(config.output / "run.log"):
+    with hold(config.output, [LOG]) as held, log_to(held.path / LOG):
+        replace_file(config.output / "config.yaml", to_yaml(config))
         code = DONE
         if "generate" in stages:
             code = _generate(config, benchmarks, source, overwrite, console)
+            held.commit()
         if code == DONE and "judge" in stages:
             from tessy_jax.evals.judging import judge
 
             code = judge(config, benchmarks, overwrite, console)
+            held.commit()
         if code == DONE and "score" in stages:
             from tessy_jax.evals.scoring import score
 

@@ -88,7 +88,7 @@ def select(config: SelectConfig, options: argparse.Namespace, console: Console) 
         _keep_n(config, candidates.values())
         _write(config, run, candidates)
         kept = sum(one.reason is None for one in candidates.values())
-        say(console, f"{kept} of {len(candidates)} records kept, {bad} rows are no records; records in {run.path}/data")
+        say(console, f"{kept} of {len(candidates)} records kept, {bad} rows are no records; records in {run.name}/data")
         for line in _reasons(candidates):
             say(console, line)
     return REJECTS if bad else DONE

@@ -21,6 +21,8 @@ from tessy_jax.experiments.marks import Marks
 from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.stages import Stage
 from tessy_jax.models.hub import is_hub_id
+from tessy_jax.storage.copies import state
+from tessy_jax.storage.paths import StorageError, is_stored
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,12 @@ def _look_for_models(stages: Sequence[Stage], absent: dict[str, None]) -> list[s
     """
     to_download: dict[str, None] = {}
     for key, name in (found for stage in stages for found in _models(stage.config)):
+        if is_stored(name):
+            try:
+                state(name)
+            except StorageError as error:
+                absent[f"{key}: {error}"] = None
+            continue
         if Path(name).expanduser().exists():
             continue
         if is_hub_id(name):

@@ -7,8 +7,8 @@ nothing is started to find that out. All others are run: what they have done bef
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +17,16 @@ from tessy_jax.data.records import dump_line
 from tessy_jax.data.run_folder import RunDirError, explained, take_lock
 from tessy_jax.errors import DONE, REJECTS
 from tessy_jax.experiments.stages import Stage
+from tessy_jax.storage.copies import is_there, own_files
+from tessy_jax.storage.outputs import Held
+from tessy_jax.storage.outputs import hold as hold_folder
+from tessy_jax.storage.paths import StorePath
+from tessy_jax.storage.store import Store
 
 FILE = "stages.jsonl"
+LOG = "run.log"
+_BEGINNING = {"journal"}
+"""What stands on a store before the first mark."""
 
 
 class Mark(NamedTuple):
@@ -37,15 +45,27 @@ class Mark(NamedTuple):
 class Marks:
     """The marks of an experiment, as they were when the file was read, and those that were added."""
 
-    def __init__(self, folder: Path):
-        """Reads those that are there; creates nothing."""
-        self._path = folder / FILE
+    def __init__(self, folder: Path, held: Held | None = None):
+        """Reads those that are there; creates nothing.
+
+        Args:
+            folder: of the experiment.
+            held: the same, where this process holds it and may add marks.
+        """
+        self._held = held
+        self._path = (own_files(folder) if held is None else held.path) / FILE
         self._all = list(_read(self._path))
         self._last = {mark.stage: mark for mark in self._all}
+        self._there: dict[str, bool] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the experiment's own files that grow are on this machine."""
+        return self._path.parent
 
     def is_done(self, stage: Stage) -> bool:
         mark = self._last.get(stage.name)
-        return mark is not None and mark.is_done and mark.hash == stage.hash and stage.folder.is_dir()
+        return mark is not None and mark.is_done and mark.hash == stage.hash and self._is_there(stage)
 
     def last(self, stage: Stage) -> Mark | None:
         """How its last run ended, whatever it was then."""
@@ -61,36 +81,58 @@ class Marks:
             file = LineFile(self._path)
             file.append(dump_line({**mark._asdict(), "command": stage.typed}))
             file.close()
+        if self._held is not None:
+            self._held.commit()
+        self._there.pop(stage.name, None)
         self._all.append(mark)
         self._last[stage.name] = mark
 
+    def _is_there(self, stage: Stage) -> bool:
+        """Whether its folder is there; a store is asked once after each of its runs."""
+        if not isinstance(stage.folder, StorePath):
+            return stage.folder.is_dir()
+        if stage.name not in self._there:
+            self._there[stage.name] = is_there(stage.folder)
+        return self._there[stage.name]
+
 
 @contextmanager
-def hold(folder: Path) -> Iterator[Marks]:
+def hold(folder: Path, stages: Sequence[Stage]) -> Iterator[Marks]:
     """Makes the folder of an experiment, or finds one, and holds it for this process.
+
+    Args:
+        stages: all of them, whose logs are kept with the marks where the folder is on a store.
 
     Raises:
         RunDirError: it holds something else, or another process holds it.
+        StorageError: the store fails.
     """
     check(folder)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).touch()
-    lock = take_lock(folder, (0, 1))
-    try:
-        remove_torn_line(folder / FILE)
-        yield Marks(folder)
-    finally:
-        os.close(lock)
+    with ExitStack() as stack:
+        with explained(folder):
+            held = stack.enter_context(hold_folder(folder, [FILE, LOG, *(stage.log_name for stage in stages)]))
+            (held.path / FILE).touch()
+        held.commit()
+        stack.callback(os.close, take_lock(held.path, (0, 1)))
+        remove_torn_line(held.path / FILE)
+        yield Marks(folder, held)
 
 
 def check(folder: Path) -> None:
     """Raises RunDirError where a folder holds something else than an experiment."""
+    if isinstance(folder, StorePath):
+        foreign = [] if (own_files(folder) / FILE).exists() else sorted(Store.open(folder).top() - _BEGINNING)
+        _refuse(folder, foreign)
+        return
     if folder.exists() and not folder.is_dir():
         raise RunDirError(f"{folder} is a file, not a folder: use another --output")
     if not folder.exists() or (folder / FILE).exists():
         return
-    if foreign := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".lock-")):
+    _refuse(folder, sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".lock-")))
+
+
+def _refuse(folder: Path, foreign: Sequence[str]) -> None:
+    if foreign:
         raise RunDirError(
             f"{folder} is not empty and holds no experiment (it has {', '.join(foreign[:3])}): use another --output"
         )

@@ -15,6 +15,7 @@ from tessy_jax.experiments.marks import Marks
 from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.stages import Stage
 from tessy_jax.experiments.traces import TraceCounts, count_traces
+from tessy_jax.storage.copies import local, own_files
 from tessy_jax.train.accuracy import Point, read_points
 
 
@@ -127,7 +128,7 @@ def read_results(config: ExperimentConfig, stages: Sequence[Stage], marks: Marks
         if not marks.is_done(stage):
             continue
         if stage.command == "synthesize":
-            arm.traces[stage.seed] = count_traces(stage.folder)
+            arm.traces[stage.seed] = count_traces(local(stage.folder))
         elif stage.command == "sft":
             arm.trainings[stage.seed] = _training(stage)
         else:
@@ -157,9 +158,10 @@ def _why(stage: Stage, marks: Marks) -> str:
 
 
 def _training(stage: Stage) -> Training:
-    rows = [row for _, row in read_objects(stage.folder / "metrics.jsonl") if row is not None]
+    folder = own_files(stage.folder, "metrics.jsonl", "corpus/rejects.jsonl")
+    rows = [row for _, row in read_objects(folder / "metrics.jsonl") if row is not None]
     steps = [row for row in rows if "loss" in row]
-    rejects = stage.folder / "corpus" / "rejects.jsonl"
+    rejects = folder / "corpus" / "rejects.jsonl"
     return Training(
         {row["step"]: row["loss"] for row in steps},
         sum(row["tokens_all"] for row in steps),
@@ -169,7 +171,7 @@ def _training(stage: Stage) -> Training:
 
 
 def _evaluation(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> dict[str, BenchmarkResult]:
-    report = json.loads((config.output / "report.json").read_text("utf-8"))
+    report = json.loads(local(config.output / "report.json").read_text("utf-8"))
     by_label = {one["label"]: one for one in report["results"]}
     return {each.label: _benchmark(config, each, by_label[each.label]) for each in benchmarks}
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from tessy_jax.config.experiment import ExperimentConfig
 from tessy_jax.config.schema import to_yaml
 from tessy_jax.console.messages import log_to, say, tell
-from tessy_jax.data.jsonl import replace_file
+from tessy_jax.data.jsonl import make_folder, replace_file
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
-from tessy_jax.experiments.marks import Marks, check, hold
+from tessy_jax.experiments.marks import LOG, Marks, check, hold
 from tessy_jax.experiments.notes import notes_on
 from tessy_jax.experiments.processes import Processes, Runner
 from tessy_jax.experiments.schedule import Schedule
@@ -38,7 +38,7 @@ def experiment(
         return dry_run(stages, Marks(config.output))
     if options.report:
         return _report(config, stages, Marks(config.output), console)
-    with hold(config.output) as marks, log_to(config.output / "run.log"):
+    with hold(config.output, stages) as marks, log_to(marks.folder / LOG):
         replace_file(config.output / "config.yaml", to_yaml(config))
         for note in notes_on(stages):
             tell(console, note)
@@ -73,7 +73,7 @@ def _report(config: ExperimentConfig, stages: Sequence[Stage], marks: Marks, con
     from tessy_jax.experiments.results import read_results
 
     results = read_results(config, stages, marks)
-    config.output.mkdir(parents=True, exist_ok=True)
+    make_folder(config.output)
     write_report(config.output, results)
     say(console, f"report: {config.output}/report.md, report.html, report.json")
     return DONE

@@ -15,6 +15,7 @@ from tessy_jax.errors import DONE, INTERRUPTED, REJECTS
 from tessy_jax.experiments.marks import Marks
 from tessy_jax.experiments.processes import Runner, Running
 from tessy_jax.experiments.stages import Stage
+from tessy_jax.storage.paths import StorePath
 
 _PAUSE = 0.1
 """Seconds between two looks at what runs."""
@@ -136,8 +137,9 @@ def _explain(stage: Stage, code: int) -> Iterator[str]:
     yield f"error: {stage.name} failed: {_ending(code)}"
     for line in _last_lines(stage.log, _SHOWN_LINES):
         yield f"    {line}"
-    run_log = stage.folder / "run.log"
-    yield f"all that it printed: {stage.log}" + (f"; its log: {run_log}" if run_log.exists() else "")
+    printed, run_log = stage.root / stage.log_name, stage.folder / "run.log"
+    logged = not isinstance(run_log, StorePath) and run_log.exists()
+    yield f"all that it printed: {printed}" + (f"; its log: {run_log}" if logged else "")
     yield f"the stage alone: {stage.typed}"
 
 

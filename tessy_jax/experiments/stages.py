@@ -24,7 +24,8 @@ from tessy_jax.config.sft import SftConfig
 from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.errors import ConfigError
 from tessy_jax.storage.copies import state
-from tessy_jax.storage.paths import is_stored
+from tessy_jax.storage.paths import StorePath, as_path, is_stored
+from tessy_jax.storage.spool import work_folder
 
 Command = Literal["synthesize", "sft", "evaluate"]
 
@@ -66,9 +67,15 @@ class Stage:
         return shlex.join(["python", "-m", f"tessy_jax.{self.command}", *self.words])
 
     @property
+    def log_name(self) -> str:
+        """The name in the experiment's folder of what its process prints."""
+        return f"{self.name}.log"
+
+    @property
     def log(self) -> Path:
-        """What its process prints."""
-        return self.folder.with_name(f"{self.command}.log")
+        """What its process prints, on this machine."""
+        root = work_folder(self.root) if isinstance(self.root, StorePath) else self.root
+        return root / self.log_name
 
     @cached_property
     def hash(self) -> str:
@@ -77,7 +84,7 @@ class Stage:
         The experiment's own folder is not in it: it may be moved.
         """
         values = self.config.model_dump(mode="json")
-        files = {path: _hash_path(path) for path in _paths(values) if not Path(path).is_relative_to(self.root)}
+        files = {path: _hash_path(path) for path in _paths(values) if not as_path(path).is_relative_to(self.root)}
         text = json.dumps([self.command, values, files, [stage.hash for stage in self.needs]], sort_keys=True)
         return hash_text(text.replace(json.dumps(str(self.root))[1:-1], "OUTPUT"))
 
@@ -249,7 +256,7 @@ class _Planner:
         """Notes where the models that are to be evaluated would not be checkpoints."""
         if (file := self._config.evaluate) is None:
             return
-        section = read_yaml(Path(file)).get("model")
+        section = read_yaml(as_path(file)).get("model")
         kind = section.get("kind", "checkpoint") if isinstance(section, dict) else "checkpoint"
         if kind != "checkpoint":
             self._evaluates = False

@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tessy_jax.storage.paths import StorageError, StorePath, as_path, is_inside
+from tessy_jax.storage.commits import COMMIT, PIECE_NAME, WHOLE, newest_commits, restore, runs_among
+from tessy_jax.storage.paths import StorageError, StorePath, as_path, is_inside, within
 from tessy_jax.storage.places import user_caches
-from tessy_jax.storage.spool import newest_commits, restore, runs_among
 from tessy_jax.storage.store import Object, Store
 
 Far = Callable[[Store, str, int, Path], bool]
@@ -28,20 +28,32 @@ def local(name: str | Path, far: Far | None = None) -> Path:
         StorageError: there is no such thing, or the store fails.
     """
     path = as_path(name)
+    return _copied(path, "copies" if far is None else "models", far) if isinstance(path, StorePath) else path
+
+
+def local_runs(path: Path) -> Path:
+    """The same of a folder of run directories, of which other objects stay where they are: reports, exports."""
+    return _copied(path, "run-directories", lambda *_: True) if isinstance(path, StorePath) else path
+
+
+def own_files(path: Path, *objects: str) -> Path:
+    """The same of one run directory without those inside it, and of `objects` that are there.
+
+    Empty where nothing is at the path.
+    """
     if not isinstance(path, StorePath):
         return path
-    store, listed = _listed(path)
-    kind = "copies" if far is None else "models"
-    copy = user_caches() / kind / _fingerprint(path, listed) / path.name
-    if not copy.exists():
-        beside = copy.parent.with_name(f".{copy.parent.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            beside.mkdir(mode=0o700, parents=True)
-            _copy(store, listed, beside / path.name, far)
-            _rename(beside, copy.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    return copy
+    store = Store.open(path)
+    wanted = {*WHOLE, *objects}
+    listed = {name: entry for name, entry in store.list().items() if COMMIT.fullmatch(name) or name in wanted}
+
+    def fill(folder: Path) -> None:
+        restore(store, newest_commits(store).values(), folder)
+        for name in objects:
+            if name in listed:
+                _download(store, name, folder)
+
+    return _made(path, "own-files", listed, fill)
 
 
 def state(name: str) -> str:
@@ -49,6 +61,30 @@ def state(name: str) -> str:
     path = as_path(name)
     assert isinstance(path, StorePath)
     return _fingerprint(path, _listed(path)[1])
+
+
+def is_there(path: StorePath) -> bool:
+    """Whether an object or a folder is at a path. Raises StorageError where the store fails."""
+    return bool(Store(path).top())
+
+
+def found_in(folder: StorePath, name: str) -> str | None:
+    """The URL of what a relative name means in a folder; None where nothing is there."""
+    path = within(folder, name)
+    return str(path) if path is not None and is_there(path) else None
+
+
+def read_object(path: StorePath) -> bytes:
+    """An object's bytes. Raises FileNotFoundError where it is not there, StorageError where the store fails."""
+    data = Store.open(path).read("")
+    if data is None:
+        raise FileNotFoundError(str(path))
+    return data
+
+
+def _copied(path: StorePath, kind: str, far: Far | None) -> Path:
+    store, listed = _listed(path)
+    return _made(path, kind, listed, lambda folder: _copy(store, listed, folder, far))
 
 
 def _listed(path: StorePath) -> tuple[Store, dict[str, Object]]:
@@ -64,18 +100,53 @@ def _listed(path: StorePath) -> tuple[Store, dict[str, Object]]:
     return store, found
 
 
+def _made(path: StorePath, kind: str, listed: Mapping[str, Object], fill: Callable[[Path], None]) -> Path:
+    """The copy of this state; where there is none yet, `fill` makes it, all of it or nothing."""
+    copy = user_caches() / kind / _fingerprint(path, listed) / path.name
+    if not copy.exists():
+        beside = copy.parent.with_name(f".{copy.parent.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            beside.mkdir(mode=0o700, parents=True)
+            if "" not in listed:
+                (beside / path.name).mkdir()
+            fill(beside / path.name)
+            _rename(beside, copy.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return copy
+
+
 def _copy(store: Store, listed: Mapping[str, Object], copy: Path, far: Far | None) -> None:
     if "" in listed:
         store.download("", str(copy))
         return
-    for run in (runs := runs_among(listed)):  # and the stages in it, which are runs as well
+    runs = runs_among(listed)
+    for run in runs:  # and the stages in it, which are runs as well
         inner = Store(store.path / run)
         (copy / run).mkdir(parents=True, exist_ok=True)
         restore(inner, newest_commits(inner).values(), copy / run)
-    for name, entry in {} if runs else listed.items():
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        if far is None or not far(store, name, entry.size, copy / name):
-            store.download(name, str(copy / name))
+    for name, entry in listed.items():
+        if not any(_is_of_run(name, run) for run in runs) and (
+            far is None or not far(store, name, entry.size, _parent_made(copy / name))
+        ):
+            _download(store, name, copy)
+
+
+def _is_of_run(name: str, run: str) -> bool:
+    """Whether an object is what `restore` reads of a run directory, or would read if a commit named it."""
+    if run and not name.startswith(f"{run}/"):
+        return False
+    inner = name[len(run) + 1 :] if run else name
+    return inner in WHOLE or bool(COMMIT.fullmatch(inner) or PIECE_NAME.fullmatch(inner))
+
+
+def _download(store: Store, name: str, folder: Path) -> None:
+    store.download(name, str(_parent_made(folder / name)))
+
+
+def _parent_made(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def _rename(beside: Path, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Names of things on a store, which no code can take for local files by mistake."""
 
+import posixpath
 import re
 from pathlib import Path, PosixPath
 from typing import Any
@@ -49,6 +50,14 @@ def is_stored(name: object) -> bool:
 def is_inside(name: str) -> bool:
     """Whether an object's name, as a path in a folder, stays in it. A store holds names such as `../../.bashrc` too."""
     return bool(name) and not name.startswith("/") and ".." not in name.split("/")
+
+
+def within(folder: StorePath, name: str) -> StorePath | None:
+    """The place that a relative name has in a folder, `../a` included; None where it leads out of the bucket."""
+    scheme, bucket, *inner = folder.parts
+    key = posixpath.normpath("/".join((*inner, name)))
+    outside = name.startswith(("/", "~")) or key.startswith(("..", "/")) or key == "."
+    return None if outside else StorePath(f"{scheme}/{bucket}/{key}")
 
 
 def local_path(name: str) -> Path:

@@ -1,177 +1,53 @@
 """A folder whose files grow, kept on a store: whatever kills the process, what was committed is there, once.
 
-A process works in a folder of this machine and commits now and then. A commit is one object that is created, never
-replaced; its number is one more than that of the commit before:
-
-    journal/commit-00000-of-00001.00000017.json
-
-    {"grown": {"data/part-00000-of-00001.jsonl":
-                  {"pieces": [["data/part-00000-of-00001.00000009-3fa2c1d0.jsonl", 4194890]], "tail": "lines since"}},
-     "whole": {"journal/rows-00000-of-00001.jsonl": "all of it"}, ...}
-
-Of a file that grows, what is past `PIECE` bytes becomes an object of its own, before the commit that names it; the rest
-is in the commit. So a commit is there entirely or not at all, and what no commit names does not count. Who comes second
-with a number has lost the folder to another process, which began later, and ends: nothing of it counts from then on.
+A process works in a folder of this machine and commits now and then: see `commits`. Of a file that grows, what is past
+`PIECE` bytes becomes an object of its own, before the commit that names it; the rest is in the commit. So a commit is
+there entirely or not at all, and what no commit names does not count. Who comes second with a number has lost the
+folder to another process, which began later, and ends: nothing of it counts from then on.
 """
 
 import fcntl
 import hashlib
-import json
+import logging
 import os
-import re
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from tessy_jax.storage.paths import StorageError, StorePath, is_inside
+from tessy_jax.storage.commits import (
+    ALONE,
+    COMMIT,
+    PIECE_NAME,
+    WHOLE,
+    Commit,
+    Grown,
+    commit_name,
+    newest_commits,
+    restore,
+    to_bytes,
+    to_text,
+)
+from tessy_jax.storage.paths import StorageError, StorePath
 from tessy_jax.storage.places import user_caches
 from tessy_jax.storage.store import Object, Store
+
+logger = logging.getLogger(__name__)
 
 PIECE = 4 << 20
 """Bytes of a file that a commit holds at most; more become an object."""
 
-WHOLE = ("manifest.json", "config.yaml")
-"""Objects beside the commits, which are written when a run begins."""
-
-_FORMAT = "tessy_jax commit 1"
-_COMMIT = re.compile(r"journal/commit-(\d{5}-of-\d{5})\.(\d{8})\.json")
-_PIECE_NAME = re.compile(r"(.+)\.\d{8}-[0-9a-f]{8}(\.\w+)")
-_LOOKED_FOR = 5
-"""Times that a listing is repeated whose newest commit was replaced meanwhile."""
+_PAUSE = 1.0
+_SHARE = 10
+"""Seconds from one commit to the next that need not be at once, and how many times as long as the last one took."""
 
 
-@dataclass(frozen=True)
-class Grown:
-    """A file that grows: the objects that hold its beginning, with their sizes, and the text after these."""
-
-    pieces: tuple[tuple[str, int], ...] = ()
-    tail: str = ""
-
-    @property
-    def stored(self) -> int:
-        """Bytes in objects."""
-        return sum(size for _, size in self.pieces)
-
-
-@dataclass(frozen=True)
-class Commit:
-    """All that one process has committed.
-
-    Attributes:
-        chain: whose it is, "00000-of-00001": process and number of processes.
-        number: from 1; 0 before the first.
-        writer: tells processes apart.
-        time: seconds since 1970.
-        grown, whole: files by name.
-    """
-
-    chain: str
-    number: int = 0
-    writer: str = ""
-    time: float = 0.0
-    grown: Mapping[str, Grown] = field(default_factory=dict)
-    whole: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return commit_name(self.chain, self.number)
-
-    def to_json(self) -> bytes:
-        values = {"format": _FORMAT, "writer": self.writer, "time": self.time, "whole": dict(self.whole)}
-        return json.dumps(values | {"grown": {name: asdict(file) for name, file in self.grown.items()}}).encode()
-
-    @classmethod
-    def from_json(cls, chain: str, number: int, data: bytes) -> "Commit":
-        """Raises ValueError where it is none of this format."""
-        try:
-            values = json.loads(data)
-            if values["format"] != _FORMAT:
-                raise ValueError(f"has the format {values['format']!r}")
-            grown = {
-                name: Grown(tuple((piece, size) for piece, size in file["pieces"]), file["tail"])
-                for name, file in values["grown"].items()
-            }
-            whole = values["whole"]
-            if outside := [name for name in (*grown, *whole) if not is_inside(name)]:
-                raise ValueError(f"names a file outside of the run directory: {outside[0]!r}")
-            return cls(chain, number, values["writer"], values["time"], grown, whole)
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"is damaged: {error!r}") from error
-
-    def pieces(self) -> set[str]:
-        """The objects that it names."""
-        return {piece for file in self.grown.values() for piece, _ in file.pieces}
-
-
-def commit_name(chain: str, number: int) -> str:
-    return f"journal/commit-{chain}.{number:08d}.json"
-
-
-def runs_among(listed: Iterable[str]) -> list[str]:
-    """The folders of run directories among the objects of a folder; "" is the folder itself."""
-    found = (name.rpartition("journal/") for name in listed)
-    return sorted({folder.rstrip("/") for folder, journal, name in found if _COMMIT.fullmatch(journal + name)})
-
-
-def newest_commits(store: Store) -> dict[str, Commit]:
-    """The newest commit of every chain."""
-    for _ in range(_LOOKED_FOR):
-        highest: dict[str, int] = {}
-        for name in store.list("journal"):
-            if found := _COMMIT.fullmatch(name):
-                highest[found[1]] = max(highest.get(found[1], 0), int(found[2]))
-        newest = {chain: _newest(store, chain, number) for chain, number in highest.items()}
-        commits = {chain: commit for chain, commit in newest.items() if commit is not None}
-        if len(commits) == len(newest):
-            return commits
-    raise StorageError(f"{store.path} is written faster than it can be read: try again")
-
-
-def _newest(store: Store, chain: str, number: int) -> Commit | None:
-    """The last of the commits from a number on: a listing may be late. None: that one is not there any more."""
-    found = None
-    while (data := store.read(commit_name(chain, number))) is not None:
-        try:
-            found = Commit.from_json(chain, number, data)
-        except ValueError as error:
-            raise StorageError(f"{store.path / commit_name(chain, number)} {error}: mend or remove it") from None
-        number += 1
-    return found
-
-
-def restore(store: Store, commits: Iterable[Commit], folder: Path) -> None:
-    """Writes the files of commits, and the manifest, into a folder of this machine.
-
-    Raises:
-        StorageError: an object that a commit names is not there, or not whole.
-    """
-    for name in WHOLE:
-        if (data := store.read(name)) is not None:
-            (folder / name).write_bytes(data)
-    for commit in commits:
-        for name, grown in commit.grown.items():
-            with _new_file(folder / name) as file:
-                pieces = store.read_all([piece for piece, _ in grown.pieces])
-                for (piece, size), data in zip(grown.pieces, pieces, strict=True):
-                    if len(data) != size:
-                        raise StorageError(f"{store.path / piece} has {len(data)} bytes, and should have {size}")
-                    file.write(data)
-                file.write(_bytes(grown.tail))
-        for name, text in commit.whole.items():
-            with _new_file(folder / name) as file:
-                file.write(_bytes(text))
-        for name in (*commit.grown, *commit.whole):
-            os.utime(folder / name, (commit.time, commit.time))
-
-
-def _new_file(path: Path) -> Any:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("wb")
+def work_folder(path: StorePath, chain: str = ALONE) -> Path:
+    """The folder of this machine in which a process works on a folder of a store."""
+    return user_caches() / "runs" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}-{chain}"
 
 
 class Spool:
@@ -189,7 +65,8 @@ class Spool:
         self._committed = 0
         self._others = {name: commit for name, commit in commits.items() if name != chain}
         self._last = commits.get(chain, Commit(chain))
-        self._writer = uuid.uuid4().hex
+        self._writer, self._owner = uuid.uuid4().hex, this_process()
+        self._next = 0.0
         self._began = {name: _text(folder / name) for name in WHOLE}
         self._grown: Sequence[str] = ()
         self._whole: Sequence[str] = ()
@@ -207,8 +84,7 @@ class Spool:
             StorageError: the store fails, or a process of this machine is at it.
         """
         store = Store.open(path)
-        name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-        folder = user_caches() / "runs" / f"{name}-{chain}"
+        folder = work_folder(path, chain)
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _lock(folder.with_suffix(".lock"), path)
         try:
@@ -220,6 +96,11 @@ class Spool:
             os.close(lock)
             raise
         return cls(store, chain, folder, lock, commits)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run was there when this was opened."""
+        return self._began["manifest.json"] is not None
 
     def publish(self, name: str) -> str | None:
         """Stores one of `WHOLE` where it was written here; returns its text where another process was first."""
@@ -257,38 +138,67 @@ class Spool:
         self.store.delete(
             name
             for name in listed
-            if (found := _COMMIT.fullmatch(name))
+            if (found := COMMIT.fullmatch(name))
             and (found[1] in chains or (found[1] == self._last.chain and int(found[2]) < number))
         )
         leftover |= {name for one in removed for name in one.grown}
         self.store.delete(_unnamed(listed, leftover, self._last))
 
-    def commit(self, *, flush: bool = False) -> None:
-        """Stores what the files hold now; `flush`: all that grew in objects of their own, which other programs read.
+    def commit(self, *, flush: bool = False, ended: bool = False) -> None:
+        """Stores what the files hold now, where the last commit does not hold it.
+
+        Args:
+            flush: all that grew goes into objects of their own, which other programs read.
+            ended: this process writes nothing more.
 
         Raises:
             StorageError: another process took the folder, or the store fails; the last commit is as it was.
         """
-        number = self._last.number + 1
+        began, number, last = time.monotonic(), self._last.number + 1, self._last
+        owner = "" if ended else self._owner
         grown = {name: self._grow(name, number, flush) for name in self._grown if (self.folder / name).exists()}
         whole = {name: text for name in self._whole if (text := _text(self.folder / name)) is not None}
-        now = replace(self._last, number=number, writer=self._writer, time=time.time(), grown=grown, whole=whole)
+        if last.writer == self._writer and (last.owner, last.grown, last.whole) == (owner, grown, whole):
+            return
+        now = Commit(last.chain, number, self._writer, owner, time.time(), grown, whole)
         if not self.store.create(now.name, now.to_json()):
-            self.store.delete(now.pieces() - self._last.pieces())
+            self.store.delete(now.pieces() - last.pieces())
             raise StorageError(
                 f"{self.store.path} was taken over by another process, which began later and goes on: this one ends; "
                 "what both have written counts once"
             )
-        if self._last.number > 1:  # the one before stays: who has just read its name can read it
-            self.store.delete([commit_name(now.chain, self._last.number - 1)])
+        if last.number > 1:  # the one before stays: who has just read its name can read it
+            self.store.delete([commit_name(now.chain, last.number - 1)])
         self._last = now
-        self._committed = sum(file.stored + len(_bytes(file.tail)) for file in grown.values())
+        self._committed = sum(file.stored + len(to_bytes(file.tail)) for file in grown.values())
+        self._next = time.monotonic() + max(_PAUSE, _SHARE * (time.monotonic() - began))
+
+    def commit_soon(self) -> None:
+        """Commits, but not so often that it takes more than a tenth of the time; raises what `commit` raises."""
+        if time.monotonic() >= self._next:
+            self.commit()
 
     def commit_much(self) -> None:
         """Commits where more than a piece was written since the last commit; raises what `commit` raises."""
         files = (self.folder / name for name in self._grown)
         if sum(file.stat().st_size for file in files if file.exists()) - self._committed > PIECE:
             self.commit()
+
+    def end(self, error: BaseException | None) -> None:
+        """The last commit, of a process that ends well or by an `error`; then as `close`.
+
+        Raises:
+            StorageError: the store fails, and there is no other error to be told.
+        """
+        try:
+            if not isinstance(error, StorageError):
+                self.commit(flush=True, ended=True)
+        except StorageError as failed:
+            if error is None:
+                raise
+            logger.warning("what was written last is not stored, and is written again: %s", failed)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Removes the folder, and lets other processes of this machine work on the run."""
@@ -304,7 +214,7 @@ class Spool:
             file.seek(before.stored)
             data = file.read()
         if not data or (len(data) < PIECE and not flush):
-            return replace(before, tail=_decoded(data))
+            return replace(before, tail=to_text(data))
         stem, dot, ending = name.rpartition(".")
         piece = f"{stem}.{number:08d}-{uuid.uuid4().hex[:8]}{dot}{ending}"
         self.store.write(piece, data)
@@ -317,21 +227,12 @@ def _unnamed(listed: Mapping[str, Object], files: set[str], commit: Commit) -> l
     return [
         name
         for name in listed
-        if name not in named and (found := _PIECE_NAME.fullmatch(name)) and f"{found[1]}{found[2]}" in files
+        if name not in named and (found := PIECE_NAME.fullmatch(name)) and f"{found[1]}{found[2]}" in files
     ]
 
 
 def _text(file: Path) -> str | None:
-    return _decoded(file.read_bytes()) if file.exists() else None
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _bytes(text: str) -> bytes:
-    """What `_decoded` was given, whatever it was."""
-    return text.encode("utf-8", "surrogateescape")
+    return to_text(file.read_bytes()) if file.exists() else None
 
 
 def _lock(path: Path, run: StorePath) -> int:
@@ -339,11 +240,16 @@ def _lock(path: Path, run: StorePath) -> int:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.read(handle, 200).decode(errors="replace") or "another process"
+        user = os.read(handle, 200).decode(errors="replace") or "another process"
         os.close(handle)
-        raise StorageError(f"{run} is in use by {owner}: wait for it, or use another --output") from None
+        raise StorageError(f"{run} is in use by {user}: wait for it, or use another --output") from None
     except OSError:  # a file system without locks: commits tell processes apart all the same
         pass
     os.ftruncate(handle, 0)
-    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    os.write(handle, this_process().encode())
     return handle
+
+
+def this_process() -> str:
+    """This process, for others to read: what locks hold, and commits."""
+    return f"process {os.getpid()} on {socket.gethostname()}"

@@ -5,10 +5,11 @@ tried again by the libraries themselves, with a growing pause.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
@@ -22,7 +23,7 @@ _FIRST_ATTEMPTS = 3
 """Tries of the first request: an endpoint or a bucket that is wrong is said at once."""
 
 _AT_ONCE = 32
-"""Objects that are read at the same time."""
+"""Objects that are read, or written, at the same time."""
 
 
 class Object(NamedTuple):
@@ -105,6 +106,14 @@ class Store:
         """Writes an object, in place of one that is there."""
         with self._explained("write", name):
             self._files.pipe_file(self._place(name), data)
+
+    def upload(self, files: Mapping[str, Path]) -> None:
+        """Writes local files into objects, some at the same time, in place of those that are there."""
+        names = list(files)
+        for start in range(0, len(names), _AT_ONCE):
+            some = names[start : start + _AT_ONCE]
+            with self._explained("write", some[0]):
+                self._files.put([str(files[name]) for name in some], [self._place(name) for name in some])
 
     def create(self, name: str, data: bytes) -> bool:
         """Writes an object where none of its name is; returns False, and leaves it, where another was first."""

@@ -1,7 +1,6 @@
 """Responses that were written elsewhere, in a file."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from tessy_jax.config.evaluate import ResponsesConfig
@@ -11,6 +10,7 @@ from tessy_jax.evals.generate.base import Group, Groups, Request, SourceError, W
 from tessy_jax.evals.interchange import read_lcb_outputs, read_ojbench
 from tessy_jax.evals.records import Problem, Response
 from tessy_jax.evals.tasks.rows import Row, TaskError, read_rows
+from tessy_jax.storage.copies import local
 
 _NAMED = 3
 """Missing responses that a message names."""
@@ -29,7 +29,7 @@ class File:
     def __init__(self, config: ResponsesConfig):
         """Raises ConfigError where there is no such file."""
         self.name = config.model
-        self._path, self._thoughts = Path(config.path).expanduser(), config.thoughts
+        self._path, self._thoughts = local(config.path).expanduser(), config.thoughts
         if not self._path.is_file():
             raise ConfigError(f"model.path: there is no file {config.path}")
 
