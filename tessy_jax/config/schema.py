@@ -263,8 +263,10 @@ def _show(default: object) -> str:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a configuration file as they stand there; raises ConfigError where it cannot be read."""
+    from tessy_jax.storage.copies import read_file  # here, for what it opens stores with takes a while to import
+
     try:
-        text = _mask(_read(path.expanduser()).decode("utf-8"))
+        text = _mask(read_file(path.expanduser()).decode("utf-8"))
         values = _change_texts(OmegaConf.to_container(OmegaConf.load(io.StringIO(text))), _unmask)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {path}") from None
@@ -279,14 +281,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold keys with values, not a list")
     return {str(key): value for key, value in values.items()}
-
-
-def _read(path: Path) -> bytes:
-    if isinstance(path, StorePath):
-        from tessy_jax.storage.copies import read_object
-
-        return read_object(path)
-    return path.read_bytes()
 
 
 _DOLLAR = "\ue7c3"

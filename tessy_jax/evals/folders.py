@@ -105,7 +105,7 @@ def _open(
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(ownown_files(folder).glob("data/part-*.jsonl")):
+    for path in sorted(own_files(folder).glob("data/part-*.jsonl")):
         for _, row in read_objects(path):
             if row is not None:
                 yield row

@@ -74,9 +74,9 @@ def found_in(folder: StorePath, name: str) -> str | None:
     return str(path) if path is not None and is_there(path) else None
 
 
-def read_object(path: StorePath) -> bytes:
-    """An object's bytes. Raises FileNotFoundError where it is not there, StorageError where the store fails."""
-    data = Store.open(path).read("")
+def read_file(path: Path) -> bytes:
+    """The bytes of a file or object. Raises OSError, as where it is not there, and StorageError where a store fails."""
+    data = Store.open(path).read("") if isinstance(path, StorePath) else path.read_bytes()
     if data is None:
         raise FileNotFoundError(str(path))
     return data

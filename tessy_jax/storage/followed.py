@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tessy_jax.storage.commits import Commit, newest_commits, newest_numbers, restore, runs_among
-from tessy_jax.storage.paths import StorageError, StorePath
+from tessy_jax.storage.copies import local
+from tessy_jax.storage.paths import StorePath
 from tessy_jax.storage.store import Store
 
 ENDED = "ended"
@@ -43,9 +44,9 @@ class _Look:
 
     def __call__(self) -> Path:
         listed = Store.open(self._path).list()
-        if not listed:
-            raise StorageError(f"there is nothing at {self._path}: correct the name, or write it first")
-        for run in runs_among(listed):
+        if not (runs := runs_among(listed)):  # one may have been copied there from a disk
+            return local(self._path)
+        for run in runs:
             start = f"{run}/" if run else ""
             inner = (name.removeprefix(start) for name in listed if name.startswith(start))
             known = self._known.get(run, {})

@@ -102,6 +102,11 @@ class Spool:
         """Whether a run was there when this was opened."""
         return self._began["manifest.json"] is not None
 
+    @property
+    def files(self) -> list[str]:
+        """The files that grow of the last commit."""
+        return list(self._last.grown)
+
     def publish(self, name: str) -> str | None:
         """Stores one of `WHOLE` where it was written here; returns its text where another process was first."""
         text = _text(self.folder / name)

@@ -59,7 +59,7 @@ def test_synthesize_merge_status(place, tmp_path, capsys, monkeypatch):
     told = capsys.readouterr().out
     assert run in told
     assert f"records      {len(whole())}" in told
-    assert "cannot be seen from here; last written" in told
+    assert "not running; last written" in told
 
     assert merge.main([run, "--output", f"{place}/merged"]) == 0
     assert records(local(f"{place}/merged")) == whole()
