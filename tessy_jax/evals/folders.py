@@ -19,7 +19,7 @@ from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.run_folder import DifferentRunError, RunDirError, make_manifest
 from tessy_jax.data.run_rows import RunDir, RunFormat
 from tessy_jax.evals.records import Judgement, Response, Verdict
-from tessy_jax.storage.copies import own_files
+from tessy_jax.storage.copies import run_files
 
 KEY = ("problem_id", "sample_index")
 RESPONSES = RunFormat("tessy_jax responses 1", KEY)
@@ -61,7 +61,7 @@ def read_responses(config: EvaluateConfig, folder: str) -> Iterator[Response]:
 
 def read_refusals(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
     """Judgements of the responses that could not be written: a prompt that is too long has no answer."""
-    path = own_files(config.output / folder / "responses") / "rejects.jsonl"
+    path = run_files(config.output / folder / "responses") / "rejects.jsonl"
     for _, row in read_objects(path) if path.exists() else ():
         if row is not None:
             detail = f"no response was written: {row['reason']}"
@@ -77,12 +77,12 @@ def read_judgements(config: EvaluateConfig, folder: str) -> Iterator[Judgement]:
 
 def responses_file(output: Path, folder: str) -> Path:
     """The file of a benchmark's responses; on a store, of a copy."""
-    return own_files(output / folder / "responses") / "data" / "part-00000-of-00001.jsonl"
+    return run_files(output / folder / "responses") / "data" / "part-00000-of-00001.jsonl"
 
 
 def judgements_file(output: Path, folder: str) -> Path:
     """The file of a benchmark's judgements; on a store, of a copy."""
-    return own_files(output / folder / "judgements") / "data" / "part-00000-of-00001.jsonl"
+    return run_files(output / folder / "judgements") / "data" / "part-00000-of-00001.jsonl"
 
 
 def _open(
@@ -105,7 +105,7 @@ def _open(
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(own_files(folder).glob("data/part-*.jsonl")):
+    for path in sorted(run_files(folder).glob("data/part-*.jsonl")):
         for _, row in read_objects(path):
             if row is not None:
                 yield row

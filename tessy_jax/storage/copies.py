@@ -32,8 +32,20 @@ def local(name: str | Path, far: Far | None = None) -> Path:
 
 
 def local_runs(path: Path) -> Path:
-    """The same of a folder of run directories, of which other objects stay where they are: reports, exports."""
-    return _copied(path, "run-directories", lambda *_: True) if isinstance(path, StorePath) else path
+    """The same of a folder of run directories, of which other objects stay where they are: reports, exports.
+
+    Where none has commits, as when all was copied there from a disk, it is the whole folder.
+    """
+    if not isinstance(path, StorePath) or not runs_among(Store.open(path).list()):
+        return local(path)
+    return _copied(path, "run-directories", lambda *_: True)
+
+
+def run_files(path: Path) -> Path:
+    """The same of one run directory; empty where nothing is at the path."""
+    if isinstance(path, StorePath) and (listed := Store.open(path).list()) and not runs_among(listed):
+        return local(path)
+    return own_files(path)
 
 
 def own_files(path: Path, *objects: str) -> Path:
@@ -126,9 +138,9 @@ def _copy(store: Store, listed: Mapping[str, Object], copy: Path, far: Far | Non
         (copy / run).mkdir(parents=True, exist_ok=True)
         restore(inner, newest_commits(inner).values(), copy / run)
     for name, entry in listed.items():
-        if not any(_is_of_run(name, run) for run in runs) and (
-            far is None or not far(store, name, entry.size, _parent_made(copy / name))
-        ):
+        if (copy / name).exists() or any(_is_of_run(name, run) for run in runs):
+            continue
+        if far is None or not far(store, name, entry.size, _parent_made(copy / name)):
             _download(store, name, copy)
 
 
