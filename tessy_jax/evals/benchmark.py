@@ -120,7 +120,7 @@ def open_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
 
 def _on_this_machine(section: BenchmarkConfig) -> BenchmarkConfig:
     """The section with its files here: of those on a store, copies."""
-    named = {name: getattr(section, name, None) for name in _PLACES}
+    named = {name: str(getattr(section, name, None)) for name in _PLACES}
     return section.model_copy(update={name: str(local(place)) for name, place in named.items() if is_url(place)})
 
 

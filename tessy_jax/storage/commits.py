@@ -73,7 +73,7 @@ class Commit:
         return commit_name(self.chain, self.number)
 
     def to_json(self) -> bytes:
-        values = {"format": _FORMAT, "writer": self.writer, "owner": self.owner, "time": self.time}
+        values: dict[str, Any] = {"format": _FORMAT, "writer": self.writer, "owner": self.owner, "time": self.time}
         values |= {"whole": dict(self.whole)}
         return json.dumps(values | {"grown": {name: asdict(file) for name, file in self.grown.items()}}).encode()
 
