@@ -133,12 +133,15 @@ def _copy(store: Store, listed: Mapping[str, Object], copy: Path, far: Far | Non
         store.download("", str(copy))
         return
     runs = runs_among(listed)
+    named: set[str] = set()
     for run in runs:  # and the stages in it, which are runs as well
         inner = Store(store.path / run)
         (copy / run).mkdir(parents=True, exist_ok=True)
-        restore(inner, newest_commits(inner).values(), copy / run)
+        commits = newest_commits(inner).values()
+        restore(inner, commits, copy / run)
+        named.update(f"{run}/{piece}".lstrip("/") for commit in commits for piece in commit.pieces())
     for name, entry in listed.items():
-        if (copy / name).exists() or any(_is_of_run(name, run) for run in runs):
+        if name in named or (copy / name).exists() or any(_is_of_run(name, run) for run in runs):
             continue
         if far is None or not far(store, name, entry.size, _parent_made(copy / name)):
             _download(store, name, copy)

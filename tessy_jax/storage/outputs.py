@@ -46,7 +46,7 @@ def hold(folder: Path, grown: Sequence[str]) -> Iterator[Held]:
     try:
         for name in grown:
             (spool.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        spool.take(list(dict.fromkeys((*grown, *spool.files))), (), anew=False, first=True)
+        spool.take(list(dict.fromkeys((*grown, *spool.growing))), (), anew=False, first=True)
         yield Held(spool.folder, spool)
     except BaseException as error:
         spool.end(error)

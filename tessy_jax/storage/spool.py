@@ -103,7 +103,7 @@ class Spool:
         return self._began["manifest.json"] is not None
 
     @property
-    def files(self) -> list[str]:
+    def growing(self) -> list[str]:
         """The files that grow of the last commit."""
         return list(self._last.grown)
 
@@ -163,9 +163,10 @@ class Spool:
         owner = "" if ended else self._owner
         grown = {name: self._grow(name, number, flush) for name in self._grown if (self.folder / name).exists()}
         whole = {name: text for name in self._whole if (text := _text(self.folder / name)) is not None}
-        if last.writer == self._writer and (last.owner, last.grown, last.whole) == (owner, grown, whole):
+        now = replace(last, writer=self._writer, owner=owner, grown=grown, whole=whole)
+        if now == last:
             return
-        now = Commit(last.chain, number, self._writer, owner, time.time(), grown, whole)
+        now = replace(now, number=number, time=time.time())
         if not self.store.create(now.name, now.to_json()):
             self.store.delete(now.pieces() - last.pieces())
             raise StorageError(
