@@ -77,6 +77,15 @@ def difference_over_seeds(
     )
 
 
+def mean_over_seeds(values: Sequence[float]) -> Interval:
+    """The mean of a number that each seed has one of, in its own unit, with its 95 % interval (Student's t)."""
+    value, seeds = float(np.mean(values)), len(values)
+    if seeds == 1:
+        return Interval(value, None, None, 1, 1)
+    half = float(student_t.ppf(0.975, seeds - 1) * np.std(values, ddof=1)) / math.sqrt(seeds)
+    return Interval(value, value - half, value + half, seeds, 1)
+
+
 def _common(passes: Sequence[Passes]) -> list[str]:
     """The problems that all have: where the judge failed on all responses to a problem, that is left out."""
     if not passes:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
-from tessy_jax.evals.seeds import Passes, difference_over_seeds, score_over_seeds
+from tessy_jax.evals.seeds import Passes, difference_over_seeds, mean_over_seeds, score_over_seeds
 from tessy_jax.experiments.results import Arm, Results, Training
 from tessy_jax.experiments.traces import AUTHORS, TraceCounts
 
@@ -27,6 +27,7 @@ def numbers(results: Results) -> dict[str, Any]:
         "authors": _of_arms(results, lambda arm: arm.traces, _authors),
         "cost": _of_arms(results, lambda arm: arm.traces, _cost),
         "training": _of_arms(results, lambda arm: arm.trainings, _training),
+        "held_out": _of_arms(results, _held_out_runs, _held_out),
         "seconds": {arm.name: {name: round(s, 1) for name, s in arm.seconds.items()} for arm in results.arms},
     }
 
@@ -106,8 +107,21 @@ def _training(seeds: Sequence[Training]) -> dict[str, Any]:
         "steps": sum(len(one.losses) for one in seeds),
         "tokens": sum(one.trained_tokens for one in seeds),
         "rejected": sum(one.rejected for one in seeds),
+        "first_loss": mean(one.losses[min(one.losses)] for one in seeds),
         "last_loss": mean(one.losses[max(one.losses)] for one in seeds),
     }
+
+
+def _held_out_runs(arm: Arm) -> dict[int, Training]:
+    return {seed: one for seed, one in arm.trainings.items() if one.held_out}
+
+
+def _held_out(seeds: Sequence[Training]) -> dict[str, Any]:
+    """The loss on what was held out, before the first step and after the last, and how far it moved."""
+    before = [one.held_out[min(one.held_out)] for one in seeds]
+    after = [one.held_out[max(one.held_out)] for one in seeds]
+    change = mean_over_seeds([b - a for a, b in zip(before, after, strict=True)])
+    return {"before": mean(before), "after": mean(after), "change": asdict(change)}
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------

@@ -79,6 +79,8 @@ def tables(found: Numbers) -> Iterator[Table]:
         yield _cost(found)
     if found["training"]:
         yield _training(found)
+    if found["held_out"]:
+        yield _held_out(found)
     if any(found["seconds"].values()):
         yield _seconds(found)
 
@@ -119,8 +121,8 @@ def _by_benchmark(found: Numbers, arms: Sequence[str], cells: Mapping[tuple[str,
     return [[arm, *(cells.get((arm, one["label"]), "not run yet") for one in found["benchmarks"])] for arm in arms]
 
 
-def _interval(one: Mapping[str, Any], sign: bool = False) -> str:
-    form = "+.2f" if sign else ".2f"
+def _interval(one: Mapping[str, Any], sign: bool = False, digits: int = 2) -> str:
+    form = f"{'+' if sign else ''}.{digits}f"
     if one["low"] is None:
         return f"{one['value']:{form}}"
     return f"{one['value']:{form}} ({one['low']:{form}} to {one['high']:{form}})"
@@ -182,12 +184,25 @@ def _cost(found: Numbers) -> Table:
 
 
 def _training(found: Numbers) -> Table:
-    head = ["", "steps of all seeds", "tokens trained on", "rows rejected", "loss of the last step"]
+    head = ["", "steps of all seeds", "tokens trained on", "rows rejected", "loss of the first step", "of the last"]
     rows = [
-        [arm, f"{one['steps']:,}", f"{one['tokens']:,}", f"{one['rejected']:,}", f"{one['last_loss']:.4f}"]
+        [arm, *(f"{one[name]:,}" for name in ("steps", "tokens", "rejected")), *_losses(one, "first_loss", "last_loss")]
         for arm, one in found["training"].items()
     ]
     return Table("Training", head, rows)
+
+
+def _held_out(found: Numbers) -> Table:
+    rows = [
+        [arm, *_losses(one, "before", "after"), _interval(one["change"], sign=True, digits=4)]
+        for arm, one in found["held_out"].items()
+    ]
+    below = "The interval is over seeds. Where sft holds out a share of its data, arms do not hold out the same."
+    return Table("Loss on what sft holds out, nats per token", ["", "before", "after", "change"], rows, [below])
+
+
+def _losses(one: Mapping[str, Any], *names: str) -> list[str]:
+    return [f"{one[name]:.4f}" for name in names]
 
 
 def _seconds(found: Numbers) -> Table:

@@ -44,12 +44,14 @@ class Training:
 
     Attributes:
         losses: by step.
+        held_out: loss on the data that were held out, by step; before the first is 0.
         trained_tokens: of all steps.
         accuracy: by benchmark, where it evaluated its checkpoints.
         rejected: rows that it could not use.
     """
 
     losses: dict[int, float]
+    held_out: dict[int, float]
     trained_tokens: int
     accuracy: dict[str, list[Point]]
     rejected: int
@@ -164,6 +166,7 @@ def _training(stage: Stage) -> Training:
     rejects = folder / "corpus" / "rejects.jsonl"
     return Training(
         {row["step"]: row["loss"] for row in steps},
+        {row["step"]: row["held_out"]["loss"] for row in rows if "held_out" in row},
         sum(row["tokens_all"] for row in steps),
         read_points(rows),
         sum(1 for _ in read_objects(rejects)) if rejects.exists() else 0,

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
+from scipy.stats import ttest_1samp
 
 from tessy_jax import experiment
 from tessy_jax.data.run_rows import RunDir
@@ -134,6 +135,8 @@ def judged(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             for epoch in (0, 1):
                 accuracy = {"accuracy": 10.0 * epoch + number, "standard_error": 1.0}
                 lines.write(json.dumps({"step": epoch, "epochs": epoch, "benchmarks": {"Sums": accuracy}}) + "\n")
+                loss = 2.0 - epoch * (0.5 + number / 4)  # from 2 to 1.5 with one seed, to 1.25 with the other
+                lines.write(json.dumps({"step": epoch, "held_out": {"loss": loss}}) + "\n")
     assert experiment.main([str(file), "--output", str(out), "--report"]) == 0
     return out
 
@@ -195,7 +198,15 @@ def test_the_rest_is_counted_right(judged: Path) -> None:
         assert found["training_loss"][arm]["mean"] == [
             pytest.approx(mean(one[step] for one in losses)) for step in both
         ]
+        assert found["training"][arm]["first_loss"] == pytest.approx(mean(one[1] for one in losses))
+        assert found["training"][arm]["last_loss"] == pytest.approx(mean(one[max(one)] for one in losses))
     assert found["training_loss"]["half"]["steps"] == [1]
+    assert found["held_out"].keys() == {"own"}
+    held_out, change = found["held_out"]["own"], found["held_out"]["own"]["change"]
+    assert (held_out["before"], held_out["after"], change["value"]) == (2.0, 1.375, -0.625)
+    wanted = ttest_1samp([-0.5, -0.75], 0).confidence_interval()
+    assert (change["low"], change["high"]) == pytest.approx((wanted.low, wanted.high))
+    assert "| own | 2.0000 | 1.3750 | -0.6250 (-2.2133 to +0.9633) |" in (judged / "report.md").read_text()
     points = found["accuracy_by_epoch"]["own"]["benchmarks"]["Sums"]
     assert points == [{"epochs": 0, "accuracy": 0.5}, {"epochs": 1, "accuracy": 10.5}]
 
