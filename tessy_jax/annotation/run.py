@@ -87,7 +87,7 @@ def open_annotator(config: AnnotatorConfig) -> Annotator:
         ConfigError, TextError, WeightsError: what it needs is not there or damaged.
     """
     if isinstance(config, LexiconConfig):
-        return Lexicon.load(Path(config.phrases).expanduser())
+        return Lexicon.load(local(config.phrases).expanduser())
     if isinstance(config, EndpointConfig):
         return Endpoint(config)
     from tessy_jax.annotation.llm import Llm  # imports JAX, which the others do not need

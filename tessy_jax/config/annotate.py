@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from tessy_jax.config.schema import Config, Located, LocatedOrStored, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, OutputPath
 from tessy_jax.config.sections import (
     ChatApiConfig,
     EngineConfig,
@@ -20,7 +20,7 @@ class LexiconConfig(Config):
     """A list of style phrases."""
 
     kind: Literal["lexicon"] = Field(description="A list of phrases: weak labels.")
-    phrases: Located = Field(
+    phrases: LocatedOrStored = Field(
         default="configs/style_phrases.json", description="File of the list.", validate_default=True
     )
 

@@ -12,6 +12,7 @@ replaced; its number is one more than that of the commit before:
 Of a file that grows, what is past `PIECE` bytes becomes an object of its own, before the commit that names it; the rest
 is in the commit. So a commit is there entirely or not at all, and what no commit names does not count. Who comes second
 with a number has lost the folder to another process, which began later, and ends: nothing of it counts from then on.
+Files that are replaced as a whole are objects too, which a commit names: see `files`.
 """
 
 import fcntl
@@ -26,7 +27,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from tessy_jax.storage.paths import StorageError, StorePath, is_inside
 from tessy_jax.storage.places import user_caches
@@ -37,6 +38,9 @@ PIECE = 4 << 20
 
 WHOLE = ("manifest.json", "config.yaml")
 """Objects beside the commits, which are written when a run begins."""
+
+RUN = "00000-of-00001"
+"""The chain of a run in which the first process commits for all."""
 
 _FORMAT = "tessy_jax commit 1"
 _COMMIT = re.compile(r"journal/commit-(\d{5}-of-\d{5})\.(\d{8})\.json")
@@ -58,6 +62,13 @@ class Grown:
         return sum(size for _, size in self.pieces)
 
 
+class Stored(NamedTuple):
+    """An object that holds a whole file, and its size."""
+
+    object: str
+    size: int
+
+
 @dataclass(frozen=True)
 class Commit:
     """All that one process has committed.
@@ -67,7 +78,8 @@ class Commit:
         number: from 1; 0 before the first.
         writer: tells processes apart.
         time: seconds since 1970.
-        grown, whole: files by name.
+        grown, whole, files: files by name: those that grow, small ones, and others as objects of their own.
+        far: files that are read where they are: `restore` makes their folders only.
     """
 
     chain: str
@@ -76,6 +88,8 @@ class Commit:
     time: float = 0.0
     grown: Mapping[str, Grown] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Stored] = field(default_factory=dict)
+    far: Mapping[str, Stored] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -83,6 +97,7 @@ class Commit:
 
     def to_json(self) -> bytes:
         values = {"format": _FORMAT, "writer": self.writer, "time": self.time, "whole": dict(self.whole)}
+        values |= {key: dict(files) for key, files in (("files", self.files), ("far", self.far)) if files}
         return json.dumps(values | {"grown": {name: asdict(file) for name, file in self.grown.items()}}).encode()
 
     @classmethod
@@ -97,15 +112,18 @@ class Commit:
                 for name, file in values["grown"].items()
             }
             whole = values["whole"]
-            if outside := [name for name in (*grown, *whole) if not is_inside(name)]:
+            files, far = ({n: Stored(*o) for n, o in values.get(key, {}).items()} for key in ("files", "far"))
+            commit = cls(chain, number, values["writer"], values["time"], grown, whole, files, far)
+            if outside := [n for n in (*grown, *whole, *files, *far, *commit.pieces()) if not is_inside(n)]:
                 raise ValueError(f"names a file outside of the run directory: {outside[0]!r}")
-            return cls(chain, number, values["writer"], values["time"], grown, whole)
+            return commit
         except (LookupError, TypeError) as error:
             raise ValueError(f"is damaged: {error!r}") from error
 
     def pieces(self) -> set[str]:
         """The objects that it names."""
-        return {piece for file in self.grown.values() for piece, _ in file.pieces}
+        stored = {file.object for file in (*self.files.values(), *self.far.values())}
+        return stored | {piece for file in self.grown.values() for piece, _ in file.pieces}
 
 
 def commit_name(chain: str, number: int) -> str:
@@ -167,11 +185,28 @@ def restore(store: Store, commits: Iterable[Commit], folder: Path) -> None:
                 file.write(_bytes(text))
         for name in (*commit.grown, *commit.whole):
             os.utime(folder / name, (commit.time, commit.time))
+        for name in (*commit.files, *commit.far):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        for name, stored in commit.files.items():
+            fetch(store, stored, folder / name)
+            os.utime(folder / name, (commit.time, commit.time))
+
+
+def fetch(store: Store, stored: Stored, file: Path) -> None:
+    """Writes a file of a commit; raises StorageError where its object is not there, or not whole."""
+    store.download(stored.object, str(file))
+    if (size := file.stat().st_size) != stored.size:
+        raise StorageError(f"{store.path / stored.object} has {size} bytes, and should have {stored.size}")
 
 
 def _new_file(path: Path) -> Any:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("wb")
+
+
+def work_folder(path: StorePath, process: str) -> Path:
+    """The folder of this machine in which a process works on a run directory."""
+    return user_caches() / "runs" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:16]}-{process}"
 
 
 class Spool:
@@ -180,6 +215,7 @@ class Spool:
     Attributes:
         store: the run directory.
         folder: holds, at the beginning, the files of all commits; is removed by `close`.
+        files, far: what the next commit names of these, see `Commit`.
     """
 
     def __init__(self, store: Store, chain: str, folder: Path, lock: int, commits: Mapping[str, Commit]):
@@ -189,26 +225,27 @@ class Spool:
         self._committed = 0
         self._others = {name: commit for name, commit in commits.items() if name != chain}
         self._last = commits.get(chain, Commit(chain))
+        self.files, self.far = dict(self._last.files), dict(self._last.far)
         self._writer = uuid.uuid4().hex
         self._began = {name: _text(folder / name) for name in WHOLE}
         self._grown: Sequence[str] = ()
         self._whole: Sequence[str] = ()
 
     @classmethod
-    def open(cls, path: StorePath, chain: str, *, empty: bool = False) -> "Spool":
+    def open(cls, path: StorePath, chain: str, *, empty: bool = False, process: str | None = None) -> Self:
         """Brings what is committed to this machine.
 
         Args:
             path: the run directory.
             chain: this process and the number of processes, "00000-of-00001".
             empty: only the manifest: the rest is to be overwritten.
+            process: the same, where the chain is that of the first process for all of them.
 
         Raises:
             StorageError: the store fails, or a process of this machine is at it.
         """
         store = Store.open(path)
-        name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-        folder = user_caches() / "runs" / f"{name}-{chain}"
+        folder = work_folder(path, process or chain)
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _lock(folder.with_suffix(".lock"), path)
         try:
@@ -273,6 +310,7 @@ class Spool:
         grown = {name: self._grow(name, number, flush) for name in self._grown if (self.folder / name).exists()}
         whole = {name: text for name in self._whole if (text := _text(self.folder / name)) is not None}
         now = replace(self._last, number=number, writer=self._writer, time=time.time(), grown=grown, whole=whole)
+        now = replace(now, files=dict(self.files), far=dict(self.far))
         if not self.store.create(now.name, now.to_json()):
             self.store.delete(now.pieces() - self._last.pieces())
             raise StorageError(
@@ -281,6 +319,7 @@ class Spool:
             )
         if self._last.number > 1:  # the one before stays: who has just read its name can read it
             self.store.delete([commit_name(now.chain, self._last.number - 1)])
+        self.store.delete(sorted(self._last.pieces() - now.pieces(), key=lambda name: "config.json" not in name))
         self._last = now
         self._committed = sum(file.stored + len(_bytes(file.tail)) for file in grown.values())
 

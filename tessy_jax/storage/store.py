@@ -5,6 +5,7 @@ tried again by the libraries themselves, with a growing pause.
 """
 
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -100,6 +101,17 @@ class Store:
         """Writes an object into a local file."""
         with self._explained("read", name):
             self._files.get_file(self._place(name), file)
+
+    def upload(self, file: str, name: str) -> None:
+        """Writes a local file into an object, in place of one that is there; never all of it in memory."""
+        with self._explained("write", name):
+            self._files.put_file(file, self._place(name))
+
+    def try_writing(self) -> None:
+        """Raises StorageError where nothing can be written, before much is computed for it."""
+        name = f".writable-{uuid.uuid4().hex}"
+        self.write(name, b"")
+        self.delete([name])
 
     def write(self, name: str, data: bytes) -> None:
         """Writes an object, in place of one that is there."""
