@@ -51,13 +51,17 @@ def kinds_of(arrays: Mapping[str, jax.Array]) -> dict[str, Kind]:
 
 
 def own_parts(arrays: Mapping[str, jax.Array]) -> list[Part]:
-    """The parts that this process is to write, on the host: of those that several devices hold, the first one's."""
-    shards = [
-        (name, _box(shard.index, array.shape), shard.data)
-        for name, array in arrays.items()
-        for shard in array.addressable_shards
-        if shard.replica_id == 0
-    ]
+    """The parts that this process is to write, on the host: those that several devices hold are dealt out to them."""
+    shards, dealt = [], 0
+    for name, array in arrays.items():
+        boxes = [_box(index or (), array.shape) for index in array.sharding.devices_indices_map(array.shape).values()]
+        parts = {box: number for number, box in enumerate(dict.fromkeys(boxes), start=dealt)}
+        dealt += len(parts)
+        holders = len(boxes) // len(parts)
+        for shard in array.addressable_shards:
+            box = _box(shard.index, array.shape)
+            if shard.replica_id == parts[box] % holders:
+                shards.append((name, box, shard.data))
     for _, _, data in shards:
         data.copy_to_host_async()
     return [Part(name, box, np.asarray(data)) for name, box, data in shards]

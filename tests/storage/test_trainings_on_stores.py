@@ -22,7 +22,7 @@ from tessy_jax.storage.spool import newest_commits
 from tessy_jax.storage.store import Store
 from tessy_jax.train import stored_arrays
 from tessy_jax.train.stored_arrays import Listed, StoredArrays
-from tests.kit.run_sft import call, difference, metrics, order, start, student, whole
+from tests.kit.run_sft import call, difference, metrics, start, student, whole
 from tests.kit.slurm import task
 from tests.kit.stores import BUCKET, served
 
@@ -113,7 +113,7 @@ def test_killed_at_any_request(server, s3):
 
 
 def test_two_processes_then_one(s3):
-    """Both are killed when that of step 9 is begun, or just done; one goes on from what is there."""
+    """Each writes its half of a checkpoint; both are killed in the third, or after it, and one goes on."""
     settings = ("mesh.data=2", "mesh.fsdp=2", "compute.compilation_cache=null")
     command = [sys.executable, "-m", "tessy_jax.sft", str(student()), "--pod", "--output", s3, *settings]
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
@@ -136,7 +136,8 @@ def test_two_processes_then_one(s3):
     assert parts == [f"checkpoints/6/0000{p}-of-00002.{what}" for p in range(2) for what in ("0000.bin", "json")]
     assert call("--output", s3) == 0
     run = compared(s3)
-    assert order(run) == order(whole())
+    losses, wanted = ([row["loss"] for row in metrics(each) if "loss" in row] for each in (run, whole()))
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
     assert difference(run, whole()) < 2e-6
     assert not unnamed(s3)
 
