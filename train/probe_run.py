@@ -81,7 +81,7 @@ def _train(
     writer: ModelSource,
     data: ProbeData,
     mesh: Mesh | None,
-    layers: Sequence[int],
+    layers: list[int],
     folder: Path,
     console: Console,
 ) -> str:

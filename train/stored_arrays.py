@@ -74,7 +74,7 @@ def write(store: Store, process: str, kinds: Mapping[str, Kind], parts: Sequence
     buffer, offset = bytearray(), 0
     for part in parts:
         listed.append((part.array, part.box, offset))
-        data = memoryview(np.ascontiguousarray(part.data).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(part.data).reshape(-1).view(np.uint8).data
         offset += len(data)
         while len(data):
             room = OBJECT - len(buffer)
