@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def save_hf(
     base: str | Path | None = None,
     dtype: DTypeLike | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    written: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a checkpoint folder that `load` and `transformers` read. On several processes all call it, one writes.
 
@@ -41,6 +42,7 @@ def save_hf(
         base: a checkpoint folder whose config.json supplies what this package does not read (special token ids …).
         dtype: to convert to while writing; None: as the parameters are.
         max_shard_bytes: larger checkpoints are split over several files, with an index.
+        written: takes each file of weights when it is whole, on the process that writes; it may take the file away.
 
     Raises:
         WeightsError: `folder` already holds a checkpoint, or the dtype has no safetensors code.
@@ -68,6 +70,8 @@ def save_hf(
     folder.mkdir(parents=True, exist_ok=True)
     for name, shard in zip(names, shards, strict=True):
         _write(folder / name, {n: tensors[n] for n in shard})
+        if written is not None and jax.process_index() == 0:
+            written(folder / name)
     if jax.process_index() != 0:
         return
     if len(shards) > 1:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -70,7 +69,7 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
         for source in config.data.train:
             if not local(source).expanduser().exists():
                 raise ConfigError(f"data.train: there is no file or folder '{source}'")
-        if config.baseline is not None and not Path(config.baseline).expanduser().is_file():
+        if config.baseline is not None and not local(config.baseline).expanduser().is_file():
             raise ConfigError(f"baseline: there is no file '{config.baseline}'")
         folder = model_folder(config.model, "model")
         tokenizer = ContentTokenizer.load(folder)
@@ -98,7 +97,7 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
 
     def read(self, console: Console) -> PredictorData:
         rejects = "".join(dump_line(reject.to_row()) + "\n" for reject in self.data.every.rejects)
-        replace_file(self.config.output / self.rejects_file, rejects)
+        replace_file(self.path / self.rejects_file, rejects)
         return self.data
 
     @contextmanager
@@ -122,20 +121,19 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
         return max(1, self.config.checkpoint.best)  # it is exported
 
     def patience(self, step: int) -> Patience:
-        return Patience.resumed(self.config.patience, self.config.output / "metrics.jsonl", step)
+        return Patience.resumed(self.config.patience, self.path / "metrics.jsonl", step)
 
     def reporter(self, sinks: list[Sink], patience: Patience, **options: Any) -> PredictorReporter:
         return PredictorReporter(sinks, patience=patience, **options)
 
     def already_done(self, steps: int) -> str | None:
-        path = self.config.output
-        if not (path / "export").is_dir() or not (path / "report.html").is_file():
+        if not (self.path / "export").is_dir() or not (self.path / "report.html").is_file():
             return None
-        return f"the predictor is in {path}/export, its report is {path}/report.html"
+        return f"the predictor is in {self.config.output}/export, its report is {self.config.output}/report.html"
 
     def finish(self, state: TrainState, data: PredictorData, mesh: Mesh | None, early: bool, console: Console) -> None:
         """Exports the predictor, and reports on what was exported."""
-        config, path, step = self.config, self.config.output, int(state.step)
+        config, output, step = self.config, self.config.output, int(state.step)
         because = " (F1 no longer rose)" if early else ""
         tell(console, f"trained{because}; the best F1 is that of step {step} of {data.train.plan.steps}")
         folder = self.export(state, mesh, console)
@@ -152,19 +150,21 @@ class Classifier(Learner[TrainPredictorConfig, PredictorData]):
             "trained on": ", ".join(config.data.train),
             "step": step,
             "command": "python -m tessy_jax.train_predictor config.yaml",
-            "use it as": f"{{kind: checkpoint, model: {folder}, threshold: {config.threshold}, shift: {config.shift}}}",
+            "use it as": "{"
+            f"kind: checkpoint, model: {output}/export, threshold: {config.threshold}, shift: {config.shift}"
+            "}",
             "threshold with the best F1": best_threshold(found.tokens.style, found.p),
         }
-        write_report(path, "Boundary predictor: token classifier", about, numbers)
+        write_report(self.path, "Boundary predictor: token classifier", about, numbers)
         f1 = numbers["scores"]["style"]["f1"]
         interval = f"{f1['low']:.3f} … {f1['high']:.3f}"
-        tell(console, f"F1 of style {f1['value']:.3f} ({interval}); report: {path}/report.html")
+        tell(console, f"F1 of style {f1['value']:.3f} ({interval}); report: {output}/report.html")
 
     def _baseline(self, data: PredictorData, p: Sequence[Float[np.ndarray, " T"]]) -> Float[np.ndarray, " N"] | None:
         """What the word list says of the tokens for which the predictor has said `p`; None where there is no list."""
         if self.config.baseline is None:
             return None
-        table = np.asarray(Unigram.load(Path(self.config.baseline), self.tokenizer, threshold=0.5).params)
+        table = np.asarray(Unigram.load(local(self.config.baseline), self.tokenizer, threshold=0.5).params)
         items = data.held_out.corpus.items
         listed = [np.where(np.isnan(ours), np.nan, table[item.tokens]) for item, ours in zip(items, p, strict=True)]
         return predicted_tokens(items, listed).p

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import yaml
 from rich.console import Console
 
 from tessy_jax import models
@@ -40,6 +41,8 @@ Write = Callable[[Mapping[str, Any]], None]
 """Takes a line of `metrics.jsonl`."""
 Export = Callable[[str], object]
 """Writes a student into a folder of the run, given by its name."""
+Bring = Callable[[Path], None]
+"""Brings a student to this machine, where an empty folder stands for it."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,12 @@ class Evaluations:
         there = [one for one in self.steps if one < before and (one == 0 or self.export_folder(one).is_dir())]
         return [one for one in there if not self._is_done(one)]
 
-    def evaluate(self, step: int, write: Write, console: Console, export: Export | None = None) -> int:
+    def evaluate(self, step: int, write: Write, console: Console, bring: Bring, export: Export | None = None) -> int:
         """Does what is left of the evaluation after a step, if there is one; returns an exit code.
 
         Args:
             write: takes the lines for `metrics.jsonl` that are not there.
+            bring: called before its folder is read.
             export: writes the student of this step; None: it is there.
         """
         if step not in self.steps:
@@ -90,7 +94,7 @@ class Evaluations:
         if not self._is_done(step):
             tell(console, f"evaluating the student after step {step} ({self.plan.passes(step):g} epochs)")
             try:
-                code = self._evaluate(step, console, export)
+                code = self._evaluate(step, console, bring, export)
             except (UserError, OSError, jax.errors.JaxRuntimeError) as error:
                 tell(console, f"error: {_reason(error)}")
                 if isinstance(error, RunDirError):
@@ -114,10 +118,12 @@ class Evaluations:
         """All results up to now, as lines of text."""
         return table(read_points(self._lines()))
 
-    def _evaluate(self, step: int, console: Console, export: Export | None) -> int:
+    def _evaluate(self, step: int, console: Console, bring: Bring, export: Export | None) -> int:
         config = self.config(step)
         (config.output / "report.json").unlink(missing_ok=True)  # of an evaluation by another configuration
-        if step and not self.export_folder(step).is_dir():
+        if step and self.export_folder(step).is_dir():
+            bring(self.export_folder(step))
+        elif step:
             assert export is not None
             export(f"exports/{_name(step)}")
         return run_stages(config, console)
@@ -126,7 +132,7 @@ class Evaluations:
         """By the configuration as it is now: the report is the last that an evaluation writes."""
         config = self.config(step)
         written = config.output / "config.yaml"
-        same = written.is_file() and written.read_text("utf-8") == to_yaml(config)
+        same = written.is_file() and _elsewhere(written.read_text("utf-8")) == _elsewhere(to_yaml(config))
         return same and (config.output / "report.json").is_file()
 
     def _results(self, step: int) -> list[dict[str, Any]]:
@@ -175,6 +181,12 @@ def show_evaluations(evaluations: Evaluations, out: Console) -> None:
 
 def _name(step: int) -> str:
     return f"step-{step:06d}"
+
+
+def _elsewhere(text: str) -> dict[str, Any]:
+    """A configuration without where the run is: one on a store may go on from another folder."""
+    values = yaml.safe_load(text)
+    return values | {"output": None, "model": values["model"] | {"model": None}}
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,12 @@ class EndOfTurn(NamedTuple):
 
 
 def export(
-    model: models.Model, source: Path, folder: Path, template: str | None = None, end: EndOfTurn | None = None
+    model: models.Model,
+    source: Path,
+    folder: Path,
+    template: str | None = None,
+    end: EndOfTurn | None = None,
+    written: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes the model in the dtype of its source checkpoint; `folder` is replaced as a whole. All processes call it.
 
@@ -38,6 +44,7 @@ def export(
         template: the chat template of the training, where it is not the checkpoint's own.
         end: what ends an answer now; where the source ends texts with other tokens only, the folder's files name it,
             so that whoever generates with them stops there.
+        written: see `save_hf`.
 
     Raises:
         OSError: it cannot be written.
@@ -53,7 +60,7 @@ def export(
                 shutil.copyfile(file, partial / file.name)
         if template is not None:
             _set_template(partial, template)
-    models.save_hf(model, partial, base=source, dtype=_dtype(source))
+    models.save_hf(model, partial, base=source, dtype=_dtype(source), written=written)
     if first:
         if end is not None:
             _set_end(partial, end)

@@ -27,6 +27,7 @@ from tessy_jax.train.metrics import Reporter, Sink
 from tessy_jax.train.mfu import Arithmetic
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.patience import Patience
+from tessy_jax.train.run_home import RunHome
 from tessy_jax.train.step import Compute, TrainState, init
 
 RULES = 2
@@ -78,6 +79,7 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         folder: the checkpoint that the training begins with.
         model: its shapes.
         rules: see `RULES`.
+        home: the run directory, once it is held.
     """
 
     name: ClassVar[str]
@@ -97,6 +99,12 @@ class Learner(ABC, Generic[ConfigT, DataT]):
     folder: Path
     model: models.DecoderConfig
     rules: int = field(default=RULES, kw_only=True)
+    home: RunHome | None = field(default=None, kw_only=True)
+
+    @property
+    def path(self) -> Path:
+        """The run directory, to read and write; messages name `config.output`."""
+        return self.config.output if self.home is None else self.home.path
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -139,13 +147,20 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         """The token that ends an answer in the training; None: there are no answers."""
         return None
 
-    def export(self, state: TrainState, mesh: Mesh | None, console: Console, name: str = "export") -> Path:
-        """Writes the model of a state, adapters merged, as a Hugging Face folder in the run directory; returns it."""
-        folder = self.config.output / name
+    def export(
+        self, state: TrainState, mesh: Mesh | None, console: Console, name: str = "export", *, here: bool = True
+    ) -> Path:
+        """Writes the model of a state, adapters merged, as a Hugging Face folder in the run directory; returns it.
+
+        Args:
+            here: it is read on this machine next; else, of a run on a store, its weights need not stay here.
+        """
+        folder = self.path / name
         params = jax.jit(self.tuning.merge)(state.params, state.frozen)
         trained = models.with_parameters(self.model, params, mesh, models.TRAINING)
-        export(trained, self.folder, folder, self.template, self.end_of_turn)
-        tell(console, f"the {self.name} after step {int(state.step)} is in {folder}")
+        written = None if here or self.home is None else self.home.model_sender(name)
+        export(trained, self.folder, folder, self.template, self.end_of_turn, written)
+        tell(console, f"the {self.name} after step {int(state.step)} is in {self.config.output / name}")
         return folder
 
     # -- a step --------------------------------------------------------------------------------------------------------
@@ -230,7 +245,7 @@ class Learner(ABC, Generic[ConfigT, DataT]):
         Args:
             early: whether the run ended before its last step.
         """
-        self.export(state, mesh, console)
+        self.export(state, mesh, console, here=False)
 
 
 def compute(config: ComputeConfig) -> Compute:

@@ -3,11 +3,13 @@
 import argparse
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 from tessy_jax import models
@@ -23,6 +25,7 @@ from tessy_jax.predictors.probe import Probe, ProbeParams
 from tessy_jax.predictors.scores import best_threshold, evaluate, f1
 from tessy_jax.predictors.unigram import Unigram
 from tessy_jax.storage.copies import local
+from tessy_jax.storage.files import result_folder
 from tessy_jax.train.data.probe_data import CHOOSE, FIT, HELD_OUT, ProbeData
 from tessy_jax.train.predictor_eval import predicted_tokens
 from tessy_jax.train.predictor_report import write_report
@@ -62,10 +65,30 @@ def train_probe(config: TrainProbeConfig, options: argparse.Namespace, console: 
     for reject in data.rejects[:5]:
         tell(console, f"reject: {reject}")
     data.check()
-    with explained(config.output):
-        config.output.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with explained(config.output):
+            folder = stack.enter_context(result_folder(config.output, last="probe.json"))
+        result = _train(config, options.command, writer, data, mesh, layers, folder, console)
+    tell(console, result)
+    if data.rejects:
+        tell(console, f"{len(data.rejects)} rows or segments could not be used")
+    return REJECTS if data.rejects else DONE
+
+
+def _train(
+    config: TrainProbeConfig,
+    command: str,
+    writer: ModelSource,
+    data: ProbeData,
+    mesh: Mesh | None,
+    layers: list[int],
+    folder: Path,
+    console: Console,
+) -> str:
+    """Trains the probe, and writes it and its report into a folder; returns what came of it, for people."""
+    shapes = models.read_config(writer.folder)
     tell(console, f"reading the responses with {writer.folder}")
-    with tempfile.TemporaryDirectory(dir=config.output, prefix=".states-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".states-") as scratch:
         model = models.load(writer.folder, mesh=mesh, dtype=jnp.dtype(config.dtype), **writer.config.loading)
         length = _row_length(data, config.data.length)
         features = read_features(model, data.responses, layers, length, config.rows, Path(scratch) / "states")
@@ -78,23 +101,20 @@ def train_probe(config: TrainProbeConfig, options: argparse.Namespace, console: 
         "layer": f"{probe.layer} of 0 … {shapes.num_hidden_layers - 1}",
         "token biases": int(np.count_nonzero(np.asarray(probe.params.token_bias))),
         "fitted on": ", ".join(config.data.annotated),
-        "command": options.command,
+        "command": command,
         "use it as": f"{{kind: probe, model: {config.output}}}",
         "layers": choice.tried,
     }
-    write_report(config.output, "Boundary predictor: probe", about, numbers)
+    write_report(folder, "Boundary predictor: probe", about, numbers)
     probe.save(
-        config.output,
+        folder,
         shapes,
         name=config.writer.model,
         weights=hash_folder(writer.folder),
         metrics={name: numbers[name] for name in _KEPT if name in numbers},
-        command=options.command,
+        command=command,
     )
-    tell(console, _result(probe, numbers, config.output))
-    if data.rejects:
-        tell(console, f"{len(data.rejects)} rows or segments could not be used")
-    return REJECTS if data.rejects else DONE
+    return _result(probe, numbers, config.output)
 
 
 def _check_files(config: TrainProbeConfig) -> None:
@@ -102,7 +122,7 @@ def _check_files(config: TrainProbeConfig) -> None:
         for source in sources:
             if not local(source).expanduser().exists():
                 raise ConfigError(f"data.{key}: there is no file or folder '{source}'")
-    if config.baseline is not None and not Path(config.baseline).expanduser().is_file():
+    if config.baseline is not None and not local(config.baseline).expanduser().is_file():
         raise ConfigError(f"baseline: there is no file '{config.baseline}'")
 
 
@@ -176,7 +196,7 @@ def _evaluate(
     found = predicted_tokens(data.segments, data.held_out_by_segment(p))
     baseline = None
     if word_list is not None:
-        table = np.asarray(Unigram.load(Path(word_list), probe.tokenizer, threshold=0.5).params)
+        table = np.asarray(Unigram.load(local(word_list), probe.tokenizer, threshold=0.5).params)
         listed = data.held_out_by_segment(table[features.tokens])
         baseline = predicted_tokens(data.segments, listed).p
     return evaluate(found.tokens, found.p, probe.threshold, baseline)

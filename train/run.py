@@ -22,7 +22,7 @@ from tessy_jax.config.train_predictor import TrainPredictorConfig
 from tessy_jax.console.interrupt import Interrupt
 from tessy_jax.console.messages import log_to, tell
 from tessy_jax.console.progress import View, compiling
-from tessy_jax.data.run_folder import has_checkpoints, rules_of, run_directory
+from tessy_jax.data.run_folder import has_checkpoints, rules_of
 from tessy_jax.devices import compilation_cache, processes
 from tessy_jax.devices.mesh import make_mesh
 from tessy_jax.errors import DONE, ERROR, INTERRUPTED, REJECTS
@@ -37,6 +37,7 @@ from tessy_jax.train.metrics import MetricsFile, Reporter, Sink, TensorBoard
 from tessy_jax.train.mfu import peak_of
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.patience import Patience, StopOrPatience
+from tessy_jax.train.run_home import RunHome, folder_here, open_home
 from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_step
 from tessy_jax.train.student import Student
 from tessy_jax.train.trainer import BatchIterator, Trainer, TrainingError
@@ -65,7 +66,7 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
     if options.dry_run or options.inspect is not None:
         return _dry_run(student, mesh) if options.dry_run else DONE
     if config.evaluate is not None and options.export_only is None:
-        check_evaluations(config.evaluate, student.folder, config.output)
+        check_evaluations(config.evaluate, student.folder, folder_here(config.output))
     return _run(student, mesh, console, overwrite=options.overwrite, export_only=options.export_only)
 
 
@@ -144,13 +145,14 @@ def _run(
     output, identity, yaml = learner.config.output, learner.identity(), to_yaml(learner.config)
     with (
         _out_of_memory_explained(learner),
-        run_directory(output, learner.manifest, learner.written, yaml, identity, overwrite),
-        log_to(output / _log_name()),
+        open_home(output, learner.manifest, learner.written, yaml, identity, overwrite) as home,
+        log_to(home.path / _log_name()),
     ):
+        learner = replace(learner, home=home)
         data = learner.read(console)
         tell(console, data.summary())
-        run = _TrainingRun(learner, data, mesh, console)
-        with Checkpoints(output / "checkpoints", learner.config.checkpoint.keep, learner.keep_best) as checkpoints:
+        run = _TrainingRun(learner, data, mesh, console, home)
+        with home.checkpoints(learner.config.checkpoint.keep, learner.keep_best) as checkpoints:
             return run.train(checkpoints) if export_only is None else run.export(checkpoints, export_only)
 
 
@@ -168,6 +170,7 @@ class _TrainingRun:
     data: TrainingData
     mesh: Mesh | None
     console: Console
+    home: RunHome
 
     @property
     def steps(self) -> int:
@@ -187,12 +190,12 @@ class _TrainingRun:
         """Exports a checkpoint."""
         step = checkpoints.find(which)
         state, _ = checkpoints.restore(step, self.learner.load(self.mesh, self.optimizer))
-        self.learner.export(state, self.mesh, self.console)
+        self.learner.export(state, self.mesh, self.console, here=False)
         return DONE
 
     def train(self, checkpoints: Checkpoints) -> int:
         """Does the steps that no checkpoint has, and exports what came of them."""
-        learner, path = self.learner, self.learner.config.output
+        learner, path = self.learner, self.learner.path
         done = checkpoints.newest or 0
         patience = learner.patience(done)
         over = self._over(done, patience)
@@ -265,14 +268,17 @@ class _TrainingRun:
         """
         if self.evaluations is None:
             return False
-        step, output = int(state.step), self.learner.config.output
-        code = self.evaluations.evaluate(
-            step, reporter.write, self.console, lambda name: self.learner.export(state, self.mesh, self.console, name)
-        )
+        step, output = int(state.step), self.learner.path
+
+        def export(name: str) -> None:
+            self.learner.export(state, self.mesh, self.console, name)
+
+        code = self.evaluations.evaluate(step, reporter.write, self.console, self.home.bring, export)
         if code == ERROR and step == 0:
             raise TrainingError("the model before training could not be evaluated, and nothing is trained yet")
         reporter.pause()
         draw(output / "metrics.jsonl", output / "curves.png")
+        self.home.commit()
         return code == INTERRUPTED
 
     def _make_up(self, done: int, before: int) -> int:
@@ -291,7 +297,7 @@ class _TrainingRun:
                 sink.write(row)
 
         for step in left:
-            code = self.evaluations.evaluate(step, write, self.console)
+            code = self.evaluations.evaluate(step, write, self.console, self.home.bring)
             if code == INTERRUPTED:
                 break
         for sink in sinks:
@@ -329,7 +335,7 @@ class _TrainingRun:
 
     def _sinks(self, done: int) -> list[Sink]:
         """Where the numbers go after step `done`; of several processes, the first writes them."""
-        config, path = self.learner.config, self.learner.config.output
+        config, path = self.learner.config, self.learner.path
         sinks: list[Sink] = []
         if jax.process_index() == 0:
             sinks.append(MetricsFile(path / "metrics.jsonl", done))

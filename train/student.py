@@ -19,6 +19,7 @@ from tessy_jax.errors import ConfigError
 from tessy_jax.models.config import Fields
 from tessy_jax.models.hub import model_folder
 from tessy_jax.storage.copies import local
+from tessy_jax.storage.paths import StorePath
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.files import read_json
 from tessy_jax.text.thinking import thinking_of
@@ -111,14 +112,15 @@ class Student(Learner[SftConfig, SftData]):
 
     def read(self, console: Console) -> SftData:
         tell(console, f"reading {', '.join(self.config.data.train)}")
-        return SftData.open(self.config, self.chat, self.config.output)
+        return SftData.open(self.config, self.chat, self.path)
 
     @contextmanager
     def preview(self) -> Iterator[SftData]:
         """What a run made of the data is read where it is there; else it is made in a folder that goes again."""
         with tempfile.TemporaryDirectory() as scratch:
             output = self.config.output
-            yield SftData.open(self.config, self.chat, output if (output / "corpus").is_dir() else Path(scratch))
+            made = not isinstance(output, StorePath) and (output / "corpus").is_dir()
+            yield SftData.open(self.config, self.chat, output if made else Path(scratch))
 
     def load_model(self, mesh: Mesh | None) -> models.Model:
         try:
@@ -172,11 +174,12 @@ class Student(Learner[SftConfig, SftData]):
 
     def evaluations(self, plan: BatchPlan) -> Evaluations | None:
         section = self.config.evaluate
-        return None if section is None else Evaluations(section, self.folder, self.config.output, plan)
+        return None if section is None else Evaluations(section, self.folder, self.path, plan)
 
     def already_done(self, steps: int) -> str | None:
-        folder = self.config.output / "export"
-        return f"all {steps} steps are done, the trained student is in {folder}" if folder.is_dir() else None
+        if not (self.path / "export").is_dir():
+            return None
+        return f"all {steps} steps are done, the trained student is in {self.config.output / 'export'}"
 
 
 def tuning(config: LoraConfig | None) -> Tuning:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from tessy_jax.config.schema import Config, Located, LocatedOrStored
+from tessy_jax.config.schema import Config, LocatedOrStored
 
 
 class PredictorConfig(Config):
@@ -33,7 +33,7 @@ class UnigramPredictor(PredictorConfig):
     """A table of P(style | token), without context."""
 
     kind: Literal["unigram"] = Field(description="A table of P(style | token).")
-    table: Located = Field(description="File of the table.")
+    table: LocatedOrStored = Field(description="File of the table.")
     threshold: float = Field(default=0.5, ge=0, le=1, description="P(style) from which a token counts as style.")
 
 
@@ -41,7 +41,7 @@ class ProbePredictor(PredictorConfig):
     """A linear predictor on the writing model's own hidden states; see `train_probe`."""
 
     kind: Literal["probe"] = Field(description="A linear predictor on the writing model's own hidden states.")
-    model: Located = Field(description="Folder that train_probe wrote.")
+    model: LocatedOrStored = Field(description="Folder that train_probe wrote.")
     threshold: float | None = Field(
         default=None, ge=0, le=1, description="P(style) from which a token counts as style; null: the probe's own."
     )

@@ -18,7 +18,7 @@ from pydantic import (
 
 from tessy_jax.config import evaluate
 from tessy_jax.config.benchmarks import Benchmark
-from tessy_jax.config.schema import Config, LocatedOrStored, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 from tessy_jax.config.sections import MeshConfig, PromptConfig, ThinkingConfig
 from tessy_jax.config.training import (
     CheckpointConfig,
@@ -155,7 +155,7 @@ class SftConfig(Config):
     )
     evaluate: BenchmarksConfig | None = Field(default=None, description="Accuracy on benchmarks; null: none.")
     report: ReportConfig = ReportConfig()
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    output: RunPath = Field(description="Run directory; created, or resumed where it exists.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the data's order and of adapters.")
 
     @model_validator(mode="before")

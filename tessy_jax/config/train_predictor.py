@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, Strict
 
-from tessy_jax.config.schema import Config, Located, LocatedOrStored, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 from tessy_jax.config.sections import MeshConfig
 from tessy_jax.config.training import (
     CheckpointConfig,
@@ -54,7 +54,9 @@ class TrainPredictorConfig(Config):
     checkpoint: CheckpointConfig = Field(
         default=CheckpointConfig(every=500), description="An evaluation comes with each checkpoint."
     )
-    baseline: Located | None = Field(default=None, description="A word list to compare with in the report; null: none.")
+    baseline: LocatedOrStored | None = Field(
+        default=None, description="A word list to compare with in the report; null: none."
+    )
     report: ReportConfig = ReportConfig()
-    output: OutputPath = Field(description="Run directory; created, or resumed where it exists.")
+    output: RunPath = Field(description="Run directory; created, or resumed where it exists.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the order and of the new head.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, Strict
 
 from tessy_jax.config.compilation_cache import CompilationCache, not_given
-from tessy_jax.config.schema import Config, Located, OutputPath
+from tessy_jax.config.schema import Config, LocatedOrStored, RunPath
 from tessy_jax.config.sections import MeshConfig, RoleConfig
 from tessy_jax.config.training import HeldOut, Sources
 
@@ -48,9 +48,9 @@ class TrainProbeConfig(Config):
     dtype: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="Weights and activations.")
     mesh: MeshConfig = MeshConfig()
     compilation_cache: CompilationCache = Field(default_factory=not_given)
-    baseline: Located | None = Field(
+    baseline: LocatedOrStored | None = Field(
         default="configs/style_words.json",
         description="A word list to compare with in the report; null: none.",
         validate_default=True,
     )
-    output: OutputPath = Field(description="Folder for the probe and its report; replaced by a new run.")
+    output: RunPath = Field(description="Folder for the probe and its report; replaced by a new run.")

@@ -27,6 +27,7 @@ from tessy_jax.data.jsonl import create_file, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.errors import UserError
 from tessy_jax.storage.paths import StorePath
+from tessy_jax.storage.spool import newest_commits
 from tessy_jax.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,14 @@ def open_run_folder(
 
 @contextmanager
 def run_directory(
-    path: Path, kind: str, written: Sequence[str], config: str, identity: Mapping[str, Any], overwrite: bool
+    path: Path,
+    kind: str,
+    written: Sequence[str],
+    config: str,
+    identity: Mapping[str, Any],
+    overwrite: bool,
+    *,
+    apart: bool = False,
 ) -> Iterator[None]:
     """Holds the directory of a training run for this process: creates it, or finds in it the run that is to go on.
 
@@ -141,6 +149,7 @@ def run_directory(
         config: as YAML, stored beside the rest.
         identity: what the trained weights depend on.
         overwrite: begin anew, whatever run is there.
+        apart: each process has such a directory of its own.
 
     Raises:
         RunDirError: the directory is in use, cannot be written, is no run directory, or holds a run with another
@@ -153,7 +162,7 @@ def run_directory(
     shard = jax.process_index(), jax.process_count()
 
     def clear(everything: bool) -> None:
-        if everything and shard[0] == 0:
+        if everything and (apart or shard[0] == 0):
             _remove(path, written)
 
     with explained(path):
@@ -175,7 +184,10 @@ def run_directory(
 
 
 def has_checkpoints(path: Path) -> bool:
-    """Whether the training run in a directory has something to lose."""
+    """Whether the training run in a directory, here or on a store, has something to lose."""
+    if isinstance(path, StorePath):
+        commits = newest_commits(Store.open(path)).values()
+        return any(name.startswith("checkpoints/") for commit in commits for name in commit.files)
     return any((path / "checkpoints").glob("[0-9]*"))
 
 

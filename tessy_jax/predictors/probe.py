@@ -26,6 +26,7 @@ from tessy_jax.models import DecoderConfig, call_block
 from tessy_jax.models.decoder import BlockCall
 from tessy_jax.models.products import matmul
 from tessy_jax.predictors.base import JudgedModel, PredictorKind, Shapes
+from tessy_jax.storage.copies import local
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 from tessy_jax.text_jax.arrays import Leaf
 
@@ -156,7 +157,7 @@ def record_hidden_states(hidden_states: list[Array]) -> BlockCall:
 
 
 def _identify(config: ProbePredictor, key: str = "") -> dict[str, Any]:
-    weights = Path(config.model).expanduser() / "probe.safetensors"
+    weights = local(config.model).expanduser() / "probe.safetensors"
     return config.model_dump(mode="json") | {"model": hash_file(weights)}
 
 
@@ -174,7 +175,7 @@ class _Source:
 
 
 def _open(config: ProbePredictor, key: str, judged: JudgedModel) -> _Source:
-    folder = Path(config.model).expanduser()
+    folder = local(config.model).expanduser()
     probe = Probe.load(folder, judged.tokenizer, judged.config)
     if config.threshold is not None:
         probe = dataclasses.replace(probe, threshold=config.threshold)
@@ -183,7 +184,7 @@ def _open(config: ProbePredictor, key: str, judged: JudgedModel) -> _Source:
 
 def _abstract(config: ProbePredictor, key: str, judged: JudgedModel, shapes: Shapes) -> Probe:
     """The folder is read if it is there, since the layer is in it; else it is taken to be the last."""
-    folder = Path(config.model).expanduser()
+    folder = local(config.model).expanduser()
     layer = read_facts(folder)["layer"] if folder.is_dir() else judged.config.num_hidden_layers - 1
     sizes: Any = ((judged.config.hidden_size,), (), (judged.config.vocab_size,))
     learned = ProbeParams(*(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes))

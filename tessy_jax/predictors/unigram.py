@@ -15,6 +15,7 @@ from tessy_jax.config.boundary_predictors import UnigramPredictor
 from tessy_jax.data.hashing import hash_file
 from tessy_jax.errors import ConfigError
 from tessy_jax.predictors.base import JudgedModel, PredictorKind, Shapes
+from tessy_jax.storage.copies import local
 from tessy_jax.text.tokenizer import ContentTokenizer, TextError
 
 
@@ -67,7 +68,7 @@ def word_of(token: bytes) -> str:
 
 
 def _identify(config: UnigramPredictor, key: str = "") -> dict[str, Any]:
-    return config.model_dump(mode="json") | {"table": hash_file(Path(config.table).expanduser())}
+    return config.model_dump(mode="json") | {"table": hash_file(local(config.table).expanduser())}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class _Source:
 
 
 def _open(config: UnigramPredictor, key: str, judged: JudgedModel) -> _Source:
-    table = Path(config.table).expanduser()
+    table = local(config.table).expanduser()
     if not table.is_file():
         raise ConfigError(f"{key}.table: there is no file '{config.table}'")
     return _Source(config, table, judged.tokenizer)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tessy_jax.storage.paths import StorageError, is_inside
 from tessy_jax.storage.store import Store
@@ -47,6 +47,13 @@ class Grown:
         return sum(size for _, size in self.pieces)
 
 
+class Stored(NamedTuple):
+    """An object that holds a whole file, and its size."""
+
+    object: str
+    size: int
+
+
 @dataclass(frozen=True)
 class Commit:
     """All that one process has committed.
@@ -57,7 +64,8 @@ class Commit:
         writer: tells processes apart.
         owner: "process 17 on host-3"; empty when it has ended; None: of an earlier version, which did not say.
         time: seconds since 1970.
-        grown, whole: files by name.
+        grown, whole, files: files by name: those that grow, small ones, and others as objects of their own.
+        far: files that are read where they are: `restore` makes their folders only.
     """
 
     chain: str
@@ -67,6 +75,8 @@ class Commit:
     time: float = 0.0
     grown: Mapping[str, Grown] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Stored] = field(default_factory=dict)
+    far: Mapping[str, Stored] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -75,6 +85,7 @@ class Commit:
     def to_json(self) -> bytes:
         values: dict[str, Any] = {"format": _FORMAT, "writer": self.writer, "owner": self.owner, "time": self.time}
         values |= {"whole": dict(self.whole)}
+        values |= {key: dict(files) for key, files in (("files", self.files), ("far", self.far)) if files}
         return json.dumps(values | {"grown": {name: asdict(file) for name, file in self.grown.items()}}).encode()
 
     @classmethod
@@ -89,15 +100,19 @@ class Commit:
                 for name, file in values["grown"].items()
             }
             whole = values["whole"]
-            if outside := [name for name in (*grown, *whole) if not is_inside(name)]:
+            files, far = ({n: Stored(*o) for n, o in values.get(key, {}).items()} for key in ("files", "far"))
+            writer, owner, time = values["writer"], values.get("owner"), values["time"]
+            commit = cls(chain, number, writer, owner, time, grown, whole, files, far)
+            if outside := [n for n in (*grown, *whole, *files, *far, *commit.pieces()) if not is_inside(n)]:
                 raise ValueError(f"names a file outside of the run directory: {outside[0]!r}")
-            return cls(chain, number, values["writer"], values.get("owner"), values["time"], grown, whole)
+            return commit
         except (LookupError, TypeError) as error:
             raise ValueError(f"is damaged: {error!r}") from error
 
     def pieces(self) -> set[str]:
         """The objects that it names."""
-        return {piece for file in self.grown.values() for piece, _ in file.pieces}
+        stored = {file.object for file in (*self.files.values(), *self.far.values())}
+        return stored | {piece for file in self.grown.values() for piece, _ in file.pieces}
 
 
 def commit_name(chain: str, number: int) -> str:
@@ -155,9 +170,9 @@ def restore(store: Store, commits: Iterable[Commit], folder: Path, known: Mappin
         if (data := store.read(name)) is not None:
             (folder / name).write_bytes(data)
     for commit in commits:
-        before = (known or {}).get(commit.chain, Commit(commit.chain)).grown
+        before = (known or {}).get(commit.chain, Commit(commit.chain))
         for name, grown in commit.grown.items():
-            there = before.get(name, Grown())
+            there = before.grown.get(name, Grown())
             if grown.pieces[: len(there.pieces)] != there.pieces:
                 there = Grown()
             added = grown.pieces[len(there.pieces) :]
@@ -170,8 +185,20 @@ def restore(store: Store, commits: Iterable[Commit], folder: Path, known: Mappin
         for name, text in commit.whole.items():
             with _file_of(folder / name, 0) as file:
                 file.write(to_bytes(text))
-        for name in (*commit.grown, *commit.whole):
+        for name in (*commit.files, *commit.far):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        for name, stored in commit.files.items():
+            if before.files.get(name) != stored:
+                fetch(store, stored, folder / name)
+        for name in (*commit.grown, *commit.whole, *commit.files):
             os.utime(folder / name, (commit.time, commit.time))
+
+
+def fetch(store: Store, stored: Stored, file: Path) -> None:
+    """Writes a file of a commit; raises StorageError where its object is not there, or not whole."""
+    store.download(stored.object, str(file))
+    if (size := file.stat().st_size) != stored.size:
+        raise StorageError(f"{store.path / stored.object} has {size} bytes, and should have {stored.size}")
 
 
 def _file_of(path: Path, size: int) -> Any:

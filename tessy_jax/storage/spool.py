@@ -3,7 +3,7 @@
 A process works in a folder of this machine and commits now and then: see `commits`. Of a file that grows, what is past
 `PIECE` bytes becomes an object of its own, before the commit that names it; the rest is in the commit. So a commit is
 there entirely or not at all, and what no commit names does not count. Who comes second with a number has lost the
-folder to another process, which began later, and ends: nothing of it counts from then on.
+folder to another process, which began later, and ends: nothing of it counts from then on. Files that are replaced as a whole are objects too, which a commit names: see `files`.
 """
 
 import fcntl
@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from tessy_jax.storage.commits import (
     ALONE,
@@ -56,6 +57,7 @@ class Spool:
     Attributes:
         store: the run directory.
         folder: holds, at the beginning, the files of all commits; is removed by `close`.
+        files, far: what the next commit names of these, see `Commit`.
     """
 
     def __init__(self, store: Store, chain: str, folder: Path, lock: int, commits: Mapping[str, Commit]):
@@ -67,24 +69,26 @@ class Spool:
         self._last = commits.get(chain, Commit(chain))
         self._writer, self._owner = uuid.uuid4().hex, this_process()
         self._next = 0.0
+        self.files, self.far = dict(self._last.files), dict(self._last.far)
         self._began = {name: _text(folder / name) for name in WHOLE}
         self._grown: Sequence[str] = ()
         self._whole: Sequence[str] = ()
 
     @classmethod
-    def open(cls, path: StorePath, chain: str, *, empty: bool = False) -> "Spool":
+    def open(cls, path: StorePath, chain: str, *, empty: bool = False, process: str | None = None) -> Self:
         """Brings what is committed to this machine.
 
         Args:
             path: the run directory.
             chain: this process and the number of processes, "00000-of-00001".
             empty: only the manifest: the rest is to be overwritten.
+            process: the same, where the chain is that of the first process for all of them.
 
         Raises:
             StorageError: the store fails, or a process of this machine is at it.
         """
         store = Store.open(path)
-        folder = work_folder(path, chain)
+        folder = work_folder(path, process or chain)
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _lock(folder.with_suffix(".lock"), path)
         try:
@@ -164,6 +168,7 @@ class Spool:
         grown = {name: self._grow(name, number, flush) for name in self._grown if (self.folder / name).exists()}
         whole = {name: text for name in self._whole if (text := _text(self.folder / name)) is not None}
         now = replace(last, writer=self._writer, owner=owner, grown=grown, whole=whole)
+        now = replace(now, files=dict(self.files), far=dict(self.far))
         if now == last:
             return
         now = replace(now, number=number, time=time.time())
@@ -175,6 +180,7 @@ class Spool:
             )
         if last.number > 1:  # the one before stays: who has just read its name can read it
             self.store.delete([commit_name(now.chain, last.number - 1)])
+        self.store.delete(sorted(last.pieces() - now.pieces(), key=lambda name: "config.json" not in name))
         self._last = now
         self._committed = sum(file.stored + len(to_bytes(file.tail)) for file in grown.values())
         self._next = time.monotonic() + max(_PAUSE, _SHARE * (time.monotonic() - began))

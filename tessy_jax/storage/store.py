@@ -5,6 +5,7 @@ tried again by the libraries themselves, with a growing pause.
 """
 
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -102,13 +103,21 @@ class Store:
         with self._explained("read", name):
             self._files.get_file(self._place(name), file)
 
+    def try_writing(self) -> None:
+        """Raises StorageError where nothing can be written, before much is computed for it."""
+        name = f".writable-{uuid.uuid4().hex}"
+        self.write(name, b"")
+        self.delete([name])
+
     def write(self, name: str, data: bytes) -> None:
         """Writes an object, in place of one that is there."""
         with self._explained("write", name):
             self._files.pipe_file(self._place(name), data)
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Writes local files into objects, some at the same time, in place of those that are there."""
+        """Writes local files into objects, by name, some at the same time, in place of those that are there; never all
+        of a file in memory.
+        """
         names = list(files)
         for start in range(0, len(names), _AT_ONCE):
             some = names[start : start + _AT_ONCE]

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from tessy_jax import evaluate, sft
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.errors import UserError
 from tessy_jax.evals import generation
+from tessy_jax.storage.copies import local
+from tessy_jax.storage.paths import as_path
+from tessy_jax.storage.store import Store
 from tessy_jax.train import evaluations
 from tests.commands.test_sft import files
 from tests.kit.run_sft import difference, metrics, student
@@ -169,6 +173,36 @@ def test_failed_then_interrupted(tmp_path, monkeypatch, capsys, interrupt):
     assert call("--output", run, "evaluate.model.budgets.max_think_tokens=11") == 1
     shown = capsys.readouterr().err
     assert f"to evaluate anew, remove {run}/evaluations/step-000000: --overwrite would begin the training anew" in shown
+
+
+def test_a_run_on_a_store(monkeypatch, capsys):
+    """An evaluation fails; its student waits on the store, and the same command evaluates it."""
+    run, stages, there = f"memory://runs/{uuid.uuid4().hex}", evaluations.run_stages, whole()
+    failing = ["step-000006"]
+
+    def run_stages(config, console):
+        name = config.output.name
+        if name in failing:
+            raise UserError("the sandbox has gone")
+        shutil.copytree(there / "evaluations" / name / "problems", config.output / "problems")
+        return stages(config, console)
+
+    monkeypatch.setattr(evaluations, "run_stages", run_stages)
+    assert call("--output", run) == 1
+    assert "error: evaluations failed, after steps 6; the same command does them again" in capsys.readouterr().err
+    objects = Store.open(as_path(run))
+    assert {name for name in objects.list() if name.startswith("exports/")} == {
+        f"exports/step-000006/{name}" for name in files(there / "exports/step-000006")
+    }
+    failing.clear()
+    assert call("--output", run) == 0
+    assert "evaluating the student after step 6" in capsys.readouterr().err
+    copy = local(run)
+    assert results(copy) == results(there)
+    for step in (0, 6, 12):
+        assert responses(copy / f"evaluations/step-{step:06d}") == responses(there / f"evaluations/step-{step:06d}")
+    assert files(local(f"{run}/export")) == files(there / "export")
+    assert not [name for name in objects.list() if name.startswith("exports/")]
 
 
 def test_dry_run(tmp_path, capsys):

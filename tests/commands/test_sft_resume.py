@@ -14,7 +14,7 @@ import pytest
 
 from tessy_jax.sft import main
 from tessy_jax.train import trainer
-from tessy_jax.train.checkpoints import Checkpoints
+from tessy_jax.train.checkpoints import DiskCheckpoints
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.step import TrainState
 from tessy_jax.train.student import Student
@@ -98,7 +98,7 @@ def test_a_torn_checkpoint_is_not_taken(tmp_path):
     torn = run / "checkpoints/14"
     torn.rename(run / "checkpoints/14.orbax-checkpoint-tmp")
     shutil.rmtree(run / "export")
-    with Checkpoints(run / "checkpoints", keep=2) as checkpoints:
+    with DiskCheckpoints(run / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.steps == [12]
     assert call("--output", run) == 0
     assert metrics(run) == metrics(whole())
@@ -141,13 +141,13 @@ def wait_for(folder):
 def test_the_best_checkpoint_stays(tmp_path):
     """The one with the lowest held-out loss, and the newest."""
     state = _state(0)
-    with Checkpoints(tmp_path / "checkpoints", keep=2, best=1) as checkpoints:
+    with DiskCheckpoints(tmp_path / "checkpoints", keep=2, best=1) as checkpoints:
         for step, loss in enumerate([0.5, 0.1, 0.7, None, 0.6]):
             checkpoints.save(step, _state(step), {"next": step}, loss)
             checkpoints.check()
         checkpoints.wait()
         assert (checkpoints.steps, checkpoints.newest, checkpoints.best) == ([1, 3, 4], 4, 1)
-    with Checkpoints(tmp_path / "checkpoints", keep=2, best=1) as checkpoints:
+    with DiskCheckpoints(tmp_path / "checkpoints", keep=2, best=1) as checkpoints:
         assert (checkpoints.steps, checkpoints.best) == ([1, 3, 4], 1)
         restored, data = checkpoints.restore(1, state)
     assert data == {"next": 1}

@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 from tessy_jax import experiment
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.experiments.stages import Stage
-from tessy_jax.train.checkpoints import Checkpoints
+from tessy_jax.train.checkpoints import DiskCheckpoints
 from tests.evals.test_seeds import plain
 from tests.kit.browser import Page
 from tests.kit.run_experiment import ARMS, PROBLEMS, InProcess, call, write_experiment
@@ -81,7 +81,7 @@ def test_killed_in_every_kind_of_stage(file: Path, tmp_path: Path, monkeypatch: 
     assert call(file, *one, "--output", tmp_path / "whole", runner=InProcess()) == 0
 
     out, now = tmp_path / "out", ""
-    stored, append, save = 0, RunDir.append, Checkpoints.save
+    stored, append, save = 0, RunDir.append, DiskCheckpoints.save
 
     def begin(stage: Stage) -> None:
         nonlocal now
@@ -94,7 +94,7 @@ def test_killed_in_every_kind_of_stage(file: Path, tmp_path: Path, monkeypatch: 
         if stored == 2:
             raise Killed
 
-    def save_and_die(self: Checkpoints, step: int, *more: Any) -> None:
+    def save_and_die(self: DiskCheckpoints, step: int, *more: Any) -> None:
         save(self, step, *more)
         if step == 1:
             self.wait()
@@ -105,7 +105,7 @@ def test_killed_in_every_kind_of_stage(file: Path, tmp_path: Path, monkeypatch: 
         stored, runner = 0, InProcess(before=begin)
         with monkeypatch.context() as patch:
             if command.endswith("sft"):
-                patch.setattr(Checkpoints, "save", save_and_die)
+                patch.setattr(DiskCheckpoints, "save", save_and_die)
             else:
                 patch.setattr(RunDir, "append", append_and_die)
             with pytest.raises(Killed):

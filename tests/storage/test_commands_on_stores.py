@@ -44,7 +44,9 @@ def test_synthesize_merge_status(place, tmp_path, capsys, monkeypatch):
     root = pair().parent
     problems = upload(root / "student", f"{place}/student") and f"{place}/in/problems.jsonl"
     Store.open(as_path(f"{place}/in")).write("problems.jsonl", (root / "problems.jsonl").read_bytes())
-    named = ("--input", problems, f"student.model={place}/student")
+    Store.open(as_path(f"{place}/in")).write("table.json", (root / "table.json").read_bytes())
+    table = f"predictors.student.table={place}/in/table.json"
+    named = ("--input", problems, f"student.model={place}/student", table)
 
     run = f"{place}/run"
     assert call("--output", run, "samples=2", *named, "limit=4") == 0
@@ -88,7 +90,7 @@ def test_a_store_that_refuses_is_said_before_models_are_loaded(place, capsys, mo
 @pytest.mark.parametrize(
     ("command", "arguments", "said"),
     [
-        (sft, ["configs/sft.yaml", "output=s3://b/run"], "'output' in override 'output=s3://b/run' takes no URL yet"),
+        (sft, ["configs/sft.yaml", "output=ftp://b/run"], "there is no storage of this kind; known: s3://, gs://"),
         (synthesize, ["output=ftp://b/run"], "there is no storage of this kind; known: s3://, gs://, memory://"),
         (synthesize, ["engine.compilation_cache=gs://b/c"], "takes no URL yet"),
         (merge, ["a", "--output", "s3://"], "s3:// names no bucket"),

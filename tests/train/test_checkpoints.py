@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tessy_jax.train.checkpoints import CheckpointError, Checkpoints
+from tessy_jax.train.checkpoints import CheckpointError, DiskCheckpoints
 from tessy_jax.train.step import TrainState
 
 CHAIN = (
@@ -23,7 +23,7 @@ def state(step: int) -> TrainState:
 @pytest.mark.parametrize("error", [ValueError(CHAIN), OSError(errno.ENOSPC, "anything")])
 def test_a_full_disk_is_named_and_the_checkpoint_before_it_stays(tmp_path, monkeypatch, error):
     hook = sys.excepthook
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
+    with DiskCheckpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.save(1, state(1), {"at": 1}, None)
         checkpoints.wait()
 
@@ -38,6 +38,6 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_it_stays(tmp_path, monke
         "earlier checkpoints are as they were; repair this and run the same command again"
     )
     assert sys.excepthook is hook
-    with Checkpoints(tmp_path) as checkpoints:
+    with DiskCheckpoints(tmp_path) as checkpoints:
         found_state, data = checkpoints.restore(1, state(0))
     assert (data, np.asarray(found_state.params["a"]).tolist()) == ({"at": 1}, [1, 1, 1])
