@@ -41,6 +41,10 @@ from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_ste
 from tessy_jax.train.student import Student
 from tessy_jax.train.trainer import BatchIterator, Trainer, TrainingError
 
+_SAME = ("overwrite", "dry_run", "inspect", "export_only")
+"""Options that all processes of a pod have the same."""
+
+
 # -- the commands ------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +59,8 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
     if options.pod:
-        processes.initialize(options.pod_timeout)
+        more = {f"--{name.replace('_', '-')}": getattr(options, name) for name in _SAME}
+        processes.initialize(options.pod_timeout, config.model_dump(mode="json") | more)
         console = Console(stderr=True, quiet=jax.process_index() > 0)
     compilation_cache.use(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
