@@ -5,8 +5,8 @@
     python benchmarks/loading.py s3://bucket/model
 
 The processes have a device each and split the model over `tensor` (`--mesh fsdp`: as for training). Printed: the GiB
-that they hold, that our reader took from the file or the store, and that the disk gave, of the process with most and the
-sum (files are put out of the page cache before; what one process has read, another finds there); the seconds of the
+that they hold, that our reader took from the file or the store, and that the disk gave, of the process with most and in
+all (files are put out of the page cache before; what one process has read, another finds there); the seconds of the
 loading alone, and from the start of a process to its model.
 """
 
