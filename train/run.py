@@ -257,7 +257,7 @@ class _TrainingRun:
                 state = trainer.run(state, batches, checkpoints, reporter, StopOrPatience(stop, patience), view.update)
             checkpoints.wait()
             phase = None
-            if stop.asked:
+            if processes.anywhere(stop.asked):  # a signal to one process stops all
                 stopped = self.evaluations is not None  # which may have one left
                 break
         reporter.close()
