@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+from tessy_jax.devices import pod
+
 SIZES = {
     "hidden_size": 2048,
     "num_attention_heads": 16,
@@ -161,7 +163,8 @@ def main() -> None:
     if options.write:
         write_model(Path(options.model), options.write)
     elif options.begun:
-        work(options.model, options.mesh, options.begun)
+        with pod.membership():
+            work(options.model, options.mesh, options.begun)
     else:
         print("| processes | holds | took | disk gave | took, sum | disk gave, sum | loading s | start s |")
         print("|---:|---:|---:|---:|---:|---:|---:|---:|")

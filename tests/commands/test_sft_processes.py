@@ -11,6 +11,9 @@ from tests.kit import slurm
 from tests.kit.run_sft import difference, order, steps, student, whole
 
 SETTINGS = ("mesh.data=2", "mesh.fsdp=2", "checkpoint.every=3", "compute.compilation_cache=null")
+LONGEST = 90
+"""Seconds until all have ended; 20 where nothing else runs."""
+
 JOB = 4000 + os.getpid() % 500 * 8  # it decides the port
 
 
@@ -39,7 +42,7 @@ def test_two_and_four_processes_train_as_one(tmp_path: Path) -> None:
     told = time.monotonic()
     ends = slurm.wait(processes)
     assert [end.code for end in ends] == [130, 130], ends
-    assert time.monotonic() - told < 20
+    assert time.monotonic() - told < LONGEST
     assert "the same command goes on from here" in ends[0].said
     assert 0 < len(order(run)) < 14
 
@@ -49,7 +52,7 @@ def test_two_and_four_processes_train_as_one(tmp_path: Path) -> None:
     died = time.monotonic()
     ends = slurm.wait(processes)
     assert [end.code for end in ends] == [1, 1, -signal.SIGKILL, 1], ends
-    assert time.monotonic() - died < 30
+    assert time.monotonic() - died < LONGEST
     for end in (ends[0], ends[1], ends[3]):
         assert "error: process 2 of 4 (counted from 0) has not been heard of for 10 s" in end.said
         assert "stack trace" not in end.said

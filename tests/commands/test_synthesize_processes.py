@@ -20,6 +20,9 @@ from tests.kit.stores import BUCKET, served
 MESH = ("mesh.data=2", "mesh.fsdp=2")
 PAGES = ("engine.cache_tokens=1536", "engine.page=16")  # each device has those of one row of full length
 SETTINGS = ("engine.batch=4", *MESH, *PAGES, "engine.compilation_cache=null")
+LONGEST = 90
+"""Seconds until all have ended; 20 where nothing else runs."""
+
 JOB = os.getpid() % 500 * 8  # it decides the port
 
 
@@ -66,7 +69,7 @@ def test_two_and_four_processes_write_the_rows_of_one(tmp_path: Path) -> None:
     told = time.monotonic()
     ends = slurm.wait(processes)
     assert [end.code for end in ends] == [130] * 4, ends
-    assert time.monotonic() - told < 20
+    assert time.monotonic() - told < LONGEST
     assert len(dispatches(run, 4)) == 1
     assert 1 <= len(records(run)) < len(first_samples())
 
@@ -90,7 +93,7 @@ def test_killed_on_a_store(tmp_path: Path) -> None:
         died = time.monotonic()
         ends = slurm.wait(processes)
         assert [end.code for end in ends] == [1, -signal.SIGKILL], ends
-        assert time.monotonic() - died < 30
+        assert time.monotonic() - died < LONGEST
         assert "error: process 1 of 2 (counted from 0) has not been heard of for 10 s" in ends[0].said
         assert "stack trace" not in ends[0].said
         assert "Traceback" not in ends[0].said
