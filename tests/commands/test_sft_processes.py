@@ -23,11 +23,16 @@ def start(run: Path, count: int, job: int) -> list[subprocess.Popen[str]]:
     return slurm.start_all(["-m", "tessy_jax.sft", student(), *more], count, 4 // count, job)
 
 
-def await_step(run: Path, processes: Sequence[subprocess.Popen[str]], more: int) -> None:
-    """Returns when so many lines of numbers are there beside those that were, or a process has ended."""
-    before = steps(run)
-    while steps(run) < before + more and all(p.poll() is None for p in processes):
-        time.sleep(0.001)
+def trained(run: Path) -> int:
+    """Steps whose numbers are there."""
+    return len(order(run)) if steps(run) else 0
+
+
+def await_step(run: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Returns when one more step is done, or a process has ended."""
+    before = trained(run)
+    while trained(run) <= before and all(p.poll() is None for p in processes):
+        time.sleep(0.005)
 
 
 def test_two_and_four_processes_train_as_one(tmp_path: Path) -> None:
@@ -37,7 +42,7 @@ def test_two_and_four_processes_train_as_one(tmp_path: Path) -> None:
     """
     run = tmp_path / "run"
     processes = start(run, 2, JOB)
-    await_step(run, processes, 1)
+    await_step(run, processes)
     processes[1].send_signal(signal.SIGTERM)
     told = time.monotonic()
     ends = slurm.wait(processes)
@@ -47,7 +52,7 @@ def test_two_and_four_processes_train_as_one(tmp_path: Path) -> None:
     assert 0 < len(order(run)) < 14
 
     processes = start(run, 4, JOB + 1)
-    await_step(run, processes, 1)
+    await_step(run, processes)
     processes[2].kill()
     died = time.monotonic()
     ends = slurm.wait(processes)
