@@ -128,7 +128,8 @@ def in_rows(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
     """
     parts = ((part,) if isinstance(part, str) else part or () for part in sharding.spec)
     axes = dict.fromkeys([axis for part in parts for axis in part] + list(sharding.mesh.axis_names))
-    rows, over = shape[0] if shape else 1, []
+    rows = shape[0] if shape else 1
+    over: list[str] = []
     for axis in axes:
         if (ways := sharding.mesh.shape[axis]) > 1 and rows % ways == 0:
             rows //= ways
