@@ -67,8 +67,9 @@ def initialize(timeout: int, settings: Mapping[str, Any]) -> None:
     if watched:
         from jax._src.distributed import global_state as known
 
-        pod.join(pod.Member(known.client, known.process_id, known.num_processes, timeout, known.coordinator_address))
-        _compare(known.client, known.process_id, known.num_processes, {"jax": jax.__version__, **settings})
+        client: Any = known.client
+        pod.join(pod.Member(client, known.process_id, known.num_processes, timeout, known.coordinator_address))
+        _compare(client, known.process_id, known.num_processes, {"jax": jax.__version__, **settings})
 
 
 def _can_watch() -> bool:
