@@ -46,8 +46,15 @@ class DerivedFrom(Protocol):
         """
         ...
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows of the parameter need no more than the same rows of the tensors."""
+        ...
+
     def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
-        """The part of the parameter at `index`; `tensors` are memory maps in the order of the property."""
+        """The part of the parameter at `index`; `tensors` are memory maps in the order of the property. Where it is
+        `by_rows`, they may be some rows, of which `index` is a part.
+        """
         ...
 
 
@@ -71,6 +78,10 @@ class Transposed:
     @property
     def tensors(self) -> dict[str, Expected]:
         return {self.name: Expected((self.outside, self.inside))}
+
+    @property
+    def by_rows(self) -> bool:
+        return False
 
     def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
         return tensors[0][index[::-1]].T

@@ -121,6 +121,22 @@ def sharding_for(mesh: Mesh | AbstractMesh, rules: Rules, dims: tuple[Dim, ...],
     return NamedSharding(mesh, PartitionSpec(*parts))
 
 
+def in_rows(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
+    """The layout of the same devices in which each has some rows of its own, where their number divides.
+
+    For P(None, "tensor") over ("data", "tensor") it is P(("tensor", "data")): the axes that split the array come first.
+    """
+    parts = ((part,) if isinstance(part, str) else part or () for part in sharding.spec)
+    axes = dict.fromkeys([axis for part in parts for axis in part] + list(sharding.mesh.axis_names))
+    rows = shape[0] if shape else 1
+    over: list[str] = []
+    for axis in axes:
+        if (ways := sharding.mesh.shape[axis]) > 1 and rows % ways == 0:
+            rows //= ways
+            over.append(axis)
+    return NamedSharding(sharding.mesh, PartitionSpec(tuple(over) or None) if shape else PartitionSpec())
+
+
 def _divisors(n: int) -> str:
     divisors = [str(d) for d in range(1, min(n, 64) + 1) if n % d == 0]
     return divisors[0] if len(divisors) == 1 else f"{', '.join(divisors[:-1])} or {divisors[-1]}"

@@ -1,8 +1,10 @@
 """Hugging Face safetensors straight into (sharded) arrays: each process touches only the bytes of its own shards."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -16,15 +18,19 @@ from tessy_jax.models.config import DecoderConfig, ModelConfigError
 from tessy_jax.models.decoder import Model
 from tessy_jax.models.layers import DerivedFrom, Expected
 from tessy_jax.models.registry import ARCHITECTURES, read_config
-from tessy_jax.models.sharding import INFERENCE, Rules
+from tessy_jax.models.sharding import INFERENCE, Rules, in_rows
 from tessy_jax.models.tensors import DTYPES, FLOATS, Tensor, WeightsError, open_tensors
 from tessy_jax.models.tensors import read_safetensors as read_safetensors
+from tessy_jax.storage import far
 
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
 """Tensors that old exporters wrote and no model needs: RoPE frequencies are computed from the config."""
 
 _BUFFERS = ("I64", "BOOL")
 """Dtypes of what no parameter is, such as position ids: where no tensor of the name is expected, it is a buffer."""
+
+_SMALL = 1 << 20
+"""Bytes of a parameter that each process reads as it needs it."""
 
 _EMBEDDINGS, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -43,6 +49,11 @@ class Source:
     stacked: bool
     derived_from: DerivedFrom | None
 
+    @property
+    def is_far(self) -> bool:
+        """Whether it is on a store."""
+        return any(far.is_far(tensor.file) for part in self.parts for tensor in part)
+
     def read(self, index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         """A part of the parameter in memory of its own; no other bytes of the files are touched."""
         if not self.stacked:
@@ -53,6 +64,8 @@ class Source:
     def _part(self, tensors: list[Tensor], index: tuple[slice, ...], dtype: DTypeLike) -> np.ndarray:
         if self.derived_from is None:
             found = tensors[0].part(index)
+        elif self.derived_from.by_rows:
+            found = self.derived_from([tensor.part(index[:1]) for tensor in tensors], (slice(None), *index[1:]))
         else:
             found = self.derived_from([tensor.array for tensor in tensors], index)
         # A copy: on CPU jax may keep the buffer it is given, and the file may change or go away.
@@ -145,10 +158,30 @@ def classifier_config(folder: str | Path, labels: tuple[str, ...]) -> DecoderCon
 
 
 def _read(source: Source, spec: ParamSpec, sharding: NamedSharding | None, dtype: DTypeLike) -> Array:
+    """The parameter as it lies on the devices. Where reading is slow, no byte of a large one is read twice: each device
+    gets some rows, and those of the processes exchange them.
+    """
     own = spec.dtype_in(dtype)
     if sharding is None:
         return jnp.asarray(source.read(tuple(slice(None) for _ in spec.dims), own))
-    return jax.make_array_from_callback(spec.shape, sharding, lambda index: source.read(index or (), own))
+    large = math.prod(spec.shape) * own.itemsize >= _SMALL
+    once = large and (jax.process_count() > 1 or source.is_far)
+    layout = in_rows(sharding, spec.shape) if once else sharding
+    found: dict[str, np.ndarray] = {}
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        if (name := str(index)) not in found:  # of devices that hold the same
+            found[name] = source.read(index or (), own)
+        return found[name]
+
+    array = jax.make_array_from_callback(spec.shape, layout, part)
+    return array if layout.is_equivalent_to(sharding, len(spec.shape)) else _exchange(sharding)(array)
+
+
+@cache
+def _exchange(sharding: NamedSharding) -> Callable[[Array], Array]:
+    """The same array in another layout over the same devices."""
+    return jax.jit(lambda array: array, out_shardings=sharding)
 
 
 def check_weights(config: DecoderConfig, folder: str | Path) -> None:

@@ -42,6 +42,10 @@ from tessy_jax.train.step import TrainState, batch_sharding, make_eval, make_ste
 from tessy_jax.train.student import Student
 from tessy_jax.train.trainer import BatchIterator, Trainer, TrainingError
 
+_SAME = ("overwrite", "dry_run", "inspect", "export_only")
+"""Options that all processes of a pod have the same."""
+
+
 # -- the commands ------------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +60,8 @@ def sft(config: SftConfig, options: argparse.Namespace, console: Console) -> int
         UserError: one of many kinds; the text says what was wrong and what to do.
     """
     if options.pod:
-        processes.initialize(options.pod_timeout)
+        more = {f"--{name.replace('_', '-')}": getattr(options, name) for name in _SAME}
+        processes.initialize(options.pod_timeout, config.model_dump(mode="json") | more)
         console = Console(stderr=True, quiet=jax.process_index() > 0)
     compilation_cache.use(config.compute)
     mesh = make_mesh(config.mesh, config.batch.rows // config.batch.accumulate, "batch.rows / batch.accumulate")
@@ -255,7 +260,7 @@ class _TrainingRun:
                 state = trainer.run(state, batches, checkpoints, reporter, StopOrPatience(stop, patience), view.update)
             checkpoints.wait()
             phase = None
-            if stop.asked:
+            if processes.anywhere(stop.asked):  # a signal to one process stops all
                 stopped = self.evaluations is not None  # which may have one left
                 break
         reporter.close()

@@ -32,6 +32,10 @@ class Values:
     def tensors(self) -> dict[str, Expected]:
         return {"weight": Expected((self.outside, self.inside))}
 
+    @property
+    def by_rows(self) -> bool:
+        return True
+
     def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> Int8[np.ndarray, "O I"]:
         rows = tensors[0][index[0]].astype(np.float32)  # whole ones: the scale is one of all columns
         return np.rint(rows / _scale(rows)[:, None])[:, index[1]].astype(np.int8)

@@ -136,13 +136,17 @@ class _Packed:
     def tensors(self) -> dict[str, Expected]:
         return {self.name: Expected(self.shape, jnp.uint8)}
 
+    @property
+    def by_rows(self) -> bool:
+        return True
+
 
 class Turned(_Packed):
     """The same bytes."""
 
     def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
         experts, columns, outside = index
-        return tensors[0].reshape(*self.shape[:2], -1)[experts, outside, columns].swapaxes(1, 2)
+        return tensors[0].reshape(len(tensors[0]), self.shape[1], -1)[experts, outside, columns].swapaxes(1, 2)
 
     def back(self, value: np.ndarray) -> np.ndarray:
         return value.swapaxes(1, 2).reshape(self.shape)
@@ -176,6 +180,10 @@ class RoundedScales:
     def tensors(self) -> dict[str, Expected]:
         experts, outside, groups = self.shape
         return {self.name: Expected((experts, groups * GROUP, outside))}
+
+    @property
+    def by_rows(self) -> bool:
+        return True
 
     def __call__(self, tensors: Sequence[np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
         return self._values(tensors, index[0], index[1], index[2])[1]

@@ -17,6 +17,7 @@ import json
 import logging
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from tessy_jax.config.schema import Config, Variants, describe, load_as
 from tessy_jax.console import output
 from tessy_jax.console.messages import complain, say
 from tessy_jax.console.stopping import Stoppable
-from tessy_jax.devices import jax_settings
+from tessy_jax.devices import jax_settings, pod
 from tessy_jax.devices.host_memory import keep_freed_memory
 from tessy_jax.errors import ERROR, INTERRUPTED, READER_LEFT, UserError
 from tessy_jax.storage.paths import StorePath, as_path, local_path
@@ -221,6 +222,7 @@ class Command:
                 if not output.rich_lost_reader(end):
                     raise
                 code = READER_LEFT
+            pod.leave(code)
             stop.end_process(code)
         return code
 
@@ -233,7 +235,8 @@ class Command:
             keep_freed_memory()
             for note in jax_settings.settle():
                 say(console, note)
-            return self.run(options, console)
+            with pod.membership():
+                return self.run(options, console)
         except BaseException as error:
             if stop.asked:  # whatever it is, it came of that
                 raise KeyboardInterrupt from None
@@ -250,6 +253,9 @@ class Command:
             return complain(console, error, ERROR)
         if isinstance(error, Exception) and (refusal := jax_settings.explain(error)):
             return complain(console, refusal, refusal.exit_code)
+        if pod.ends_alone():  # and so Python's end, which waits for the others, does not come
+            traceback.print_exception(error)
+            return ERROR
         raise error
 
     def _parser(self) -> argparse.ArgumentParser:

@@ -77,7 +77,7 @@ def write_traces(
     if shard.count > 1 and options.overwrite:
         raise ConfigError("--overwrite --shard: other shards may be writing there; remove the run directory instead")
     if options.pod:
-        processes.initialize(options.pod_timeout)
+        processes.initialize(options.pod_timeout, _settings(config, shard, options))
     rows = shard.part(rows)
     mesh = make_mesh(config.mesh, config.engine.batch)
     pool_of(config.engine, mesh)  # raises, before there is a run directory
@@ -161,6 +161,12 @@ def _recognise(config: ConfigT, models_of: OpensModels[ConfigT]) -> dict[str, An
 
 def _input_identity(config: ConfigT) -> dict[str, Any]:
     return {"input": {file.name: hash_file(file) for file in files(as_path(config.input))}}
+
+
+def _settings(config: ConfigT, shard: Shard, options: argparse.Namespace) -> dict[str, Any]:
+    """What all processes of a pod are started with."""
+    more = {"--shard": f"{shard.index}/{shard.count}", "--overwrite": options.overwrite, "--dry-run": options.dry_run}
+    return config.model_dump(mode="json") | more
 
 
 def _shard(options: argparse.Namespace) -> Shard:

@@ -49,5 +49,10 @@ def read(file: Path, start: int, size: int) -> bytes | None:
     return data
 
 
+def is_far(file: Path) -> bool:
+    """Whether a file stands for an object."""
+    return _note(file).exists()
+
+
 def _note(file: Path) -> Path:
     return file.with_name(f".{file.name}.far")

@@ -3,7 +3,8 @@
 A process works in a folder of this machine and commits now and then: see `commits`. Of a file that grows, what is past
 `PIECE` bytes becomes an object of its own, before the commit that names it; the rest is in the commit. So a commit is
 there entirely or not at all, and what no commit names does not count. Who comes second with a number has lost the
-folder to another process, which began later, and ends: nothing of it counts from then on. Files that are replaced as a whole are objects too, which a commit names: see `files`.
+folder to another process, which began later, and ends: nothing of it counts from then on. Files that are replaced as a
+whole are objects too, which a commit names: see `files`.
 """
 
 import fcntl

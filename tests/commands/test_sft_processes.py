@@ -1,35 +1,70 @@
-"""Several processes, as on a pod: two on this machine, which find each other as Slurm's tasks do."""
+"""Several processes, as on a pod: two and four on this machine, which find each other as Slurm's tasks do."""
 
 import os
+import signal
 import subprocess
-import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
-from tests.kit.run_sft import difference, order, student, whole
-from tests.kit.slurm import task
+from tests.kit import slurm
+from tests.kit.run_sft import difference, order, steps, student, whole
 
-SETTINGS = ("mesh.data=2", "mesh.fsdp=2", "checkpoint.every=7", "compute.compilation_cache=null")
+SETTINGS = ("mesh.data=2", "mesh.fsdp=2", "checkpoint.every=3", "compute.compilation_cache=null")
+LONGEST = 90
+"""Seconds until all have ended; 20 where nothing else runs."""
+
+JOB = 4000 + os.getpid() % 500 * 8  # it decides the port
 
 
-def test_two_processes_train_as_one(tmp_path):
-    """Each has half of a step's rows and of the weights; the batches, and so the weights, are those of one."""
+def start(run: Path, count: int, job: int) -> list[subprocess.Popen[str]]:
+    """The command on so many processes, which have four devices between them."""
+    more = ("--pod", "--pod-timeout", 10, "--output", run, *SETTINGS)
+    return slurm.start_all(["-m", "tessy_jax.sft", student(), *more], count, 4 // count, job)
+
+
+def trained(run: Path) -> int:
+    """Steps whose numbers are there."""
+    return len(order(run)) if steps(run) else 0
+
+
+def await_step(run: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Returns when one more step is done, or a process has ended."""
+    before = trained(run)
+    while trained(run) <= before and all(p.poll() is None for p in processes):
+        time.sleep(0.005)
+
+
+def test_two_and_four_processes_train_as_one(tmp_path: Path) -> None:
+    """Each has a part of a step's rows and of the weights; the batches, and so the weights, are those of one.
+
+    Two are stopped by a signal to one of them, four by the death of one; two go on to the end.
+    """
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "tessy_jax.sft", str(student()), "--pod", "--output", str(run), *SETTINGS]
+    processes = start(run, 2, JOB)
+    await_step(run, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    ends = slurm.wait(processes)
+    assert [end.code for end in ends] == [130, 130], ends
+    assert time.monotonic() - told < LONGEST
+    assert "the same command goes on from here" in ends[0].said
+    assert 0 < len(order(run)) < 14
 
-    def process(index: int) -> subprocess.Popen[str]:
-        flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-        environment = os.environ | task(index, os.getpid() % 2000 + 4000) | flags
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    processes = start(run, 4, JOB + 1)
+    await_step(run, processes)
+    processes[2].kill()
+    died = time.monotonic()
+    ends = slurm.wait(processes)
+    assert [end.code for end in ends] == [1, 1, -signal.SIGKILL, 1], ends
+    assert time.monotonic() - died < LONGEST
+    for end in (ends[0], ends[1], ends[3]):
+        assert "error: process 2 of 4 (counted from 0) has not been heard of for 10 s" in end.said
+        assert "stack trace" not in end.said
 
-    first, second = [process(0), process(1)]
-    shown = [p.communicate(timeout=300)[1] for p in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], shown
-    assert f"the student after step 14 is in {run}/export" in shown[0]
-    assert "step 14" not in shown[1]  # one speaks for all
-    assert len(order(run)) == 14
+    ends = slurm.wait(start(run, 2, JOB + 2))
+    assert [end.code for end in ends] == [0, 0], ends
+    assert f"the student after step 14 is in {run}/export" in ends[0].said
+    assert "step 14" not in ends[1].said  # one speaks for all
+    assert [step for step, _ in order(run)] == list(range(1, 15))
     assert difference(run, whole()) < 2e-6

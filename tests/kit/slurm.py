@@ -1,13 +1,50 @@
 """Processes that find each other as Slurm's tasks do."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
 
-def task(index: int, job: int) -> dict[str, str]:
-    """The environment of one of two tasks on this machine; `job` decides the port."""
+
+def task(index: int, job: int, count: int = 2) -> dict[str, str]:
+    """The environment of one of some tasks on this machine; `job` decides the port."""
     return {
         "SLURM_JOB_ID": str(job),
         "SLURM_STEP_NODELIST": "127.0.0.1",
-        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS": str(count),
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_PROCID": str(index),
         "SLURM_LOCALID": str(index),
     }
+
+
+class End(NamedTuple):
+    code: int
+    said: str
+
+
+def start(command: Sequence[object], index: int, count: int, devices: int, job: int) -> subprocess.Popen[str]:
+    """One of `count` processes of a Python command, with so many devices; its messages come through `stderr`."""
+    # Slurm's tasks have a device each unless they are told; on the CPU all of a process's devices are its own.
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        env=os.environ | task(index, job, count) | flags,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_all(command: Sequence[object], count: int, devices: int, job: int) -> list[subprocess.Popen[str]]:
+    return [start(command, index, count, devices, job) for index in range(count)]
+
+
+def wait(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[End]:
+    """How all of them end. Kills them where they do not in time."""
+    try:
+        return [End(p.returncode, errors) for p in processes for errors in [p.communicate(timeout=seconds)[1]]]
+    finally:
+        for process in processes:
+            process.kill()

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from unittest import mock
 
+import fsspec
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -97,7 +98,7 @@ def served() -> Iterator[Server]:
 
 def forget() -> None:
     """Makes the next use of a store read the environment anew."""
-    import s3fs
-
     store._file_system.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
+    for scheme in ("s3", "gs"):
+        with suppress(ImportError):  # a package that is not installed
+            fsspec.get_filesystem_class(scheme).clear_instance_cache()

@@ -2,6 +2,7 @@
 
 import uuid
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from flax import nnx
 from tessy_jax import merge, models, sft, status, synthesize
 from tessy_jax.data.hashing import hash_folder
 from tessy_jax.models.hub import model_folder
+from tessy_jax.storage import store
 from tessy_jax.storage.copies import local
 from tessy_jax.storage.paths import as_path
 from tessy_jax.storage.store import Store
@@ -111,6 +113,7 @@ def test_weights_stay_on_the_store(make, int8, place, tmp_path, monkeypatch):
     for module in ("tessy_jax.storage.far", "tessy_jax.data.hashing"):
         monkeypatch.setattr(f"{module}.SAMPLE", 16)
     monkeypatch.setattr("tessy_jax.models.hub._SMALL", 0)
+    monkeypatch.setattr("tessy_jax.models.weights._SMALL", 0)
     make(tmp_path / "model", vocab_size=96)
     folder = model_folder(upload(tmp_path / "model", f"{place}/model"), "student.model")
     assert hash_folder(folder) == hash_folder(tmp_path / "model")
@@ -122,6 +125,15 @@ def test_weights_stay_on_the_store(make, int8, place, tmp_path, monkeypatch):
     assert np.count_nonzero(weights[0]) <= 16 * 16 < np.count_nonzero(weights[1])
 
     mesh = jax.make_mesh((2,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))
-    far, near = (models.load(one, mesh=mesh, int8=int8) for one in (folder, tmp_path / "model"))
+    read = Mock(wraps=store.Store.read_range)
+    monkeypatch.setattr(store.Store, "read_range", lambda *args: read(*args))
+    far = models.load(folder, mesh=mesh, int8=int8)
+    taken, size = (
+        sum(call.args[3] for call in read.call_args_list),
+        (tmp_path / "model/model.safetensors").stat().st_size,
+    )
+    # Nothing twice, but for values in 8 bits and their scales, which are made of the same rows.
+    assert taken <= (2.1 if int8 else 1.02) * size
+    near = models.load(tmp_path / "model", mesh=mesh, int8=int8)
     for ours, theirs in zip(*(jax.tree.leaves(nnx.state(model)) for model in (far, near)), strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
