@@ -27,7 +27,7 @@ from tessy_jax.text.chat import Chat, Thinking
 from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tests.kit import vocab
-from tests.kit.oracle import Author, Oracle
+from tests.kit.oracle import Author, Oracle, fingerprint, last_token
 from tests.kit.oracle_released import Classifier, ReleasedOracle
 from tests.kit.tiny import deepseek_v3, gemma3, gpt_oss, llama, qwen3, qwen3_classifier, qwen3_moe
 
@@ -122,9 +122,7 @@ class Pair:
             model, probe = self.torch_models[role], self.probes()[role].params
 
             def p(ids: list[int], token: int) -> float:
-                with torch.no_grad():
-                    states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
-                logit = states[1][0, -1].numpy() @ probe.weight + probe.bias + probe.token_bias[token]
+                logit = last_token(model, ids).states @ probe.weight + probe.bias + probe.token_bias[token]
                 return float(1 / (1 + np.exp(-logit)))
 
             return p
@@ -165,17 +163,27 @@ class Pair:
         )
 
 
+_STYLES: dict[tuple[bytes, tuple[int, ...], int], np.ndarray] = {}
+
+
 def torch_style(model: torch.nn.Module, ids: list[int], shift: int, block: int) -> np.ndarray:
     """P(style) for each token under context blocks, by one full forward pass with an explicit mask; nan where none
     exists.
     """
+    key = (fingerprint(model), tuple(ids), block)
+    if key not in _STYLES:
+        _STYLES[key] = _torch_style(model, ids, block)
+    p = _STYLES[key]
+    return p.copy() if shift == 0 else np.concatenate([[np.nan], p[:-1]])
+
+
+def _torch_style(model: torch.nn.Module, ids: list[int], block: int) -> np.ndarray:
     n = len(ids)
     q, k = np.arange(n)[:, None], np.arange(n)[None, :]
     visible = (k <= q) & (k >= np.maximum(0, (q // block - 1) * block))
     mask = torch.tensor(np.where(visible, 0.0, torch.finfo(torch.float32).min), dtype=torch.float32)[None, None]
     with torch.no_grad():
-        p = model(torch.tensor([ids]), attention_mask=mask).logits[0].softmax(-1)[:, 1].numpy()
-    return p if shift == 0 else np.concatenate([[np.nan], p[:-1]])
+        return model(torch.tensor([ids]), attention_mask=mask).logits[0].softmax(-1)[:, 1].numpy()
 
 
 def run(engine: Engine, problems: list[Problem], samples: int = 1) -> dict[tuple[str, int], Record]:
