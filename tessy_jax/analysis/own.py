@@ -6,6 +6,7 @@ OUTPUT/own/   a run directory      OUTPUT/own-prompts.jsonl   its input
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from tessy_jax.data.inputs import read_rows
 from tessy_jax.data.jsonl import make_folder, read_objects, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.data.run_folder import DifferentRunError
+from tessy_jax.engine.language_model import prompt_ids
 from tessy_jax.engine.run import write_traces
 from tessy_jax.engine.sizes import MARGIN
 from tessy_jax.engine.solo import Solo
 from tessy_jax.errors import INTERRUPTED, ConfigError
 from tessy_jax.storage.copies import own_files
 from tessy_jax.text.chat import Chat
+from tessy_jax.text.tokenizer import TextError
 
 _ROWS = 8
 """In flight at a time."""
@@ -60,7 +63,7 @@ def draw_own(settings: Settings, sets: Sequence[DataSet], length: int, chat: Cha
     replace_file(file, "".join(dump_line({"messages": messages}) + "\n" for messages in prompts))
 
     count = min(settings.draw, len(prompts))
-    config = _config(settings, file, traces, length, chat).model_copy(
+    config = _config(settings, file, traces, _longest(prompts, settings, chat), length, chat).model_copy(
         update={"limit": count, "samples": -(-settings.draw // count)}
     )
     say(console, f"the student writes {count * config.samples} texts of its own, for {count} prompts of the data")
@@ -90,15 +93,25 @@ def _prompts(traces: Sequence[Trace]) -> Iterator[list[dict[str, Any]]]:
             yield messages
 
 
-def _config(settings: Settings, file: Path, traces: Sequence[Trace], length: int, chat: Chat) -> SampleConfig:
+def _longest(prompts: Sequence[list[dict[str, Any]]], settings: Settings, chat: Chat) -> int:
+    """Tokens of the longest prompt, with what opens the thinking, which data without thinking do not have."""
+    lengths = [1]
+    for messages in prompts:
+        with suppress(TextError):  # `sample` says why
+            lengths.append(len(prompt_ids(chat, settings.prompt.system, messages)))
+    return max(lengths)
+
+
+def _config(
+    settings: Settings, file: Path, traces: Sequence[Trace], prompt: int, length: int, chat: Chat
+) -> SampleConfig:
     """What `sample` is asked for: thinking and answers up to the longest of the data, and the student's own way to
-    draw, as its run had it.
+    draw, as its run had it; `prompt` and `length`: tokens of the longest prompt, and of a trace at most.
     """
     longest = [1, 1]
     for trace in traces:
         for which, text in enumerate(split(trace, chat.thinking)):
             longest[which] = max(longest[which], len(chat.tokenizer.encode((text or "").encode())[0]))
-    prompt = max(len(trace.example.tokens) - trace.n_tokens for trace in traces)
     think, answer = min(longest[0], length // 2), min(longest[1], length // 4)
     budgets = SampleBudgets(max_think_tokens=think, max_answer_tokens=answer)
     needed = think + answer + MARGIN + budgets.k

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from tessy_jax import analyse, status
+from tessy_jax.analysis import own
 from tessy_jax.analysis.status import read_status
 from tessy_jax.config.sample import SampleConfig
 from tessy_jax.config.schema import load_as
+from tessy_jax.engine.sizes import prompt_room
+from tessy_jax.errors import INTERRUPTED
+from tessy_jax.text.chat import Chat
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tests.kit import traces as kit
 
@@ -102,6 +106,19 @@ def test_wrong_inputs(arguments, code, said, tmp_path, monkeypatch, capsys):
     student = str(kit.student() / "student")
     assert analyse.main([student if word == "STUDENT" else word for word in arguments]) == code
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_short_prompts_have_room_for_what_opens_the_thinking(tmp_path, monkeypatch):
+    """Which stands in what the student is asked, and not in data that do not think."""
+    asked: list[SampleConfig] = []
+    monkeypatch.setattr(own, "write_traces", lambda config, *_: asked.append(config) or INTERRUPTED)
+    folder = kit.student() / "student"
+    foreign = kit.write_lines(tmp_path / "foreign.jsonl", FOREIGN[:1])
+    assert analyse.main([str(foreign), "--student", str(folder), "--output", str(tmp_path / "report"), "--draw", "1"])
+    [config] = asked
+    prompt = Chat.load(folder).prompt_ids(FOREIGN[0]["messages"][:-1])
+    [room, _] = prompt_room(config.budgets, config.engine, config.budgets.k)
+    assert room.tokens == len(prompt) + 1
 
 
 def test_the_student_writes_its_own_text(tmp_path, capsys):
