@@ -26,8 +26,8 @@ from typing import Any
 from tessy_jax.data.jsonl import create_file, replace_file
 from tessy_jax.data.records import dump_line
 from tessy_jax.errors import UserError
+from tessy_jax.storage.commits import newest_commits
 from tessy_jax.storage.paths import StorePath
-from tessy_jax.storage.spool import newest_commits
 from tessy_jax.storage.store import Store
 
 logger = logging.getLogger(__name__)

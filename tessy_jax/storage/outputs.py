@@ -10,9 +10,6 @@ from tessy_jax.storage.paths import StorePath
 from tessy_jax.storage.spool import Spool
 from tessy_jax.storage.store import Store
 
-_PROBE = ".writable"
-
-
 @dataclass(frozen=True)
 class Held:
     """A folder that this process holds.
@@ -57,9 +54,7 @@ def hold(folder: Path, grown: Sequence[str]) -> Iterator[Held]:
 def check_writable(folder: Path) -> None:
     """Raises StorageError where nothing can be written to a store; a folder of this machine is not tried."""
     if isinstance(folder, StorePath):
-        store = Store.open(folder)
-        store.write(_PROBE, b"")
-        store.delete([_PROBE])
+        Store.open(folder).try_writing()
 
 
 def publish(written: Path, folder: StorePath, *replaced: str) -> None:
