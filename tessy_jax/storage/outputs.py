@@ -10,6 +10,7 @@ from tessy_jax.storage.paths import StorePath
 from tessy_jax.storage.spool import Spool
 from tessy_jax.storage.store import Store
 
+
 @dataclass(frozen=True)
 class Held:
     """A folder that this process holds.
