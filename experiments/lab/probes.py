@@ -14,15 +14,19 @@ from tessy_jax.data.records import Record, dump_line
 from tessy_jax.data.segments import Annotated, Segment, StyleSpan
 
 
+PAIR = Path(__file__).resolve().parents[2] / "configs" / "lab" / "synthesize.yaml"
+"""The laboratory's configuration, whose models may be made elsewhere."""
+
+
 def make_probe(role: str, lab: Path, work: Path) -> None:
     """What a writer of the laboratory writes alone, labelled by construction, and a probe fitted to it."""
-    run, labelled, pair = work / f"{role}-alone", work / f"{role}-labelled.jsonl", lab / "synthesize.yaml"
+    run, labelled = work / f"{role}-alone", work / f"{role}-labelled.jsonl"
     model, folder = lab / "models" / role, lab / "predictors" / role
     problems = f"input={lab / 'data/practice.jsonl'}"
-    _command("synthesize", str(pair), f"method={role}_only", f"{role}.model={model}", problems, "--output", str(run))
+    _command("synthesize", str(PAIR), f"method={role}_only", f"{role}.model={model}", problems, "--output", str(run))
     labelled.write_text("".join(dump_line(row) + "\n" for row in true_labels(run)), encoding="utf-8")
     config = {
-        "writer": yaml.safe_load(pair.read_text("utf-8"))[role] | {"model": str(model)},
+        "writer": yaml.safe_load(PAIR.read_text("utf-8"))[role] | {"model": str(model)},
         "data": {"annotated": [str(labelled)], "responses": [str(run)], "length": 256, "max_tokens": 20_000},
         "rows": 32,
         "dtype": "float32",
