@@ -13,7 +13,6 @@ from tessy_jax.data.jsonl import read_objects
 from tessy_jax.data.records import Record, dump_line
 from tessy_jax.data.segments import Annotated, Segment, StyleSpan
 
-
 PAIR = Path(__file__).resolve().parents[2] / "configs" / "lab" / "synthesize.yaml"
 """The laboratory's configuration, whose models may be made elsewhere."""
 
