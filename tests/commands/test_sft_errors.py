@@ -163,7 +163,7 @@ def test_help_lists_every_key(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--help"])
     assert end.value.code == 0
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
     assert "default: configs/sft_demo.yaml" in text
     assert "data.weights.capability" in text
     assert jax.device_count() == 8  # the mesh tests above mean what they say
