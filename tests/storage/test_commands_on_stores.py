@@ -18,14 +18,8 @@ from tessy_jax.storage.paths import as_path
 from tessy_jax.storage.store import Store
 from tests.kit import run_sft
 from tests.kit.run_synthesize import call, pair, records, whole
-from tests.kit.stores import BUCKET, served
+from tests.kit.stores import BUCKET
 from tests.kit.tiny import gpt_oss_mxfp4, qwen3
-
-
-@pytest.fixture(scope="module")
-def server():
-    with served() as server:
-        yield server
 
 
 @pytest.fixture

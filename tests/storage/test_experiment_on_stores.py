@@ -20,14 +20,8 @@ from tessy_jax.storage.paths import as_path
 from tessy_jax.storage.store import Store
 from tests.experiments.test_experiment import tables
 from tests.kit.run_experiment import ARMS, Ended, InProcess, call, write_experiment
-from tests.kit.stores import BUCKET, served
+from tests.kit.stores import BUCKET
 from tests.storage.test_commands_on_stores import upload
-
-
-@pytest.fixture(scope="module")
-def server():
-    with served() as server:
-        yield server
 
 
 class StoredSft(SftConfig):

@@ -38,14 +38,8 @@ from tests.evals.test_select import ROWS
 from tests.kit import ROOT, run_methods
 from tests.kit import traces as kit
 from tests.kit.run_synthesize import pair, records
-from tests.kit.stores import BUCKET, served
+from tests.kit.stores import BUCKET
 from tests.storage.test_commands_on_stores import upload
-
-
-@pytest.fixture(scope="module")
-def server():
-    with served() as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -16,15 +16,9 @@ from tessy_jax.storage import spool, store
 from tessy_jax.storage.copies import local
 from tessy_jax.storage.paths import StorageError, as_path
 from tests.data.test_run_rows import launch, record, state
-from tests.kit.stores import BUCKET, forget, served
+from tests.kit.stores import BUCKET, forget
 
 RECORDS = 30
-
-
-@pytest.fixture(scope="module")
-def server():
-    with served() as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -24,15 +24,9 @@ from tessy_jax.train import stored_arrays
 from tessy_jax.train.stored_arrays import Listed, StoredArrays
 from tests.kit.run_sft import call, difference, metrics, start, student, whole
 from tests.kit.slurm import task
-from tests.kit.stores import BUCKET, served
+from tests.kit.stores import BUCKET
 
 KILLS = 4
-
-
-@pytest.fixture(scope="module")
-def server():
-    with served() as server:
-        yield server
 
 
 @pytest.fixture
