@@ -42,16 +42,21 @@ class RunHome:
     def commit(self) -> None:
         """Stores the files as they are now; the first process does. Raises StorageError where the store fails."""
         if self.spool is not None and jax.process_index() == 0:
-            self.spool.commit_all()
+            with self.spool.lock:
+                self.spool.commit_all()
 
     def model_sender(self, name: str) -> Callable[[Path], None] | None:
         """What takes the files of weights of a model, and puts them where they are to be; None: they are there."""
-        return None if self.spool is None or jax.process_index() > 0 else self.spool.sender(name)
+        if self.spool is None or jax.process_index() > 0:
+            return None
+        with self.spool.lock:
+            return self.spool.sender(name)
 
     def bring(self, model: Path) -> None:
         """Brings a model of the run to this machine, where an empty folder stands for it."""
         if self.spool is not None:
-            self.spool.bring(model.relative_to(self.path).as_posix())
+            with self.spool.lock:
+                self.spool.bring(model.relative_to(self.path).as_posix())
 
 
 @contextmanager

@@ -123,16 +123,19 @@ class StoredCheckpoints(Checkpoints):
         stored_arrays.write(folder, _process(jax.process_index(), count), kinds, parts)
         if jax.process_index() != 0:
             return
+        written: dict[str, Stored] = {}
         for index in range(count):
             text = self._await(folder, stored_arrays.list_name(name := _process(index, count)))
             objects = [(stored_arrays.list_name(name), len(text)), *Listed.from_json(name, text).objects()]
-            self._spool.far |= {f"checkpoints/{step}/{one}": Stored(f"{at}/{one}", size) for one, size in objects}
+            written |= {f"checkpoints/{step}/{one}": Stored(f"{at}/{one}", size) for one, size in objects}
         here = self._spool.folder / "checkpoints"
-        (here / str(step)).mkdir(parents=True, exist_ok=True)
-        replace_file(here / str(step) / _FACTS, json.dumps(facts))
-        for old in gone:
-            shutil.rmtree(here / str(old), ignore_errors=True)
-        self._spool.commit_all()
+        with self._spool.lock:  # the run may commit other files meanwhile
+            (here / str(step)).mkdir(parents=True, exist_ok=True)
+            replace_file(here / str(step) / _FACTS, json.dumps(facts))
+            for old in gone:
+                shutil.rmtree(here / str(old), ignore_errors=True)
+            self._spool.far |= written
+            self._spool.commit_all()
 
     def _await(self, folder: Store, name: str) -> bytes:
         """An object that another process writes."""

@@ -11,6 +11,7 @@ the model is replaced no commit names it: a part of one is never taken for it.
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,11 @@ class FileSpool(Spool):
         spool = cls.open(path, ALONE, empty=empty, process=process)
         spool._stored = {name: _mark(spool.folder / name) for name in spool.files if (spool.folder / name).exists()}
         spool._sent = {}
+        spool.lock = threading.RLock()
         return spool
+
+    lock: threading.RLock
+    """Who commits holds it: checkpoints are written in the background."""
 
     _stored: dict[str, tuple[int, int]]
     """When the files that are on the store were changed last, and their sizes."""
