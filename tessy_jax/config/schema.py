@@ -145,7 +145,7 @@ def load_as(
     sources: dict[str, str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key.strip(". "):
+        if not equals or not key.strip(". ") or "[" in key:
             raise ConfigError(f"override '{override}' is not of the form key=value, for example engine.batch=8")
         try:
             value = OmegaConf.select(OmegaConf.from_dotlist([_mask(override)]), key)

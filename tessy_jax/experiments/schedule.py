@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 
@@ -26,11 +25,12 @@ _TAIL_BYTES = 1 << 14
 
 @dataclass(frozen=True)
 class _Active:
-    """A stage that runs, and since when."""
+    """A stage that runs, since when, and how long its log was then."""
 
     stage: Stage
     running: Running
     began: float
+    logged: int
 
 
 @dataclass
@@ -82,8 +82,8 @@ class Schedule:
     def _start_ready(self) -> None:
         for stage in self._ready()[: self.jobs - len(self._active)]:
             tell(self.console, f"{stage.name}: {stage.typed}")
-            began = time.monotonic()
-            self._active.append(_Active(stage, self.runner.start(stage), began))
+            began, logged = time.monotonic(), stage.log.stat().st_size if stage.log.exists() else 0
+            self._active.append(_Active(stage, self.runner.start(stage), began, logged))
 
     def _ready(self) -> list[Stage]:
         """What can be started now, in order."""
@@ -121,21 +121,22 @@ class Schedule:
             tell(self.console, f"{stage.name}: done in {duration(seconds)}{rejects}")
         else:
             self.failed.add(stage.name)
-            tell(self.console, "\n".join(_explain(stage, code)))
+            tell(self.console, "\n".join(_explain(each, code)))
 
     def _cells(self, now: float) -> dict[str, str]:
         left = len(self.left)
         cells = {"stages": f"{len(self.stages) - left}/{len(self.stages)}", "failed": str(len(self.failed))}
         for each in self._active:
-            last = next(iter(_last_lines(each.stage.log, 1)), "")
+            last = next(iter(_last_lines(each, 1)), "")
             cells[each.stage.name] = f"{duration(now - each.began)}  {last}"
         return cells | {"elapsed": duration(now - self._began)}
 
 
-def _explain(stage: Stage, code: int) -> Iterator[str]:
+def _explain(each: _Active, code: int) -> Iterator[str]:
     """What a user needs to know of a stage that failed."""
+    stage = each.stage
     yield f"error: {stage.name} failed: {_ending(code)}"
-    for line in _last_lines(stage.log, _SHOWN_LINES):
+    for line in _last_lines(each, _SHOWN_LINES):
         yield f"    {line}"
     printed, run_log = stage.root / stage.log_name, stage.folder / "run.log"
     logged = not isinstance(run_log, StorePath) and run_log.exists()
@@ -155,11 +156,12 @@ def _ending(code: int) -> str:
     return f"ended by {name}" + (", often for want of memory" if -code == signal.SIGKILL else "")
 
 
-def _last_lines(log: Path, count: int) -> list[str]:
-    """What was printed last, without blank lines."""
+def _last_lines(each: _Active, count: int) -> list[str]:
+    """What it printed last, without blank lines; not what an earlier start of the stage printed."""
+    log = each.stage.log
     if not log.exists():
         return []
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        file.seek(max(each.logged, log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
     return [visible(line.rstrip()) for line in lines if line.strip()][-count:]

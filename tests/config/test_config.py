@@ -137,6 +137,7 @@ MISTAKES = [
     ),
     ("schedule=strem", "'schedule' in override 'schedule=strem' should be 'stream' or 'rollback', got 'strem'"),
     ("--dry", "override '--dry' is not of the form key=value, for example engine.batch=8"),
+    ("[engine.batch=8", "override '[engine.batch=8' is not of the form key=value, for example engine.batch=8"),
     ("=3", "override '=3' is not of the form key=value, for example engine.batch=8"),
 ]
 

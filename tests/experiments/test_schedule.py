@@ -102,6 +102,9 @@ def test_a_stage_that_fails_leaves_out_what_needs_it(python: Path, capsys: pytes
     assert f"all that it printed: {out}/b/seed-0/synthesize.log; its log: {out}/b/seed-0/synthesize/run.log\n" in said
     assert "the stage alone: python -m tessy_jax.synthesize" in said
     assert "not run without them: b/seed-0/sft, c/seed-0/sft\n" in said
+    assert run(python) == ERROR
+    shown = "exit code 7\n    one\n    two\n    no such luck\nall that it printed"
+    assert shown in capsys.readouterr().err, "of this start, not of the one before"
 
     behave(python, "")
     assert run(python) == DONE
