@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tessy_jax.console.app import Command, option
 from tessy_jax.errors import DONE
-from tessy_jax.storage.paths import local_path
+from tessy_jax.storage.paths import as_path
 
 
 def run(options: argparse.Namespace, _: Console) -> int:
@@ -23,8 +23,8 @@ main = Command(
     name="convert",
     description="Make a Hugging Face folder of a GGUF file (llama, gemma3).",
     options=(
-        option("source", "the GGUF file", type=local_path, metavar="model.gguf"),
-        option("out", "the folder to make", type=local_path),
+        option("source", "the GGUF file", type=as_path, metavar="model.gguf"),
+        option("out", "the folder to make", type=as_path),
         option("--dtype", "default: %(default)s", choices=("float32", "bfloat16"), default="float32"),
         option("--overwrite", "replace the folder if it is a model folder already", action="store_true"),
     ),

@@ -18,6 +18,10 @@ from tessy_jax.models.gguf.reader import GGUFError, GGUFFile
 from tessy_jax.models.gguf.tokenizer import build_tokenizer
 from tessy_jax.models.gguf.weights import stored_bytes, write_safetensors
 from tessy_jax.models.registry import config_from_hf
+from tessy_jax.storage.copies import local
+from tessy_jax.storage.files import result_folder
+from tessy_jax.storage.paths import StorePath
+from tessy_jax.storage.store import Store
 
 
 def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = False) -> None:
@@ -27,8 +31,8 @@ def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = F
     tensor in float32, besides the file's pages.
 
     Args:
-        source: a `.gguf` file of architecture llama or gemma3.
-        out: the folder to make.
+        source: a `.gguf` file of architecture llama or gemma3; on a store it is copied to this machine.
+        out: the folder to make; on a store its config.json, without which it is no model, comes last.
         dtype: what to store the weights as, "float32" (exact) or "bfloat16" (rounded).
         overwrite: replace `out` if it is a model folder already.
 
@@ -36,9 +40,12 @@ def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = F
         GGUFError: the file cannot be converted.
         FileExistsError: `out` exists and may not be replaced.
         OSError: `out` cannot be written, or its disk has too little room.
+        StorageError: the store of one of them fails.
     """
+    if isinstance(out, StorePath):
+        return _convert_to_store(source, out, dtype, overwrite)
     _check_replaceable(out, overwrite)
-    file = GGUFFile(source)
+    file = GGUFFile(local(source))
     config = hf_config(file, dtype)
     names = hf_names(file)
     tokenizer, tokenizer_config = build_tokenizer(file)
@@ -66,6 +73,16 @@ def convert(source: Path, out: Path, dtype: str = "float32", overwrite: bool = F
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _convert_to_store(source: Path, out: StorePath, dtype: str, overwrite: bool) -> None:
+    store = Store.open(out)
+    there = store.list()
+    if there:
+        _check_overwrite(out, overwrite, "config.json" in there)
+    with result_folder(out, last="config.json") as folder:
+        convert(source, folder, dtype, overwrite=True)
+        store.delete(sorted(there, key="config.json".__ne__))  # no file of the model before stays with this one
+
+
 def _check_shapes(file: GGUFFile, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
     """Raises GGUFError unless `models.load` would take the folder."""
     try:
@@ -81,11 +98,15 @@ def _check_shapes(file: GGUFFile, config: dict[str, Any], shapes: dict[str, tupl
 
 
 def _check_replaceable(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
+    if out.exists():
+        is_empty = out.is_dir() and not any(out.iterdir())
+        _check_overwrite(out, overwrite, is_empty or (out / "config.json").is_file())
+
+
+def _check_overwrite(out: Path, overwrite: bool, is_model: bool) -> None:
     if not overwrite:
         raise FileExistsError(f"{out}: exists already; give another folder, or --overwrite to replace it")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "config.json").is_file()):
+    if not is_model:
         raise FileExistsError(f"{out}: is not a model folder (it has no config.json), so --overwrite leaves it alone")
 
 

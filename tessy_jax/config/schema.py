@@ -80,9 +80,6 @@ def _url_or_path(value: Any, validate: Callable[[Any], Path]) -> Path:
 LocatedOrStored = Annotated[str, Field(min_length=1), AfterValidator(_known_url), AfterValidator(_locate)]
 """A file or folder that must be there, or a model hub id, found as the module's text says; or a URL on a store."""
 
-Located = Annotated[LocatedOrStored, AfterValidator(_local)]
-"""The same, on this machine."""
-
 RunPath = Annotated[Path, Strict(False), WrapValidator(_url_or_path)]
 """A folder that a run creates, on this machine or on a store."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, Strict
 
-from tessy_jax.config.schema import Config, Located, load_as, read_yaml
+from tessy_jax.config.schema import Config, LocatedOrStored, load_as, read_yaml
 from tessy_jax.config.sections import NO_THINKING, EngineConfig, MeshConfig, RoleConfig, SamplingConfig, buckets_field
 from tessy_jax.config.synthesize import PairConfig, PaperCooperation, ScheduleName, SynthesisConfig
 
@@ -39,7 +39,9 @@ class ServerConfig(Config):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address; 0.0.0.0: for other machines too.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0: any that is free.")
     key_env: str | None = Field(default=None, description="Environment variable with the key clients must send.")
-    key_file: Located | None = Field(default=None, description="File with that key; null, both: no key is asked for.")
+    key_file: LocatedOrStored | None = Field(
+        default=None, description="File with that key; null, both: no key is asked for."
+    )
     limits: LimitsConfig = LimitsConfig()
 
 

@@ -17,6 +17,7 @@ from tessy_jax.cooperate.stream import PassShape, Policy
 from tessy_jax.data.jsonl import read_objects
 from tessy_jax.errors import ConfigError
 from tessy_jax.planning.simulation import SpanTokens, simulate
+from tessy_jax.storage.copies import local_runs
 
 ROUNDS = 4000
 """Passes simulated: the rate is then known to about one percent with 12 rows, and better with more."""
@@ -77,7 +78,7 @@ def spans_of(run: Path) -> SpanLengths:
 
 
 def _thinking(run: Path) -> Iterable[dict[str, Any]]:
-    for path in sorted((run / "data").glob("part-*.jsonl")):
+    for path in sorted((local_runs(run) / "data").glob("part-*.jsonl")):
         for _, row in read_objects(path):
             yield from (span for span in (row or {}).get("spans", ()) if span.get("phase") == "think")
 

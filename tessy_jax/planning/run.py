@@ -20,6 +20,7 @@ from tessy_jax.planning.pair_rate import TYPICAL, spans_of
 from tessy_jax.planning.show import show
 from tessy_jax.planning.topology import Topology
 from tessy_jax.planning.training import plan_sft
+from tessy_jax.storage.outputs import check_writable, write_file
 
 
 def plan(config: SynthesisConfig | SftConfig, file: Path, overrides: Sequence[str], options: argparse.Namespace) -> int:
@@ -40,6 +41,8 @@ def plan(config: SynthesisConfig | SftConfig, file: Path, overrides: Sequence[st
     jax.config.update("jax_platforms", "cpu")  # before a backend starts: compiling needs no accelerator
     logging.getLogger("tessy_jax.planning").setLevel(logging.INFO)  # large programs take minutes each
     topology, name = Topology.parse(options.topology), str(file)
+    if options.json is not None:
+        check_writable(options.json.parent)  # before minutes of compiling
     if isinstance(config, SftConfig):
         if options.tokens is not None:
             raise ConfigError("--tokens: a training has no rows that grow; leave it out")
@@ -53,5 +56,5 @@ def plan(config: SynthesisConfig | SftConfig, file: Path, overrides: Sequence[st
     show(plan, Console(highlight=False, markup=False, soft_wrap=True))
     if options.json is not None:
         values = {"overrides": list(overrides)} | plan.to_json()
-        options.json.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_file(options.json, (json.dumps(values, indent=2) + "\n").encode())
     return DONE if plan.fits else ERROR

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import jax.numpy as jnp
 from rich.console import Console
@@ -27,6 +26,8 @@ from tessy_jax.models.hub import model_folder
 from tessy_jax.serving.bodies import STOP_IDS
 from tessy_jax.serving.model import Servable, Served
 from tessy_jax.serving.pair import ServedPair
+from tessy_jax.storage.copies import read_file
+from tessy_jax.storage.paths import as_path
 from tessy_jax.text.chat import Chat
 from tessy_jax.text.thinking import thinking_of
 from tessy_jax.text.tokenizer import ContentTokenizer
@@ -94,7 +95,7 @@ def read_key(config: ServerConfig) -> str | None:
     if config.key_file is None:
         return None
     try:
-        key = Path(config.key_file).expanduser().read_text("utf-8").strip()
+        key = read_file(as_path(config.key_file).expanduser()).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"key_file: {config.key_file} cannot be read ({error})") from None
     if not key:

@@ -52,6 +52,19 @@ def hold(folder: Path, grown: Sequence[str]) -> Iterator[Held]:
     spool.end(None)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file, and makes its folder, or an object, in place of what is there.
+
+    Raises:
+        OSError, StorageError: it cannot be written.
+    """
+    if isinstance(path, StorePath):
+        Store(path).write("", data)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
 def check_writable(folder: Path) -> None:
     """Raises StorageError where nothing can be written to a store; a folder of this machine is not tried."""
     if isinstance(folder, StorePath):

@@ -5,6 +5,7 @@ import functools
 import gc
 import subprocess
 import sys
+import uuid
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tessy_jax.models.gguf import convert as conversion
 from tessy_jax.models.gguf.convert import convert
 from tessy_jax.models.gguf.packages import MissingPackageError, prepare
 from tessy_jax.models.gguf.reader import GGUFError
+from tessy_jax.storage.paths import StorageError, as_path
+from tessy_jax.storage.store import Store
 
 TEXTS = (
     "",
@@ -226,6 +229,26 @@ def test_an_existing_folder_is_replaced_only_on_request_and_only_if_a_model(tiny
     with pytest.raises(FileExistsError, match="notes: is not a model folder"):
         convert(tiny, tmp_path / "notes", overwrite=True)
     assert _left(tmp_path / "notes") == ["thesis.txt"]
+
+
+def test_on_a_store(tiny, tmp_path):
+    """The same files; of a model that was there before none stays."""
+    store = Store.open(as_path(f"memory://convert/{uuid.uuid4().hex}"))
+    store.write("tiny.gguf", tiny.read_bytes())
+    convert(tiny, tmp_path / "out")
+    whole = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    for overwrite in (False, True):
+        convert(store.path / "tiny.gguf", store.path / "out", overwrite=overwrite)
+        assert {name: store.read(f"out/{name}") for name in Store(store.path / "out").list()} == whole
+        store.write("out/model-00001-of-00002.safetensors", b"of the model before")
+        with pytest.raises(FileExistsError, match="out: exists already; give another folder, or --overwrite"):
+            convert(tiny, store.path / "out")
+    store.write("notes/thesis.txt", b"")
+    with pytest.raises(FileExistsError, match="notes: is not a model folder"):
+        convert(tiny, store.path / "notes", overwrite=True)
+    with pytest.raises(StorageError, match=r"there is nothing at memory://convert/.*/absent\.gguf"):
+        convert(store.path / "absent.gguf", store.path / "out", overwrite=True)
+    assert store.read("out/config.json") == whole["config.json"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

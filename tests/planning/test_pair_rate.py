@@ -1,5 +1,6 @@
 """Kept tokens per second of a pair, where they can be told by hand, and span lengths of a run."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from tessy_jax.engine.build import fullest_pass
 from tessy_jax.errors import ConfigError
 from tessy_jax.planning.pair_rate import PairRate, SpanLengths, pair_rate, spans_of
 from tessy_jax.planning.simulation import SpanTokens, simulate
+from tessy_jax.storage.outputs import publish
+from tessy_jax.storage.paths import as_path
 
 
 def rate(rows: int, spans: SpanLengths, seconds: tuple[float, float], width: int = 4) -> PairRate:
@@ -73,3 +76,6 @@ def test_lengths_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "data" / "part-00000-of-00001.jsonl").write_text(lines)
     found = spans_of(tmp_path)
     assert (found.kept, found.dropped) == ((3.0, 9.0), (0.5, 2.0))
+    run = as_path(f"memory://runs/{tmp_path.name}")
+    publish(tmp_path, run)
+    assert spans_of(run) == dataclasses.replace(found, source=f"mean of 3 spans in {run}")

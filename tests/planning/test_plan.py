@@ -17,6 +17,8 @@ from tessy_jax.planning.pair import plan_pair
 from tessy_jax.planning.shapes import SHIPPED, read_shapes
 from tessy_jax.planning.show import verdict
 from tessy_jax.planning.topology import Chip, Topology
+from tessy_jax.storage.copies import read_file
+from tessy_jax.storage.paths import as_path
 from tests.kit.run_synthesize import pair
 
 #: Parameters as published (arXiv 2505.09388, table 1 and 2; the model cards), in 1e9.
@@ -126,11 +128,11 @@ def test_memory_of_a_train_step_is_what_the_compiler_counts(tmp_path, capsys):
     config = {"model": str(pair().parent / "student"), "data": {"train": "nowhere", "length": 32}}
     config |= {"batch": {"rows": 4}, "mesh": {"fsdp": 2}, "output": str(tmp_path / "run")}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
-    file = tmp_path / "plan.json"
+    file = f"memory://plans/{tmp_path.name}/plan.json"
     assert plan.main([str(tmp_path / "sft.yaml"), "--topology", "cpu", "--tokens", "9"]) == 2
     assert "--tokens: a training has no rows that grow" in capsys.readouterr().err
-    assert plan.main([str(tmp_path / "sft.yaml"), "--topology", "cpu", "--json", str(file)]) == 0
-    found = json.loads(file.read_text())
+    assert plan.main([str(tmp_path / "sft.yaml"), "--topology", "cpu", "--json", file]) == 0
+    found = json.loads(read_file(as_path(file)))
     assert found["resident"]["moments"] > 2 * found["resident"]["weights, float32"]  # and the count of steps
     assert sum(found["resident"].values()) == found["programs"][0]["arguments"]
 

@@ -22,6 +22,7 @@ from tessy_jax.config.serve import ServeConfig
 from tessy_jax.config.synthesize import SynthesisConfig
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.errors import ConfigError
+from tessy_jax.serving.run import read_key
 from tessy_jax.storage import spool
 from tessy_jax.storage.copies import local
 from tessy_jax.storage.followed import followed
@@ -340,8 +341,12 @@ def test_names_in_a_configuration_on_a_store(place, tmp_path, monkeypatch):
     assert config.teacher.model == "teacher"
     assert config.input == f"{place}/data/problems.jsonl"
     assert config.predictors.teacher.model == "owner/name"
-    with pytest.raises(ConfigError, match=f"'key_file' in {place}/conf/serve.yaml takes no URL yet"):
-        load_as(ServeConfig, f"{place}/conf/serve.yaml")
+    serve = load_as(ServeConfig, f"{place}/conf/serve.yaml")
+    assert serve.key_file == f"{place}/conf/key"
+    assert read_key(serve) == "x"
+    store.write("conf/key", b"\n")
+    with pytest.raises(ConfigError, match=f"key_file: {place}/conf/key is empty"):
+        read_key(serve)
 
 
 def test_status_follows_a_run(place, monkeypatch, capsys):
