@@ -12,7 +12,7 @@ from tessy_jax.analysis.packed import write_blocks
 from tessy_jax.analysis.report import Numbers
 from tessy_jax.analysis.traces import DataSet
 from tessy_jax.console.html_page import PAGE_END, page_start
-from tessy_jax.storage.outputs import publish
+from tessy_jax.storage.outputs import upload_pages
 from tessy_jax.storage.paths import StorePath
 from tessy_jax.text.tokenizer import ContentTokenizer
 
@@ -34,7 +34,7 @@ def write_page(path: Path, found: Numbers, sets: Sequence[DataSet], teacher: Con
     if isinstance(path, StorePath):
         with tempfile.TemporaryDirectory() as place:
             write_page(Path(place, path.name), found, sets, teacher)
-            publish(Path(place), path.parent)
+            upload_pages(Path(place), path.parent)
         return
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -29,7 +29,7 @@ from tessy_jax.evals.report import (
     shown,
     unfinished_in_words,
 )
-from tessy_jax.storage.outputs import publish
+from tessy_jax.storage.outputs import upload_pages
 from tessy_jax.storage.paths import StorePath
 
 PAGE_BYTES = 8 << 20
@@ -86,7 +86,7 @@ def write_html(folder: Path, report: Report, shown_results: Sequence[ToShow] = (
     if isinstance(folder, StorePath):
         with tempfile.TemporaryDirectory() as place:
             write_html(Path(place), report, shown_results)
-            publish(Path(place), folder, "responses")
+            upload_pages(Path(place), folder, "responses")
         return
     cut = max(200, min(20_000, PAGE_BYTES // max(1, sum(one.responses for one in shown_results))))
     for left in (*folder.glob(".report.*.tmp"), *folder.glob(".responses.*.tmp")):  # by a command that was killed

@@ -71,7 +71,7 @@ def check_writable(folder: Path) -> None:
         Store.open(folder).try_writing()
 
 
-def publish(written: Path, folder: StorePath, *replaced: str) -> None:
+def upload_pages(written: Path, folder: StorePath, *replaced: str) -> None:
     """Stores the files of a folder of this machine, each as a whole object: those in folders of it first.
 
     Args:

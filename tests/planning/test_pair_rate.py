@@ -11,7 +11,7 @@ from tessy_jax.engine.build import fullest_pass
 from tessy_jax.errors import ConfigError
 from tessy_jax.planning.pair_rate import PairRate, SpanLengths, pair_rate, spans_of
 from tessy_jax.planning.simulation import SpanTokens, simulate
-from tessy_jax.storage.outputs import publish
+from tessy_jax.storage.outputs import upload_pages
 from tessy_jax.storage.paths import as_path
 
 
@@ -77,5 +77,5 @@ def test_lengths_of_a_run(tmp_path: Path) -> None:
     found = spans_of(tmp_path)
     assert (found.kept, found.dropped) == ((3.0, 9.0), (0.5, 2.0))
     run = as_path(f"memory://runs/{tmp_path.name}")
-    publish(tmp_path, run)
+    upload_pages(tmp_path, run)
     assert spans_of(run) == dataclasses.replace(found, source=f"mean of 3 spans in {run}")
