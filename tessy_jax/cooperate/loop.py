@@ -17,6 +17,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from tessy_jax.cooperate.host_callback import Host
 from tessy_jax.cooperate.params import Params
 from tessy_jax.cooperate.state import Phase, Role, State
 from tessy_jax.cooperate.streams import catch_up
@@ -57,6 +58,11 @@ class Loop:
         }
         for name, program in compiled.items():
             object.__setattr__(self, name, program)
+
+    @property
+    def host(self) -> Host:
+        """Where all turns ask for what the device cannot do."""
+        return self.schedule.turns[0].hand_over.host
 
     def _dispatch(
         self, params: Params, carry: Carry, rounds: Int[Array, ""], enough: Int[Array, ""]

@@ -383,7 +383,7 @@ class Engine:
             spans=int((spans[:, 1] == Phase.THINK).sum()),
             evicted=evicted,
             seconds=seconds,
-            visits=self.loop.schedule.turns[0].hand_over.host.take_visits(),
+            visits=self.loop.host.take_visits(),
             outputs=list(outputs),
         )
 
