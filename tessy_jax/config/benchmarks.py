@@ -168,6 +168,9 @@ class OwnProblems(BenchmarkConfig):
     extract: Literal["last_fence", "first_fence", "lcb"] = Field(
         default="last_fence", description="Which code block is the answer of a program."
     )
+    extract_answer: Literal["last_number"] | None = Field(
+        default=None, description="Which text is an answer that is no program and no letter; null: final_answer."
+    )
     cpu_seconds: PositiveFloat = Field(default=10.0, description="CPU of one run of a program, in seconds.")
     memory_mib: PositiveInt = Field(default=1024, description="Memory of a program, in MiB.")
 

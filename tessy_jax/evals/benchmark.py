@@ -20,7 +20,10 @@ from tessy_jax.evals.tasks.rows import TaskError
 from tessy_jax.storage.copies import local
 from tessy_jax.storage.paths import is_url
 
-_JUDGING = ("extract", "rules", "problems", "prompts", "limit", "tests", "judged", "asserts", "python", "files")
+_JUDGING = (
+    *("extract", "extract_answer", "rules", "problems", "prompts"),
+    *("limit", "tests", "judged", "asserts", "python", "files"),
+)
 """Of a task's identity: what the responses do not depend on."""
 _PLACES = ("path", "tests", "testlib")
 """Keys of sections that name files."""

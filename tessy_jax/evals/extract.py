@@ -262,6 +262,15 @@ def _joined(boxes: list[_Box]) -> str | None:
     return _some(", ".join(dict.fromkeys(box.content.strip() for box in boxes)))
 
 
+_NUMBER = re.compile(r"-?[$0-9.,]{2,}|-?[0-9]+")
+
+
+def last_number(answer: str) -> str | None:
+    """The last number, without `$`, `,` and a final full stop: lm-eval's `flexible-extract` of GSM8K."""
+    found = _NUMBER.findall(answer)
+    return _some(found[-1].replace("$", "").replace(",", "").removesuffix(".")) if found else None
+
+
 # -- letters -----------------------------------------------------------------------------------------------------------
 
 _OPEN = r"[\s*_$({\[\\]{0,9}(?:(?:text|mathrm|mathbf|boxed|textbf)\{[\s(]{0,3})?"
@@ -299,6 +308,7 @@ CODE: dict[str, Callable[[str, str], str | None]] = {
 TEXT: dict[str, Callable[[str], str | None]] = {
     "boxed": boxed,
     "final_answer": final_answer,
+    "last_number": last_number,
     "choice": choice,
     "gpqa_first": gpqa_first,
 }

@@ -1,13 +1,28 @@
 """What of a response is judged: official rules to the letter, sounder ones beside them, on any text."""
 
+import re
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from lm_eval.filters.extraction import RegexFilter
 
 from tessy_jax.evals import extract
-from tessy_jax.evals.extract import answer_of, boxed, choice, final_answer, first_fence, gpqa_first, last_fence, lcb
+from tessy_jax.evals.extract import (
+    answer_of,
+    boxed,
+    choice,
+    final_answer,
+    first_fence,
+    gpqa_first,
+    last_fence,
+    last_number,
+    lcb,
+)
 from tessy_jax.text.thinking import HARMONY, Thinking
 
 QWEN = Thinking()
@@ -101,6 +116,24 @@ def test_lcb_pro_rules():
 )
 def test_boxes(text, answer):
     assert boxed(text) == answer
+
+
+NUMBERS = (
+    *("1 + 1 = 2.", "7 apples", "$1,234.50 or -3", "-12", "x-7", "so 3, 4.\nNo: ..."),
+    *("none", "1.1.1.2\n1.1.1.", "4\n</think>"),
+)
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_the_last_number_is_lm_evals(text):
+    """Its rule for GSM8K: what the filter `flexible-extract` takes, less what its metric leaves out."""
+    folder = Path(find_spec("lm_eval").submodule_search_locations[0])
+    rules = yaml.safe_load((folder / "tasks/gsm8k/gsm8k.yaml").read_text())
+    given = next(f for f in rules["filter_list"] if f["name"] == "flexible-extract")["filter"][0]
+    (((theirs,),),) = [RegexFilter(given["regex_pattern"], given["group_select"], "").apply([[text]], [{}])]
+    for left_out in rules["metric_list"][0]["regexes_to_ignore"]:
+        theirs = re.sub(left_out, "", theirs)
+    assert (last_number(text) or "") == theirs
 
 
 def test_final_answers():

@@ -39,7 +39,8 @@ class OwnTask(BaseTask[OwnProblems]):
         target = self.entry(problem).material
         if isinstance(target, CodeTarget):
             return CODE[self.config.extract](answer, "cpp" if target.language == "cpp17" else "python")
-        return TEXT["choice" if isinstance(target, ChoiceTarget) else "final_answer"](answer)
+        rule = "choice" if isinstance(target, ChoiceTarget) else self.config.extract_answer or "final_answer"
+        return TEXT[rule](answer)
 
     def target(self, problem: Problem) -> Target:
         target: Target = self.entry(problem).material

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from tessy_jax.config.benchmarks import Aime, Gpqa, HumanEval, OlympiadBench, OwnProblems
+from tessy_jax.evals.benchmark import _JUDGING
 from tessy_jax.evals.judges.choice import judge_choice
 from tessy_jax.evals.targets import ChoiceTarget, CodeTarget, MathTarget, TestCase
 from tessy_jax.evals.tasks.registry import open_task
@@ -236,3 +237,16 @@ def test_own_rows_that_are_wrong(tmp_path, row, words):
     path = write_jsonl(tmp_path / "x.jsonl", [row])
     with pytest.raises(TaskError, match=rf"x.jsonl:1: .*{words}"):
         open_task(OwnProblems(name="jsonl", path=str(path)))
+
+
+def test_own_problems_whose_answer_is_the_last_number(tmp_path):
+    """It is another rule of judging: the responses are those of before."""
+    path = write_jsonl(tmp_path / "sums.jsonl", [{"id": "a", "prompt": "What is 1 + 2?", "answer": "3"}])
+    tasks = [
+        open_task(OwnProblems(name="jsonl", path=str(path), extract_answer=rule)) for rule in (None, "last_number")
+    ]
+    for text, found in (("1 + 2 is 3.", [None, "3"]), (r"\boxed{4}, not 3", ["4", "3"])):
+        assert [task.extract(problem, text) for task in tasks for problem in task.problems()] == found
+    first, second = (task.identity() for task in tasks)
+    assert second == first | {"extract_answer": "last_number"}
+    assert "extract_answer" in _JUDGING
