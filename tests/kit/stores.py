@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,8 +15,19 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tessy_jax.storage import store
+from tessy_jax.storage.paths import as_path
+from tessy_jax.storage.store import Store
 
 BUCKET = "traces"
+
+
+def upload(folder: Path, place: str) -> str:
+    """Writes the files of a folder into objects; returns where they are."""
+    objects = Store.open(as_path(place))
+    for file in folder.rglob("*"):
+        if file.is_file():
+            objects.write(file.relative_to(folder).as_posix(), file.read_bytes())
+    return place
 
 
 class _Silent(WSGIRequestHandler):

@@ -1,7 +1,6 @@
 """Commands with input, models and output on S3's protocol: the same records and numbers as on a disk."""
 
 import uuid
-from pathlib import Path
 from unittest.mock import Mock
 
 import jax
@@ -18,21 +17,13 @@ from tessy_jax.storage.paths import as_path
 from tessy_jax.storage.store import Store
 from tests.kit import run_sft
 from tests.kit.run_synthesize import call, pair, records, whole
-from tests.kit.stores import BUCKET
+from tests.kit.stores import BUCKET, upload
 from tests.kit.tiny import gpt_oss_mxfp4, qwen3
 
 
 @pytest.fixture
 def place(server):
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
-
-
-def upload(folder: Path, place: str) -> str:
-    objects = Store.open(as_path(place))
-    for file in folder.rglob("*"):
-        if file.is_file():
-            objects.write(file.relative_to(folder).as_posix(), file.read_bytes())
-    return place
 
 
 def test_synthesize_merge_status(place, tmp_path, capsys, monkeypatch):

@@ -20,8 +20,7 @@ from tessy_jax.storage.paths import as_path
 from tessy_jax.storage.store import Store
 from tests.experiments.test_experiment import tables
 from tests.kit.run_experiment import ARMS, Ended, InProcess, call, write_experiment
-from tests.kit.stores import BUCKET
-from tests.storage.test_commands_on_stores import upload
+from tests.kit.stores import BUCKET, upload
 
 
 class StoredSft(SftConfig):

@@ -39,8 +39,7 @@ from tests.evals.test_select import ROWS
 from tests.kit import ROOT, run_methods
 from tests.kit import traces as kit
 from tests.kit.run_synthesize import pair, records
-from tests.kit.stores import BUCKET
-from tests.storage.test_commands_on_stores import upload
+from tests.kit.stores import BUCKET, upload
 
 
 @pytest.fixture(params=["memory", "s3"])
