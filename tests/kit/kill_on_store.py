@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="caches-")
     with served() as server, tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/caches"
         config = write_pair(Path(folder))
         begun = time.monotonic()
         kill_often(config, Path(folder) / "whole", 0, random.Random())
