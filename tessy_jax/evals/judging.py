@@ -38,7 +38,7 @@ SHOWN_ERRORS = 5
 
 
 class Judges:
-    """The judges of an evaluation; each is opened when it is first needed. For threads.
+    """The judges of an evaluation; each is opened when it is first needed, or by `open`. For threads.
 
     Raises (when one is opened):
         SandboxError, MathJudgeError: it cannot work here; the message says why and what to do.
@@ -51,6 +51,7 @@ class Judges:
         self._code: CodeJudge | None = None
         self._math: list[MathJudge] = []
         self._languages = sorted({language for each in benchmarks for language in each.languages})
+        self._formulas = any(each.formulas for each in benchmarks)
 
     def __enter__(self) -> "Judges":
         return self
@@ -60,6 +61,12 @@ class Judges:
             self._code.close()
         for judge in self._math:
             judge.close()
+
+    def open(self) -> dict[str, str]:
+        """Opens all that these benchmarks need, and returns the versions of what runs their programs, by language."""
+        if self._formulas:
+            self.math.start()
+        return {language: tool.version for language, tool in self.code.tools.items()} if self._languages else {}
 
     @property
     def code(self) -> CodeJudge:

@@ -52,7 +52,7 @@ def run_stages(
         replace_file(config.output / "config.yaml", to_yaml(config))
         code = DONE
         if "generate" in stages:
-            code = _generate(config, benchmarks, source, overwrite, console)
+            code = _generate(config, benchmarks, source, stages, overwrite, console)
             held.commit()
         if code == DONE and "judge" in stages:
             from tessy_jax.evals.judging import judge
@@ -86,15 +86,22 @@ def open_source(config: EvaluateConfig) -> ResponseSource:
 
 
 def _generate(
-    config: EvaluateConfig, benchmarks: Sequence[Benchmark], source: ResponseSource, overwrite: bool, console: Console
+    config: EvaluateConfig,
+    benchmarks: Sequence[Benchmark],
+    source: ResponseSource,
+    stages: Sequence[str],
+    overwrite: bool,
+    console: Console,
 ) -> int:
-    """The first stage; returns the exit code."""
+    """The first stage; returns the exit code. Where `stages` judge what it writes, the judges are tried before."""
     with ExitStack() as stack:
         wanted = []
         for each in benchmarks:
             identity = {"source": source.identity(), "seed": config.seed, "benchmark": each.question_identity}
             run = stack.enter_context(open_responses(config, each.folder, identity, overwrite))
             wanted.append(Wanted(each, run))
+        if "judge" in stages and any(each.benchmark.keys - each.run.done for each in wanted):
+            try_judges(config, benchmarks)
         ending = generate(wanted, source, console)
         refused = sum(len(each.run.failed & each.benchmark.keys) for each in wanted)
         left = sum(len(each.benchmark.keys - each.run.done) for each in wanted)
@@ -115,7 +122,7 @@ def _exit_code(ending: Ending, left: int, console: Console) -> int:
 
 
 def show_plan(config: EvaluateConfig) -> int:
-    """Prints what would be asked, how often, and by what it would be judged; tries the sandbox. Raises as `evaluate`.
+    """Prints what would be asked, how often, and by what it would be judged; tries the judges. Raises as `evaluate`.
 
     Returns the number of responses.
     """
@@ -131,7 +138,7 @@ def show_plan(config: EvaluateConfig) -> int:
     total = sum(len(each.problems) * each.runs for each in benchmarks)
     out.rule("plan")
     out.print(f"{total} responses by {source.name}")
-    if tools := try_sandbox(config, benchmarks):
+    if tools := try_judges(config, benchmarks):
         out.rule("programs run in a sandbox, which holds here")
         for language, version in tools.items():
             out.print(f"{language}: {version}")
@@ -139,11 +146,11 @@ def show_plan(config: EvaluateConfig) -> int:
 
 
 def check(config: EvaluateConfig) -> None:
-    """Raises what `evaluate` would raise before its first response: of files, tests, prompts and the sandbox."""
+    """Raises what `evaluate` would raise before its first response: of files, tests, prompts and judges."""
     benchmarks = open_benchmarks(config)
     check_tests(config, benchmarks)
     open_source(config)
-    try_sandbox(config, benchmarks)
+    try_judges(config, benchmarks)
 
 
 def check_tests(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> None:
@@ -152,18 +159,17 @@ def check_tests(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> None
         each.check_tests(config.judge.allow_judge_errors)
 
 
-def try_sandbox(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> dict[str, str]:
+def try_judges(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> dict[str, str]:
     """The versions of what runs the benchmarks' programs, by language; nothing where there are no programs.
 
     Raises:
         SandboxError: the sandbox does not hold here, or a language is missing.
+        MathJudgeError: math-verify is not installed, or does not start.
     """
-    if not any(each.languages for each in benchmarks):
-        return {}
     from tessy_jax.evals.judging import Judges
 
     with Judges(config, benchmarks) as judges:
-        return {language: tool.version for language, tool in judges.code.tools.items()}
+        return judges.open()
 
 
 def compare_runs(a: Path, b: Path) -> int:

@@ -29,6 +29,7 @@ from tessy_jax.evals.benchmark import Benchmark, open_benchmarks
 from tessy_jax.evals.folders import open_responses, read_judgements
 from tessy_jax.evals.judging import judge
 from tessy_jax.evals.records import Finish, Response
+from tessy_jax.evals.run import try_judges
 from tessy_jax.storage.copies import local
 
 Key = tuple[str, int]
@@ -286,6 +287,8 @@ def _write(config: SelectConfig, run: RunDir, candidates: dict[Key, Candidate]) 
 
 
 def _dry_run(config: SelectConfig, candidates: dict[Key, Candidate], bad: int, benchmark: Benchmark | None) -> None:
+    if benchmark is not None:
+        try_judges(_evaluation(config, benchmark.runs), [benchmark])
     out = Console(highlight=False, markup=False, soft_wrap=True)
     out.print(f"{len(candidates)} records, {bad} rows are no records")
     for line in _reasons(candidates):

@@ -105,6 +105,24 @@ def test_ojbench_without_its_folders_of_tests(tmp_path, capsys):
     assert f"mine: 2 of 6 problems have no tests: there is no {root}/NOI: put them there" in capsys.readouterr().err
 
 
+def test_a_judge_that_does_not_start_is_named_before_the_first_response(tmp_path, monkeypatch, capsys):
+    """math-verify is an extra: who trains in an environment without it is told so before hours of generating."""
+    config, worker = from_file(tmp_path, ONE), tmp_path / "worker.py"
+    worker.write_text("import no_such_module")
+    with monkeypatch.context() as without:
+        without.setattr("tessy_jax.evals.judges.math.WORKER", worker)
+        for arguments in (["--dry-run"], []):
+            assert run(config, *arguments) == 1
+            assert "install it (pip install 'tessy-jax[eval]')" in capsys.readouterr().err
+        assert not responses(tmp_path)
+        assert run(config, "--stage", "generate") == 0  # judged elsewhere, perhaps
+        assert len(responses(tmp_path)) == len(ONE)
+    assert run(config) == 0
+    with monkeypatch.context() as without:
+        without.setattr("tessy_jax.evals.judges.math.WORKER", worker)
+        assert run(config) == 0  # all is judged
+
+
 # -- stages that end early ---------------------------------------------------------------------------------------------
 
 

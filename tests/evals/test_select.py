@@ -159,12 +159,15 @@ def test_right_answers_after_a_failure_and_a_kill(given, monkeypatch, capsys):
     assert why["c", 0] == f"correct: {given / 'problems.jsonl'} has no problem 'c'"
 
 
-def test_dry_run_writes_nothing(given, capsys):
+def test_dry_run_writes_nothing(given, capsys, monkeypatch):
     assert call(given, "--dry-run", "finish.think=[end]", "n=1", correct(given)) == 3
     shown = capsys.readouterr().out
     assert "6 records, 2 rows are no records" in shown
     assert "1  finish.think" in shown
     assert "4 left, whose answers would be judged against problems; then at most 1 of a problem, by first" in shown
+    monkeypatch.setattr("tessy_jax.evals.judges.math.WORKER", given / "no_worker.py")
+    assert call(given, "--dry-run", correct(given)) == 1
+    assert "install it (pip install 'tessy-jax[eval]')" in capsys.readouterr().err
     assert not (given / "kept").exists()
 
 

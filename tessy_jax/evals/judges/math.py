@@ -65,6 +65,15 @@ class MathJudge:
             self._worker.kill()
             self._worker = None
 
+    def start(self) -> None:
+        """Starts math-verify, or does nothing where it runs.
+
+        Raises:
+            MathJudgeError: it is not installed, or does not start.
+        """
+        if self._worker is None:
+            self._worker = _Worker(self.memory_mib)
+
     def identity(self) -> dict[str, Any]:
         """What a verdict depends on besides the answers."""
         from importlib.metadata import PackageNotFoundError, version
@@ -135,8 +144,9 @@ class MathJudge:
             return False, "empty"
         if self._worker is None:
             begun = time.monotonic()
-            self._worker = _Worker(self.memory_mib)
+            self.start()
             deadline += time.monotonic() - begun
+        assert self._worker
         request = {"gold": gold, "answer": answer, "tolerance": tolerance}
         reply = self._worker.ask(request, deadline - time.monotonic())
         if reply is None:
