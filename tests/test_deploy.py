@@ -85,7 +85,7 @@ def test_images_copy_what_is_there(name: str) -> None:
     assert all((ROOT / path).exists() for path in copied)
     (extras,) = re.findall(r"pip install .*'\.\[([\w,]+)\]'", "\n".join(lines))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert extras.split(",") == [name, "storage"]
+    assert extras.split(",") == [name, "storage", "eval"]
     assert {name, "storage"} <= project["optional-dependencies"].keys()
 
 
