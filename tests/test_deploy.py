@@ -86,7 +86,7 @@ def test_images_copy_what_is_there(name: str) -> None:
     (extras,) = re.findall(r"pip install .*'\.\[([\w,]+)\]'", "\n".join(lines))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert extras.split(",") == [name, "storage", "eval"]
-    assert {name, "storage"} <= project["optional-dependencies"].keys()
+    assert {name, "storage", "eval"} <= project["optional-dependencies"].keys()
 
 
 @pytest.mark.parametrize("script", [RUN, *sorted((DEPLOY / "slurm").glob("*.sbatch"))], ids=lambda path: path.name)
