@@ -21,6 +21,11 @@ from tessy_jax.storage.store import Store
 BUCKET = "traces"
 
 
+def kills(usual: int) -> int:
+    """How often a test kills a command: TESSY_KILLS, or so many."""
+    return int(os.environ.get("TESSY_KILLS", usual))
+
+
 def upload(folder: Path, place: str) -> str:
     """Writes the files of a folder into objects; returns where they are."""
     objects = Store.open(as_path(place))

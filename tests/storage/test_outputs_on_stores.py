@@ -39,7 +39,7 @@ from tests.evals.test_select import ROWS
 from tests.kit import ROOT, run_methods
 from tests.kit import traces as kit
 from tests.kit.run_synthesize import pair, records
-from tests.kit.stores import BUCKET, upload
+from tests.kit.stores import BUCKET, kills, upload
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -253,8 +253,8 @@ def test_evaluate_killed_at_any_request(server, s3, tmp_path):
         "spool.PIECE, spool._PAUSE, spool._SHARE = 1500, 0, 0; sys.exit(evaluate.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", often, f"{s3}/evaluate.yaml", "--output"]
-    rng, kills, run = random.Random(0), 0, f"{s3}/run"
-    while kills < 7:
+    rng, killed, run = random.Random(0), 0, f"{s3}/run"
+    while killed < kills(7):
         fuse = server.requests + rng.randrange(1, 160)
         process = subprocess.Popen([*command, run], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
 
@@ -262,14 +262,14 @@ def test_evaluate_killed_at_any_request(server, s3, tmp_path):
             if number == fuse:
                 os.kill(process.pid, signal.SIGKILL)
 
-        server.before, server.after = (kill, _nothing) if kills % 2 else (_nothing, kill)
+        server.before, server.after = (kill, _nothing) if killed % 2 else (_nothing, kill)
         _, told = process.communicate(timeout=120)
         server.before = server.after = _nothing
         assert process.returncode in (0, -signal.SIGKILL), told
         if process.returncode == 0:  # all of it is there: once more, elsewhere
             same_evaluation(run, tmp_path / "run")
             run = f"{s3}/{uuid.uuid4().hex}"
-        kills += process.returncode != 0
+        killed += process.returncode != 0
     subprocess.run([*command, run], check=True, cwd=ROOT, capture_output=True)
     same_evaluation(run, tmp_path / "run")
 
