@@ -30,6 +30,11 @@ ROUNDING = 2e-6
 processor adds in another order. Two runs on different meshes are held to the same (see `test_sft_resume`), and a step
 that is left out or done twice changes a weight by some 1e-4.
 """
+OTHER_PROCESSOR = 1e-5
+"""Largest relative difference of a loss or a gradient's norm, for the same reason: the fixture is of one processor, and
+on another of the same maker two of 640 numbers, norms of the last steps, were 4e-6 away (weights 2e-7). From a step to
+the next they change by a tenth and more.
+"""
 
 
 @pytest.fixture
@@ -156,10 +161,14 @@ def test_checkpoints_of_trainings(unpack, capsys, name, command, config):
     assert "going on after step 21 of 40" in capsys.readouterr().err
     after, expected = lines(folder / "run/metrics.jsonl"), lines(folder / "expected_metrics.jsonl")
     assert after[: len(before)] == before
-    assert numbers(after) == pytest.approx(numbers(expected))
-    trained, wanted = load_file(folder / "run/export/model.safetensors"), load_file(folder / "expected.safetensors")
-    assert trained.keys() == wanted.keys()
-    for weight, value in wanted.items():
+    found, wanted = numbers(after), numbers(expected)
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        near = pytest.approx(value, rel=OTHER_PROCESSOR) if isinstance(value, float) else value
+        assert found[key] == near, key
+    trained, weights = load_file(folder / "run/export/model.safetensors"), load_file(folder / "expected.safetensors")
+    assert trained.keys() == weights.keys()
+    for weight, value in weights.items():
         np.testing.assert_allclose(trained[weight], value, rtol=0, atol=ROUNDING, err_msg=weight)
 
 
