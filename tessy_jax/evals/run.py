@@ -160,7 +160,7 @@ def check_tests(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> None
 
 
 def try_judges(config: EvaluateConfig, benchmarks: Sequence[Benchmark]) -> dict[str, str]:
-    """The versions of what runs the benchmarks' programs, by language; nothing where there are no programs.
+    """Opens what judges the benchmarks, and closes it: the versions of what runs programs, by language.
 
     Raises:
         SandboxError: the sandbox does not hold here, or a language is missing.

@@ -97,7 +97,7 @@ def test_killed_at_any_request(server, s3):
         assert process.returncode in (0, -signal.SIGKILL), messages
         if process.returncode == 0:  # it has come to its end: once more, elsewhere
             same_training(run)
-            run = f"{s3}-{killed}"
+            run = f"s3://{BUCKET}/{uuid.uuid4().hex}"
         killed += process.returncode != 0
     assert call("--output", run) == 0
     same_training(run)
