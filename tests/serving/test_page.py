@@ -28,8 +28,8 @@ def test_a_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with serving("s3cret", served) as server, Page(tmp_path / "profile") as page:
         # The key is asked for. The name of the model is text.
         page.visit(f"{server.url}/")
-        page.wait("!document.getElementById('key-field').hidden")
-        assert "send the server's key" in page.value("document.getElementById('error').textContent")
+        page.wait("document.getElementById('error').textContent.includes(\"send the server's key\")")
+        assert not page.value("document.getElementById('key-field').hidden")
         page.fill("key", "s3cret")
         page.wait("!document.getElementById('legend').hidden")
         assert page.value("document.getElementById('about').textContent").startswith(EVIL)
