@@ -8,7 +8,10 @@ normalises, all others are UNKNOWN, as are those that Python's edition of Unicod
 
 import enum
 import functools
+import json
 import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
@@ -93,15 +96,34 @@ def class_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U
     Args:
         nfc: whether the tokenizer brings texts into NFC.
     """
+    splits = tokenizer.backend.pre_tokenizer.pre_tokenize_str
+    return _class_table(_Rule(json.dumps(tokenizer.spec["pre_tokenizer"]), nfc, splits))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What the classes depend on: the tokenizer's steps before it merges bytes, which many vocabularies share.
+
+    Attributes:
+        steps: as in tokenizer.json. splits: what they do to a text.
+    """
+
+    steps: str
+    nfc: bool
+    splits: Callable[[str], list[tuple[str, tuple[int, int]]]] = field(compare=False)
+
+
+@functools.lru_cache(maxsize=8)  # 0.4 s a table, and a pair and its predictors often need the same
+def _class_table(rule: _Rule) -> UInt8[np.ndarray, " U"]:
     classes = np.full(CODES, CharClass.UNKNOWN, np.uint8)
     codes = [c for c in range(CODES) if not 0xD800 <= c < 0xE000]
     text = "".join(f"a{chr(c)}." for c in codes)
-    starts = {start for _, (start, _) in tokenizer.backend.pre_tokenizer.pre_tokenize_str(text)}
-    composing = _composing() if nfc else set()
+    starts = {start for _, (start, _) in rule.splits(text)}
+    composing = _composing() if rule.nfc else set()
     for i, code in enumerate(codes):
         char = chr(code)
         apart = (3 * i + 1 in starts, 3 * i + 2 in starts)
-        if nfc and (code in composing or not _alone_in_nfc(char)):
+        if rule.nfc and (code in composing or not _alone_in_nfc(char)):
             continue
         if char in "\r\n":
             classes[code] = CharClass.NEWLINE
@@ -115,6 +137,7 @@ def class_table(tokenizer: ContentTokenizer, nfc: bool) -> UInt8[np.ndarray, " U
         elif apart == (True, True) and unicodedata.category(char).startswith("N"):
             classes[code] = CharClass.NUMBER
     classes[0x17F] = CharClass.UNKNOWN  # "ſ" is an s where case does not matter
+    classes.flags.writeable = False
     return classes
 
 
