@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Int
 
 from tessy_jax.cooperate.host_callback import Host
 from tessy_jax.cooperate.params import Params
-from tessy_jax.cooperate.state import Phase, Role, State
+from tessy_jax.cooperate.state import Phase, Role, State, Stream
 from tessy_jax.cooperate.streams import catch_up
-from tessy_jax.cooperate.turn import Carry, RoleCaches, Schedule, WorkCount
+from tessy_jax.cooperate.turn import Carry, Schedule, WorkCount
 from tessy_jax.text_jax.arrays import pick
 
 
@@ -40,21 +40,24 @@ class Loop:
         dispatch: `(params, carry, rounds, enough) -> carry, work`: runs at most `rounds` rounds, and returns earlier
             once `enough` more rows are done (1: others wait for their slots), all of them are, one waits for slots, or
             one has ended as many spans as its log holds.
-        prefill: `(params, carry, slots, *, role, chunk) -> carry`: reads the streams of `slots` into the cache of
-            `role`, `chunk` tokens at a time, all but the last token.
-        admit: `(carry, rows, fresh) -> carry`: puts the `rows` of the state `fresh` into their slots.
+        prefill: `(model, stream, cache, slots, *, role, chunk) -> stream, cache`: reads the streams of `slots` into the
+            cache of `role`, `chunk` tokens at a time, all but the last token.
+        admit: `(state, rows, fresh) -> state`: puts the `rows` of the state `fresh` into their slots.
+
+    Each gets what it needs and no more: then all loops of one model have one program that reads its prompts, in JAX's
+    compilation cache too.
     """
 
     schedule: Schedule
     dispatch: Callable[..., tuple[Carry, WorkCount]] = field(init=False)
-    prefill: Callable[..., Carry] = field(init=False)
-    admit: Callable[..., Carry] = field(init=False)
+    prefill: Callable[..., tuple[Stream, Any]] = field(init=False)
+    admit: Callable[..., State] = field(init=False)
 
     def __post_init__(self) -> None:
         compiled = {
             "dispatch": jax.jit(self._dispatch, donate_argnames="carry"),
-            "prefill": jax.jit(self._prefill, donate_argnames="carry", static_argnames=("role", "chunk")),
-            "admit": jax.jit(self._admit, donate_argnames="carry"),
+            "prefill": jax.jit(self._prefill, donate_argnames=("stream", "cache"), static_argnames=("role", "chunk")),
+            "admit": jax.jit(self._admit, donate_argnames="state"),
         }
         for name, program in compiled.items():
             object.__setattr__(self, name, program)
@@ -92,25 +95,24 @@ class Loop:
         end = lax.while_loop(going_on, one_round, first)
         return end.carry, end.work
 
-    def _admit(self, carry: Carry, rows: Bool[Array, " B"], fresh: State) -> Carry:
+    def _admit(self, state: State, rows: Bool[Array, " B"], fresh: State) -> State:
         # Caches need no clearing: nothing of the new rows has been read yet.
-        return carry.replace(state=jax.tree.map(lambda new, old: pick(rows, new, old), fresh, carry.state))
+        return jax.tree.map(lambda new, old: pick(rows, new, old), fresh, state)
 
-    def _prefill(self, params: Params, carry: Carry, slots: Int[Array, " A"], *, role: Role, chunk: int) -> Carry:
-        state, caches = carry.state, carry.caches[role]
-        graph = self.schedule.turns[role].generate.graph
+    def _prefill(
+        self, model: Any, stream: Stream, cache: Any, slots: Int[Array, " A"], *, role: Role, chunk: int
+    ) -> tuple[Stream, Any]:
+        graph, batch = self.schedule.turns[role].generate.graph, len(stream.n)
 
         def read(tokens: Array, positions: Array, cache: Any) -> Any:
-            return nnx.merge(graph, params.models[role])(tokens, positions, cache)[1]
+            return nnx.merge(graph, model)(tokens, positions, cache)[1]
 
         # Only these rows are computed, and their caches written where they lie; slots beyond the batch pad the list.
-        inside = jnp.minimum(slots, len(state.key) - 1)
-        stream, cache = jax.tree.map(lambda a: a[inside], state.streams[role]), caches.model.of_rows(slots)
-        stream, cache = catch_up(stream, slots < len(state.key), stream.n - 1, chunk, read, cache)
+        inside = jnp.minimum(slots, batch - 1)
+        some = jax.tree.map(lambda a: a[inside], stream)
+        some, cache = catch_up(some, slots < batch, some.n - 1, chunk, read, cache.of_rows(slots))
 
         def back(old: Array, new: Array) -> Array:
             return old.at[slots].set(new, mode="drop")
 
-        stream = jax.tree.map(back, state.streams[role], stream)
-        caches = RoleCaches(cache.of_rows(None), caches.predictor)
-        return carry.with_role(role, state.with_stream(role, stream), caches)
+        return jax.tree.map(back, stream, some), cache.of_rows(None)

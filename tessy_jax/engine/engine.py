@@ -290,7 +290,8 @@ class Engine:
         changed = filled.copy()
         changed[list(evicted)] = True
         if anywhere(bool(changed.any())):
-            self.carry = self.loop.admit(self.carry, self._put(changed), self._put(fresh))
+            state = self.loop.admit(self.carry.state, self._put(changed), self._put(fresh))
+            self.carry = self.carry.replace(state=state)
         self._prefill(fresh, filled, shared)
         return rejected
 
@@ -329,7 +330,12 @@ class Engine:
         chunk = prefill_piece(longest, self.config.prompt_buckets)
         rows = prefill_rows(self.config, chunk, self.mesh)
         for some in by_shard(slots, self.config.batch, rows.width(len(slots)), rows.ways):
-            self.carry = self.loop.prefill(self.params, self.carry, some, role=role, chunk=chunk)
+            state, caches = self.carry.state, self.carry.caches[role]
+            stream, cache = self.loop.prefill(
+                self.params.models[role], state.streams[role], caches.model, some, role=role, chunk=chunk
+            )
+            caches = caches._replace(model=cache)
+            self.carry = self.carry.with_role(role, state.with_stream(role, stream), caches)
 
     def _harvest(self) -> tuple[list[Record], list[tuple[Job, str]], list[RequestOutput]]:
         finished: list[Record] = []

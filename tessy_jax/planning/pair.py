@@ -157,12 +157,13 @@ def _programs(shapes: Shapes) -> Iterator[Any]:
     new = placed(jax.ShapeDtypeStruct((sizes.batch,), jnp.bool_), shapes.mesh, ROWS)
     calls: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
         ("dispatch", loop.dispatch, (shapes.params, carry, number, number), {}),
-        ("admit", loop.admit, (carry, new, carry.state), {}),
+        ("admit", loop.admit, (carry.state, new, carry.state), {}),
     ]
     for role in Role:
         static = {"role": role, "chunk": longest}
         title = f"prefill, {NAMES[role]}, {width} x {longest}"
-        calls.append((title, loop.prefill, (shapes.params, carry, slots), static))
+        read = (shapes.params.models[role], carry.state.streams[role], carry.caches[role].model, slots)
+        calls.append((title, loop.prefill, read, static))
     for title, function, args, static in calls:
         yield functools.partial(compile_program, title, function, *args, **static)
 
