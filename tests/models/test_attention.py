@@ -34,9 +34,13 @@ def _packed() -> tuple[jax.Array, jax.Array]:
 
 
 def _inputs() -> tuple[jax.Array, ...]:
-    keys = jax.random.split(jax.random.key(0), 4)
-    shapes = ((B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N * H))
-    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    return normal(0, (B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N * H))
+
+
+def normal(seed: int, *shapes: tuple[int, ...]) -> tuple[jax.Array, ...]:
+    """Of NumPy: JAX would compile a program for every shape."""
+    rng = np.random.default_rng(seed)
+    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
 
 
 def blockwise(q: Any, k: Any, v: Any, mask: PackedMask, block: int, sinks: Any = None) -> Any:
@@ -138,9 +142,8 @@ def in_int8(k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array, dict[str,
 @pytest.mark.parametrize("block", [8, 16, 52])
 @pytest.mark.parametrize("form", ["float", "bfloat16", "int8", "latent"])
 def test_by_length_equals_the_reference(form: str, block: int, chunk: int) -> None:
-    keys = jax.random.split(jax.random.key(1), 3)
     rows = jnp.asarray([4, 0, 6, 2, 3, 9])  # of a cache of 7: the last row of the list fills it up
-    q, k, v = (jax.random.normal(key, (7, n, T, H)) for key, n in zip(keys, (N, K, K), strict=True))
+    q, k, v = normal(1, *((7, n, T, H) for n in (N, K, K)))
     q = q[:6, :, :chunk].swapaxes(1, 2)
     options: dict[str, Any] = {"scale": SCALE, "sinks": SINKS, "heads_first": True, "rows": rows}
     if form == "bfloat16":
@@ -179,9 +182,7 @@ def test_by_length_reads_no_further_than_the_longest_row_that_is_fed() -> None:
 @pytest.mark.parametrize("slots", [256, 384])  # two parts that are read at once, and three
 def test_the_pallas_kernel_equals_the_reference(slots: int) -> None:
     """Rows with a part that is empty, a full one, and one that is not fed, whose output is finite."""
-    keys = jax.random.split(jax.random.key(2), 3)
-    q = jax.random.normal(keys[0], (3, 1, 4, 64), jnp.bfloat16)
-    k, v = (jax.random.normal(key, (3, 2, slots, 64), jnp.bfloat16) for key in keys[1:])
+    q, k, v = (x.astype(jnp.bfloat16) for x in normal(2, (3, 1, 4, 64), *[(3, 2, slots, 64)] * 2))
     ring = RingMask(models.Full(), jnp.asarray([[100], [slots - 1], [-1]]), slots)
     options: dict[str, Any] = {"scale": SCALE, "heads_first": True}
     out = attention(q, k, v, ring, **options, implementation="pallas_gpu").astype(jnp.float32)
@@ -334,9 +335,8 @@ def test_pages_are_read_in_the_order_of_the_table(implementation: str, form: str
     implementation, _, platform = implementation.partition(" on ")
     on_gpus = implementation == "pallas_gpu_pages"
     chunk, size = (1, 128) if implementation.startswith("pallas") else (3, H)
-    keys, page = jax.random.split(jax.random.key(3), 3), 16
-    q = jax.random.normal(keys[0], (4, chunk, N, size))
-    k, v = (jax.random.normal(key, (9, K, page, size)) for key in keys[1:])
+    page = 16
+    q, k, v = normal(3, (4, chunk, N, size), *[(9, K, page, size)] * 2)
     options: dict[str, Any] = {"scale": SCALE, "heads_first": True} | ({} if on_gpus else {"sinks": SINKS})
     if on_gpus:
         q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
