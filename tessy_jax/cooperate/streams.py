@@ -38,17 +38,13 @@ def apply_edit(stream: Stream, rows: Bool[Array, " B"], new: TokenEdits) -> tupl
     differs = meant & (index < stream.cached[:, None]) & (gather(stream.tokens, index) != new.ids)
     unread = jnp.min(jnp.where(differs, index, stream.tokens.shape[1]), axis=1)
     end = jnp.where(failed, stream.base, stream.base - new.drop + new.count)
-    moved = Stream(
+    return stream.replace(
         tokens=scatter(stream.tokens, index, new.ids, meant),
         ends=scatter(stream.ends, index, new.ends, meant),
-        n=end,
-        base=end,
-        covered=new.covered,
+        n=pick(rows, end, stream.n),
+        base=pick(rows, end, stream.base),
+        covered=pick(rows, new.covered, stream.covered),
         cached=jnp.minimum(stream.cached, unread),
-        high=stream.high,
-    )
-    return stream.replace(
-        **{name: pick(rows, getattr(moved, name), getattr(stream, name)) for name in Stream.__dataclass_fields__}
     ), why
 
 
