@@ -19,7 +19,7 @@ from tessy_jax.text.repetition import Repetition
 from tessy_jax.text_jax.arrays import behind, gather
 from tessy_jax.text_jax.canonical import Canonical
 from tessy_jax.text_jax.characters import CharClass, classes_of, is_lead, is_white, spaces
-from tessy_jax.text_jax.words import NONE, look_back, may_loop, word_ends
+from tessy_jax.text_jax.words import NONE, first, look_back, may_loop, word_ends
 
 BACK, AHEAD = 64, 448
 """Bytes of the text looked at, before what is decided and behind it. A word ends after 48 bytes and a token."""
@@ -187,8 +187,9 @@ def _good_words(
         gather(_mask(ends, text.shape[1]) & pretokens.stable_ends(text, classes), place)
         & (place < limit)
         & (start >= 0)
+        & (words != NONE)
     )
-    return jnp.cumprod(fine & (words != NONE), axis=1, dtype=jnp.int32) > 0
+    return jnp.arange(fine.shape[1]) < first(~fine)[:, None]
 
 
 def _mask(places: Int[Array, "B I"], size: int) -> Bool[Array, "B X"]:
