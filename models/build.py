@@ -136,9 +136,8 @@ def from_config(
     *,
     mesh: Mesh | None = None,
     rules: Rules = INFERENCE,
-    std: float = 0.02,
 ) -> Model:
-    """A random model: matrices normal with `std`, packed ones of random bytes, norms the identity, biases zero.
+    """A random model: matrices normal (deviation 0.02), packed ones of random bytes, norms the identity, biases zero.
 
     Independent of the mesh.
     """
@@ -148,16 +147,16 @@ def from_config(
         own = spec.dtype_in(dtype)
         if spec.fill is not None:
             return jnp.full(spec.shape, spec.fill, own, device=sharding)
-        fill = jax.jit(_random, static_argnums=(1, 2, 3), out_shardings=sharding)
-        return fill(jax.random.fold_in(key, numbers[name]), spec.shape, own, std)
+        fill = jax.jit(_random, static_argnums=(1, 2), out_shardings=sharding)
+        return fill(jax.random.fold_in(key, numbers[name]), spec.shape, own)
 
     return assemble(config, mesh, rules, make)
 
 
-def _random(key: Array, shape: tuple[int, ...], dtype: jnp.dtype, std: float) -> Array:
+def _random(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     if jnp.issubdtype(dtype, jnp.integer):
         return jax.lax.bitcast_convert_type(jax.random.bits(key, shape, jnp.uint8), dtype)
-    return (std * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+    return (0.02 * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -113,7 +113,7 @@ class _Rule:
     splits: Callable[[str], list[tuple[str, tuple[int, int]]]] = field(compare=False)
 
 
-@functools.lru_cache(maxsize=8)  # 0.4 s a table, and a pair and its predictors often need the same
+@functools.lru_cache(maxsize=8)  # 0.4 s a table, and both models of a pair often need the same
 def _class_table(rule: _Rule) -> UInt8[np.ndarray, " U"]:
     classes = np.full(CODES, CharClass.UNKNOWN, np.uint8)
     codes = [c for c in range(CODES) if not 0xD800 <= c < 0xE000]

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
 
 from tessy_jax.cooperate.state import Finish, Role, State, Stream
 from tessy_jax.cooperate.words_device import DeviceReading, DeviceWords
@@ -19,7 +22,7 @@ from tessy_jax.text.repetition import Repetition
 from tessy_jax.text.tokenizer import ContentTokenizer
 from tessy_jax.text.words import is_blank, words
 from tessy_jax.text_jax.canonical import Canonical
-from tessy_jax.text_jax.characters import CharClass
+from tessy_jax.text_jax.characters import CharClass, class_table
 from tessy_jax.text_jax.merges import Merges
 from tessy_jax.text_jax.words import NONE, look_back, may_loop
 from tests.kit import vocab
@@ -40,6 +43,20 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Co
         return tokenizer, canonical
 
     return {name: load(name) for name in NAMES}
+
+
+def test_classes_are_those_of_the_tokenizer_that_is_asked(vocabularies) -> None:
+    """One table serves all that split alike: not one that leaves numbers with letters, nor one without NFC."""
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = pre_tokenizers.Punctuation()
+    at_punctuation = SimpleNamespace(backend=backend, spec=json.loads(backend.to_str()))
+    qwen, _ = vocabularies["qwen3"]
+    five, acute = ord("5"), 0x301
+    for _ in range(2):
+        assert class_table(qwen, nfc=True)[five] == CharClass.NUMBER
+        assert class_table(at_punctuation, nfc=True)[five] == CharClass.LETTER
+        assert class_table(qwen, nfc=True)[acute] == CharClass.UNKNOWN
+        assert class_table(qwen, nfc=False)[acute] != CharClass.UNKNOWN
 
 
 def test_neighbours_are_joined_as_their_bytes_are(vocabularies) -> None:
