@@ -4,10 +4,7 @@ import http.server
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +18,7 @@ import yaml
 from tessy_jax import evaluate
 from tessy_jax.cooperate.sampling import Sampling
 from tests.commands.test_sample import SIZES, oracle
+from tests.kit import process
 from tests.kit.run_synthesize import pair
 
 PROBLEMS = [
@@ -224,16 +222,6 @@ def test_our_engine_a_server_and_torch_agree(tmp_path):
     assert report(ours)["score"] == report(theirs)["score"]
 
 
-DIE_IN_REPORT = """
-import os, signal, sys
-from tessy_jax import evaluate
-from tessy_jax.evals import report_html
-
-report_html._write_responses = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-evaluate.main(sys.argv[1:])
-"""
-
-
 def test_killed_in_every_stage(tmp_path):
     """kill -9 while it generates, judges and writes the report: everything is the same as undisturbed."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -245,23 +233,17 @@ def test_killed_in_every_stage(tmp_path):
     assert evaluate.main([str(configure(whole, model, runs=2))]) == 0
 
     config = configure(killed, model, runs=2)
-    left = []  # rows that were missing where each stage was killed
-    for stage, watched in (("responses", "journal/rows-*.jsonl"), ("judgements", "data/part-*.jsonl")):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tessy_jax.evaluate", str(config)], stderr=subprocess.PIPE, text=True
-        )
-        while process.poll() is None and not any(
-            file.stat().st_size for file in (killed / f"run/mine/{stage}").glob(watched)
-        ):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode in (-signal.SIGKILL, 0)
-        rows = killed / f"run/mine/{stage}/data/part-00000-of-00001.jsonl"
-        left.append(len(responses(whole)) - (rows.read_bytes().count(b"\n") if rows.exists() else 0))
-    assert max(left) > 0, "both stages had ended before they were killed"
-    in_report = subprocess.run([sys.executable, "-c", DIE_IN_REPORT, str(config)], capture_output=True)
-    assert in_report.returncode == -signal.SIGKILL
+    for stage, function, call in (
+        ("responses", process.DISPATCH, 2),
+        ("judgements", "tessy_jax.evals.judging:_store", 3),
+        ("", "tessy_jax.evals.report_html:_write_responses", 1),
+    ):
+        kill = process.signalled(signal.SIGKILL, function, call, 0, "tessy_jax.evaluate", config)
+        command = process.start(*kill)
+        assert command.wait() == -signal.SIGKILL, command.communicate()
+        if stage:
+            rows = (killed / f"run/mine/{stage}/data/part-00000-of-00001.jsonl").read_bytes().count(b"\n")
+            assert rows < len(responses(whole))
     assert not (killed / "run/report.html").exists()
     assert evaluate.main([str(config)]) == 0
     assert responses(killed) == responses(whole)

@@ -18,7 +18,8 @@ from tessy_jax.train.checkpoints import DiskCheckpoints
 from tessy_jax.train.optimizer import AdamW
 from tessy_jax.train.step import TrainState
 from tessy_jax.train.student import Student
-from tests.kit.run_sft import EIGHT, FOUR, call, difference, kill_often, metrics, order, start, student, whole
+from tests.kit import process
+from tests.kit.run_sft import EIGHT, FOUR, call, difference, kill_often, metrics, order, student, whole
 
 
 def test_killed_processes(tmp_path):
@@ -163,19 +164,14 @@ def test_interrupt_before_the_loop(tmp_path, monkeypatch, capsys):
 def test_one_process_at_a_time(tmp_path, capsys):
     """A second command on the same directory says who is there; a second signal ends the first at once."""
     run = tmp_path / "run"
-    process = start(student(), "--output", run, "max_steps=3000", "epochs=600")
-    read_until(process, "compiling for")
+    training = process.start("-m", "tessy_jax.sft", student(), "--output", run, "max_steps=3000", "epochs=600")
+    process.read_until(training, "compiling for")
     assert call("--output", run) == 1
-    assert f"{run} is in use by process {process.pid} on " in capsys.readouterr().err
-    process.send_signal(signal.SIGINT)
-    read_until(process, "stopping after this step")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
-
-
-def read_until(process, words):
-    while words not in (line := process.stderr.readline()):
-        assert line, f"the process ended without saying '{words}'"
+    assert f"{run} is in use by process {training.pid} on " in capsys.readouterr().err
+    training.send_signal(signal.SIGINT)
+    process.read_until(training, "stopping after this step")
+    training.send_signal(signal.SIGINT)
+    assert training.wait(timeout=30) == 130
 
 
 def _state(step: int):

@@ -15,7 +15,8 @@ from tessy_jax.data import jsonl
 from tessy_jax.data.run_rows import RunDir
 from tessy_jax.engine.engine import Dispatch, Engine
 from tessy_jax.synthesize import main
-from tests.kit.run_synthesize import call, kill_often, pair, records, start, whole
+from tests.kit import process
+from tests.kit.run_synthesize import NAME, call, kill_often, pair, records, whole
 
 
 class Disk:
@@ -127,15 +128,10 @@ def test_interrupt_before_the_loop(tmp_path, monkeypatch, capsys):
 
 
 def test_second_interrupt_ends_at_once(tmp_path):
-    process = start(pair(), "--output", tmp_path / "run", "engine.compilation_cache=null")
-    read_until(process, "compiling for")
+    command = process.start("-m", NAME, pair(), "--output", tmp_path / "run", "engine.compilation_cache=null")
+    process.read_until(command, "compiling for")
     time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    read_until(process, "stopping after this dispatch")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=5) == 130
-
-
-def read_until(process, words):
-    while words not in (line := process.stderr.readline()):
-        assert line, f"the process ended without saying '{words}'"
+    command.send_signal(signal.SIGINT)
+    process.read_until(command, "stopping after this dispatch")
+    command.send_signal(signal.SIGINT)
+    assert command.wait(timeout=5) == 130

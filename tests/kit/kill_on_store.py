@@ -81,18 +81,8 @@ class Killed:
         """One run of the command; returns its exit code."""
         fuse = self._server.requests + self._rng.randrange(1, REQUESTS)
         child = warm.start(*self._command, "--output", self.runs[-1])
-
-        def kill(number: int) -> None:
-            if number == fuse and not never:
-                os.kill(child, signal.SIGKILL)
-
-        if late:
-            self._server.after = kill
-        else:
-            self._server.before = kill
-        code = warm.wait()
-        self._server.before = self._server.after = lambda number: None
-        return code
+        with self._server.killing(child, at=lambda number, _: number == fuse and not never, late=late):
+            return warm.wait()
 
 
 def twice(rows: list[dict[str, Any]]) -> int:

@@ -10,10 +10,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from safetensors.numpy import load_file
 
 from tessy_jax import sft
 from tessy_jax.text.tokenizer import ContentTokenizer
-from tests.kit import vocab
+from tests.kit import process, vocab
 from tests.kit.tiny import llama
 
 WORDS = ("let", "me", "think", "about", "the", "sum", "of", "odd", "numbers", "so", "16", "wait", "check", "again")
@@ -124,44 +122,26 @@ def order(run: Path) -> list[tuple[int, str]]:
     return [(row["step"], row["data"]) for row in metrics(run) if "data" in row]
 
 
-def start(config: Path, *arguments: object, name: str = "sft") -> subprocess.Popen[str]:
-    """A training command in a process of its own; its messages come through `stderr`."""
-    command = [sys.executable, "-m", f"tessy_jax.{name}", str(config), *map(str, arguments)]
-    keep_all = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=keep_all)
-
-
-def steps(run: Path) -> int:
-    """Lines of numbers that are there."""
-    file = run / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
 def kill_often(
     config: Path, run: Path, kills: int, rng: random.Random, *arguments: object, name: str = "sft"
 ) -> list[int]:
-    """Runs a training command into `run`, killed `kills` times, each a few steps and a random moment after it began.
+    """Runs a training command into `run`, killed `kills` times, each up to 7 steps and a random moment after it began.
 
     Then runs it to its end. Returns the newest checkpoint after each kill; fewer where the run ended before one.
     """
-    seen = []
+    module, settings, seen = f"tessy_jax.{name}", (config, "--output", run, *arguments), []
     for _ in range(kills):
-        process = start(config, "--output", run, *arguments, name=name)
-        before, more = steps(run), rng.randrange(1, 18)
-        while process.poll() is None and not before < steps(run) >= before + more:
-            before = min(before, steps(run))  # a run that goes on drops the lines after its checkpoint
-            time.sleep(0.001)
-        time.sleep(rng.random() * 0.2)
-        process.kill()
-        _, messages = process.communicate()
-        if process.returncode != -signal.SIGKILL:
+        step, delay = rng.randrange(1, 8), rng.random() * 0.1
+        command = process.start(*process.signalled(signal.SIGKILL, process.STEP, step, delay, module, *settings))
+        _, messages = command.communicate()
+        if command.returncode != -signal.SIGKILL:
             break
         seen.append(max((int(p.name) for p in (run / "checkpoints").glob("*") if p.name.isdecimal()), default=0))
     else:
-        process = start(config, "--output", run, *arguments, name=name)
-        _, messages = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"the last run ended with {process.returncode}: {messages}")
+        command = process.start("-m", module, *settings)
+        _, messages = command.communicate()
+    if command.returncode:
+        raise RuntimeError(f"the last run ended with {command.returncode}: {messages}")
     return seen
 
 
@@ -178,6 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -199,11 +180,8 @@ def main() -> None:
             print(f"{devices} devices, killed with checkpoints {seen}: {'equal' if equal else 'DIFFERENT'}", flush=True)
         print(f"{kills} kills in {runs} runs, {different} runs different")
         run, whole = root / "fewer", references[EIGHT]
-        kill_once = start(config, "--output", run, *EIGHT)
-        while kill_once.poll() is None and not (run / "checkpoints/6").is_dir():
-            time.sleep(0.001)
-        kill_once.kill()
-        kill_once.communicate()
+        once = process.signalled(signal.SIGKILL, process.STEP, 7, 0, "tessy_jax.sft", config, "--output", run, *EIGHT)
+        process.start(*once).communicate()
         kill_often(config, run, 0, rng, *FOUR)
         same = order(run) == order(whole)
         print(f"8 devices, killed, then 4: weights differ by {difference(run, whole):.3g}, same batches: {same}")

@@ -10,10 +10,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -27,7 +25,7 @@ from tessy_jax.config.synthesize import load_config
 from tessy_jax.engine.engine import Engine
 from tessy_jax.engine.pair import Pair
 from tessy_jax.text.tokenizer import ContentTokenizer
-from tests.kit import vocab
+from tests.kit import process, vocab
 from tests.kit.tiny import gemma3, llama, qwen3_classifier
 
 QUESTIONS = (
@@ -35,6 +33,7 @@ QUESTIONS = (
     *("Größe <think>?", "Three boxes.", "漢字 and 👍", "n squared?"),
 )
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}\n{% endfor %}Thoughts:\n"
+NAME = "tessy_jax.synthesize"
 LAYERS = ["sliding_attention", "full_attention"]
 
 
@@ -135,46 +134,25 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in file.read_bytes().split(b"\n") if line)
 
 
-def start(config: Path, *arguments: object) -> subprocess.Popen[str]:
-    """The command in a process of its own; its messages come through `stderr`."""
-    command = [sys.executable, "-m", "tessy_jax.synthesize", str(config), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def journaled(run: Path) -> int:
-    """A number that changes with every journal; 0 where there is none."""
-    files = list((run / "journal").glob("rows-*.jsonl"))
-    return files[0].stat().st_mtime_ns if files else 0
-
-
 def kill_often(config: Path, run: Path, kills: int, rng: random.Random, *arguments: object) -> list[int]:
     """Runs the command into `run`, killed `kills` times, each some dispatches and a random moment after its beginning.
 
     Then runs it to its end. Returns how many records were there after each kill; fewer where it ended before one.
     """
-    seen = []
+    settings, seen = (config, "--output", run, *arguments), []
     for _ in range(kills):
-        process = start(config, "--output", run, *arguments)
-        for _ in range(rng.randrange(1, 12)):
-            _wait_for_journal(process, run)
-        time.sleep(rng.random() * 0.02)
-        process.kill()
-        _, messages = process.communicate()
-        if process.returncode != -signal.SIGKILL:
+        dispatch, delay = rng.randrange(1, 12), rng.random() * 0.02
+        command = process.start(*process.signalled(signal.SIGKILL, process.DISPATCH, dispatch, delay, NAME, *settings))
+        _, messages = command.communicate()
+        if command.returncode != -signal.SIGKILL:
             break
         seen.append(len(records(run)))
     else:
-        process = start(config, "--output", run, *arguments)
-        _, messages = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"the last run ended with {process.returncode}: {messages}")
+        command = process.start("-m", NAME, *settings)
+        _, messages = command.communicate()
+    if command.returncode:
+        raise RuntimeError(f"the last run ended with {command.returncode}: {messages}")
     return seen
-
-
-def _wait_for_journal(process: subprocess.Popen[str], run: Path) -> None:
-    before = journaled(run)
-    while process.poll() is None and journaled(run) == before:
-        time.sleep(0.002)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.error import HTTPError
 
 import openai
 import torch
@@ -122,12 +123,39 @@ class Server:
             lines = page.read().decode().splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + " ", name + "{")))
 
+    def stopping(self) -> bool:
+        """Whether /health says so."""
+        try:
+            return not urllib.request.urlopen(f"{self.url}/health")
+        except HTTPError as error:
+            return json.load(error)["status"] == "stopping"
+
     def wait(self, name: str, value: float) -> None:
         """Until a number at /metrics is this."""
         until = time.monotonic() + 60
         while self.metric(name) != value:
             assert time.monotonic() < until, f"{name} is {self.metric(name)}"
             time.sleep(0.02)
+
+
+@contextmanager
+def held(engine: Engine) -> Iterator[None]:
+    """Once the engine has written some words it waits until this ends: no longer text is done before."""
+    harvest, written, go_on = engine._harvest, threading.Event(), threading.Event()
+
+    def wait() -> Any:
+        if written.is_set():
+            assert go_on.wait(timeout=60)
+        found = harvest()
+        if any(len(output.text) > 20 for output in found[2]):
+            written.set()
+        return found
+
+    with mock.patch.object(engine, "_harvest", wait):
+        try:
+            yield
+        finally:
+            go_on.set()
 
 
 @cache

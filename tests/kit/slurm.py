@@ -1,10 +1,10 @@
 """Processes that find each other as Slurm's tasks do."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from tests.kit import process
 
 
 def task(index: int, job: int, count: int = 2) -> dict[str, str]:
@@ -24,21 +24,12 @@ class End(NamedTuple):
     said: str
 
 
-def start(command: Sequence[object], index: int, count: int, devices: int, job: int) -> subprocess.Popen[str]:
-    """One of `count` processes of a Python command, with so many devices; its messages come through `stderr`."""
+def start(commands: Sequence[Sequence[object]], devices: int, job: int) -> list[subprocess.Popen[str]]:
+    """A process for each Python command, with so many devices each; their messages come through `stderr`."""
     # Slurm's tasks have a device each unless they are told; on the CPU all of a process's devices are its own.
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        env=os.environ | task(index, job, count) | flags,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def start_all(command: Sequence[object], count: int, devices: int, job: int) -> list[subprocess.Popen[str]]:
-    return [start(command, index, count, devices, job) for index in range(count)]
+    tasks = [task(index, job, len(commands)) for index in range(len(commands))]
+    return [process.start(*command, **task, **flags) for command, task in zip(commands, tasks, strict=True)]
 
 
 def wait(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> list[End]:
@@ -46,5 +37,5 @@ def wait(processes: Sequence[subprocess.Popen[str]], seconds: float = 300) -> li
     try:
         return [End(p.returncode, errors) for p in processes for errors in [p.communicate(timeout=seconds)[1]]]
     finally:
-        for process in processes:
-            process.kill()
+        for each in processes:
+            each.kill()

@@ -1,10 +1,11 @@
 """A store of S3's kind on this machine, which can be made to fail."""
 
 import os
+import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,14 @@ class Server:
         failures: what becomes of the next requests: "503 Slow Down", "slow", "lost answer" (done, but nothing is said).
         body: of the answers that are failures.
         requests: how many there were.
-        before, after: called around every request, with its number.
     """
 
     def __init__(self) -> None:
         self.failures: list[str] = []
         self.body = b""
         self.requests = 0
-        self.before = self.after = lambda number: None
+        self._before: Callable[[int, str], None] = _nothing
+        self._after: Callable[[int, str], None] = _nothing
         self._counting = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Silent)
@@ -72,10 +73,27 @@ class Server:
         with self._counting:
             self.requests += 1
             number = self.requests
-        self.before(number)
+        path = environ["PATH_INFO"]
+        self._before(number, path)
         answer = self._fail_or_do(environ, start_response)
-        self.after(number)
+        self._after(number, path)
         return answer
+
+    @contextmanager
+    def killing(self, *pids: int, at: Callable[[int, str], bool], late: bool = False) -> Iterator[None]:
+        """Kills these processes at a request of which `at` takes the number and path: as it comes in, or, where `late`,
+        when it is done and they have not heard of it yet.
+        """
+
+        def kill(number: int, path: str) -> None:
+            if at(number, path):
+                for pid in pids:
+                    with suppress(ProcessLookupError):  # it has been killed, and waited for
+                        os.kill(pid, signal.SIGKILL)
+
+        self._before, self._after = (_nothing, kill) if late else (kill, _nothing)
+        yield
+        self._before = self._after = _nothing
 
     def _fail_or_do(self, environ: dict[str, Any], start_response: Any) -> Any:
         failure = self.failures.pop(0) if self.failures else ""
@@ -90,6 +108,10 @@ class Server:
             start_response(failure, [("Content-Length", str(len(self.body))), ("Connection", "close")])
             return [self.body]
         return self._moto(environ, start_response)
+
+
+def _nothing(number: int, path: str) -> None:
+    """Of a request."""
 
 
 @contextmanager

@@ -2,15 +2,12 @@
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.kit.browser import Page
 from tests.kit.run_synthesize import QUESTIONS
-from tests.kit.serving import serving, tiny_pair
+from tests.kit.serving import held, serving, tiny_pair
 
 EVIL = "<img src=x onerror=\"document.title='hurt'\"><script>document.title='hurt'</script>"
 SPANS = "[...document.querySelectorAll('article:last-child .thinking span')].map(e => [e.className, e.textContent])"
@@ -23,7 +20,7 @@ def by_author(message: Any) -> list[list[str]]:
     return [[span["by"], message.reasoning_content[span["start"] : span["end"]]] for span in spans]
 
 
-def test_a_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversation(tmp_path: Path) -> None:
     served = dataclasses.replace(tiny_pair(), name=EVIL)
     with serving("s3cret", served) as server, Page(tmp_path / "profile") as page:
         # The key is asked for. The name of the model is text.
@@ -56,16 +53,14 @@ def test_a_conversation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert page.value(f"{colours}.size") == 2
 
         # Stop ends the text on the server too; what was written stays. Whatever is said is text.
-        engine, harvest = served.engine, served.engine._harvest
-        monkeypatch.setattr(engine, "_harvest", lambda: (time.sleep(0.1), harvest())[1])
         page.fill("message", EVIL)
-        page.value("document.getElementById('send').click()")
-        page.wait(f"{SPANS}.length > 0")
-        assert page.value("document.getElementById('send').disabled")
-        page.value("document.getElementById('stop').click()")
-        page.wait(f"{FACTS} === 'stopped'")
+        with held(served.engine):
+            page.value("document.getElementById('send').click()")
+            page.wait(f"{SPANS}.length > 0")
+            assert page.value("document.getElementById('send').disabled")
+            page.value("document.getElementById('stop').click()")
+            page.wait(f"{FACTS} === 'stopped'")
         server.wait("tessy_slots_taken", 0)
-        monkeypatch.undo()
         assert page.value("document.querySelectorAll('article').length") == 4
         assert page.value("document.querySelector('article:nth-child(3) .text').textContent") == EVIL
         page.value(f"extend(document.querySelector('article:last-child .answer'), {json.dumps(EVIL)}, '')")

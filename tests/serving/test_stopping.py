@@ -1,10 +1,11 @@
 """A server that asks for a key, and servers that stop."""
 
 import threading
+import time
 
 import pytest
 
-from tests.kit.serving import LONG, PROMPT, serving, tiny
+from tests.kit.serving import LONG, PROMPT, held, serving, tiny
 
 
 def test_a_key_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
@@ -22,22 +23,16 @@ def test_a_key_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_what_runs_is_finished_and_nothing_new_is_taken() -> None:
     with serving() as server:
-        client, texts = server.client(), []
-        stream = client.completions.create(**LONG, stream=True)
-        chunks = iter(stream)
-        next(chunks)
-        server.stop.set()
-        refused = threading.Event()
-        for chunk in chunks:
-            texts.append(chunk)
-            if not refused.is_set():
-                status, answer, headers = server.post("/v1/completions", PROMPT)
-                if status == 503:
-                    assert answer["error"]["code"] == "stopping"
-                    assert "retry-after" in headers
-                    refused.set()
-        assert refused.is_set()
-        assert texts[-1].choices[0].finish_reason in ("stop", "length")
+        with held(tiny().engine):
+            chunks = iter(server.client().completions.create(**LONG, stream=True))
+            next(chunks)
+            server.stop.set()
+            while not server.stopping():
+                time.sleep(0.02)
+            status, answer, headers = server.post("/v1/completions", PROMPT)
+            assert (status, answer["error"]["code"]) == (503, "stopping")
+            assert "retry-after" in headers
+        assert list(chunks)[-1].choices[0].finish_reason in ("stop", "length")
         server.thread.join(timeout=60)
         assert not server.thread.is_alive()
 

@@ -1,7 +1,6 @@
 """Commands whose outputs are folders on a store: the same files as on a disk, whatever kills them."""
 
 import json
-import os
 import random
 import re
 import signal
@@ -257,14 +256,8 @@ def test_evaluate_killed_at_any_request(server, s3, tmp_path):
     while killed < kills(7):
         fuse = server.requests + rng.randrange(1, 160)
         process = subprocess.Popen([*command, run], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT)
-
-        def kill(number, process=process, fuse=fuse):
-            if number == fuse:
-                os.kill(process.pid, signal.SIGKILL)
-
-        server.before, server.after = (kill, _nothing) if killed % 2 else (_nothing, kill)
-        _, told = process.communicate(timeout=120)
-        server.before = server.after = _nothing
+        with server.killing(process.pid, at=lambda number, _, fuse=fuse: number == fuse, late=killed % 2 == 0):
+            _, told = process.communicate(timeout=120)
         assert process.returncode in (0, -signal.SIGKILL), told
         if process.returncode == 0:  # all of it is there: once more, elsewhere
             same_evaluation(run, tmp_path / "run")
@@ -272,10 +265,6 @@ def test_evaluate_killed_at_any_request(server, s3, tmp_path):
         killed += process.returncode != 0
     subprocess.run([*command, run], check=True, cwd=ROOT, capture_output=True)
     same_evaluation(run, tmp_path / "run")
-
-
-def _nothing(number):
-    pass
 
 
 def test_failures_that_pass(server, s3, tmp_path):

@@ -95,15 +95,9 @@ def test_killed_at_any_request(server, s3):
     while kills < 20:
         process = start.Process(target=write, args=(str(s3),))
         fuse = server.requests + rng.randrange(1, 40)
-
-        def kill(number, process=process, fuse=fuse):
-            if number == fuse:
-                os.kill(process.pid, signal.SIGKILL)
-
-        server.before, server.after = (kill, _nothing) if kills % 2 else (_nothing, kill)
         process.start()
-        process.join(60)
-        server.before = server.after = _nothing
+        with server.killing(process.pid, at=lambda number, _, fuse=fuse: number == fuse, late=kills % 2 == 0):
+            process.join(60)
         assert process.exitcode in (0, -signal.SIGKILL)
         if process.exitcode == 0:  # all were written: once more, elsewhere
             assert ids(s3) == sorted(f"r{i}" for i in range(RECORDS))
@@ -111,10 +105,6 @@ def test_killed_at_any_request(server, s3):
         kills += process.exitcode != 0
     write(str(s3))
     assert ids(s3) == sorted(f"r{i}" for i in range(RECORDS))
-
-
-def _nothing(number):
-    pass
 
 
 def test_failures_that_pass(server, s3):

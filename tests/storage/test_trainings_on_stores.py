@@ -4,9 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 import uuid
 
 import jax
@@ -22,8 +19,8 @@ from tessy_jax.storage.paths import as_path
 from tessy_jax.storage.store import Store
 from tessy_jax.train import stored_arrays
 from tessy_jax.train.stored_arrays import Listed, StoredArrays
-from tests.kit.run_sft import call, difference, metrics, start, student, whole
-from tests.kit.slurm import task
+from tests.kit import process, slurm
+from tests.kit.run_sft import call, difference, metrics, student, whole
 from tests.kit.stores import BUCKET, kills
 
 
@@ -84,21 +81,15 @@ def test_killed_at_any_request(server, s3):
     """Processes are killed as a request comes in, or when it is done and they have not heard of it; then one ends."""
     rng, killed, run = random.Random(1), 0, s3
     while killed < kills(4):
-        process = start(student(), "--output", run)
+        training = process.start("-m", "tessy_jax.sft", student(), "--output", run)
         fuse = server.requests + rng.randrange(5, 70)
-
-        def kill(request, process=process, fuse=fuse):
-            if request == fuse:
-                os.kill(process.pid, signal.SIGKILL)
-
-        server.before, server.after = (kill, lambda _: None) if killed % 2 else (lambda _: None, kill)
-        _, messages = process.communicate(timeout=200)
-        server.before = server.after = lambda _: None
-        assert process.returncode in (0, -signal.SIGKILL), messages
-        if process.returncode == 0:  # it has come to its end: once more, elsewhere
+        with server.killing(training.pid, at=lambda number, _, fuse=fuse: number == fuse, late=killed % 2 == 0):
+            _, messages = training.communicate(timeout=200)
+        assert training.returncode in (0, -signal.SIGKILL), messages
+        if training.returncode == 0:  # it has come to its end: once more, elsewhere
             same_training(run)
             run = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-        killed += process.returncode != 0
+        killed += training.returncode != 0
     assert call("--output", run) == 0
     same_training(run)
 
@@ -110,27 +101,17 @@ def same_training(place):
     assert not unnamed(place)
 
 
-def test_two_processes_then_one(s3):
-    """Each writes its half of a checkpoint; both are killed in the third, or after it, and one goes on."""
+def test_two_processes_then_one(server, s3):
+    """Each writes its half of a checkpoint; both are killed in the third, and one goes on."""
     settings = ("mesh.data=2", "mesh.fsdp=2", "compute.compilation_cache=null")
-    command = [sys.executable, "-m", "tessy_jax.sft", str(student()), "--pod", "--output", s3, *settings]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    job = os.getpid() % 2000 + 7000
-    pod = [
-        subprocess.Popen(command, env=os.environ | task(index, job) | flags, stderr=subprocess.PIPE, text=True)
-        for index in range(2)
-    ]
-    store = Store.open(as_path(s3))
-    while not any(name.startswith("checkpoints/00000009") for name in store.list("checkpoints")):
-        if any(process.poll() is not None for process in pod):
-            break
-        time.sleep(0.05)
-    for process in pod:
-        process.kill()
-    shown = [process.communicate()[1] for process in pod]
-    assert [process.returncode for process in pod] == [-signal.SIGKILL] * 2, shown
-    (commit,) = newest_commits(store).values()
-    parts = sorted(name for name in commit.far if name.startswith("checkpoints/6/"))
+    command = ["-m", "tessy_jax.sft", student(), "--pod", "--output", s3, *settings]
+    pod = slurm.start([command] * 2, 2, os.getpid() % 2000 + 7000)
+    third = "/checkpoints/00000009-"
+    with server.killing(*(process.pid for process in pod), at=lambda _, path: third in path, late=True):
+        ends = slurm.wait(pod)
+    assert [end.code for end in ends] == [-signal.SIGKILL] * 2, ends
+    (commit,) = newest_commits(Store.open(as_path(s3))).values()
+    parts = sorted(name for name in commit.far if not name.startswith("checkpoints/3/"))
     assert parts == [f"checkpoints/6/0000{p}-of-00002.{what}" for p in range(2) for what in ("0000.bin", "json")]
     assert call("--output", s3) == 0
     run = compared(s3)
