@@ -2,7 +2,8 @@
 have begun then and not ended.
 
 `python -m tests.kit.process SIGKILL tessy_jax.devices.processes:anywhere 5 0.03 tessy_jax.sft config.yaml` is
-`python -m tessy_jax.sft config.yaml`, killed 0.03 seconds after its fifth call of `anywhere`: in its fifth step.
+`python -m tessy_jax.sft config.yaml`, killed 0.03 seconds after its fifth call of `anywhere` began: it is
+in its fifth step or behind it.
 """
 
 import importlib
@@ -42,9 +43,11 @@ def read_until(command: subprocess.Popen[str], words: str) -> None:
 
 
 def signalled(number: signal.Signals, function: str, call: int, delay: float, module: str, *more: object) -> list[str]:
-    """What follows `python`: the module's command that gets this signal so long after that call, from 1, of a function.
+    """What follows `python`: the module's command, with this signal so long after a call of a function began.
 
-    It says so before. A later call waits for it.
+    Args:
+        call: which, from 1.
+        delay: seconds. If 0, the function runs when the signal is sent; else, no later call begins until then.
     """
     return ["-m", "tests.kit.process", number.name, function, str(call), str(delay), module, *map(str, more)]
 
@@ -63,10 +66,11 @@ def signal_after(number: signal.Signals, call: int, delay: float, function: Call
         calls += 1
         if calls > call:
             sent.wait()
-        result = function(*arguments, **named)
-        if calls == call:
+        if calls == call and delay:
             threading.Timer(delay, send).start()
-        return result
+        elif calls == call:
+            send()
+        return function(*arguments, **named)
 
     return counted
 
