@@ -8,13 +8,20 @@ import pytest
 
 from tests.kit import ROOT
 
-TEST = "tests/analysis/test_viewer_in_browser.py::test_what_was_rolled_back_is_shown_on_request"
+TEST = """
+from tests.kit.browser import Page
+
+def test_a_page(tmp_path):
+    Page(tmp_path)
+"""
 
 
 @pytest.mark.parametrize(("ci", "said"), [("", "SKIPPED [1] tests/kit/browser.py"), ("1", "1 failed")])
 def test_without_a_browser(tmp_path, ci, said):
     environment = os.environ | {"PATH": str(tmp_path), "TESSY_CI": ci}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", TEST]
+    (tmp_path / "test_page.py").write_text(TEST)
+    config = ("-c", ROOT / "pyproject.toml", "--noconftest", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *config, tmp_path / "test_page.py"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert said in done.stdout
     assert "this test needs a browser: apt-get install chromium" in done.stdout
