@@ -238,9 +238,9 @@ def test_killed_in_every_stage(tmp_path):
         ("judgements", "tessy_jax.evals.judging:_store", 3),
         ("", "tessy_jax.evals.report_html:_write_responses", 1),
     ):
-        kill = process.signalled(signal.SIGKILL, function, call, 0, "tessy_jax.evaluate", config)
-        command = process.start(*kill)
-        assert command.wait() == -signal.SIGKILL, command.communicate()
+        command = process.start(*process.signalled(signal.SIGKILL, function, call, 0, "tessy_jax.evaluate", config))
+        _, told = command.communicate()
+        assert command.returncode == -signal.SIGKILL, told
         if stage:
             rows = (killed / f"run/mine/{stage}/data/part-00000-of-00001.jsonl").read_bytes().count(b"\n")
             assert rows < len(responses(whole))

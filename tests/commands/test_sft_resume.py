@@ -171,7 +171,7 @@ def test_one_process_at_a_time(tmp_path, capsys):
     training.send_signal(signal.SIGINT)
     process.read_until(training, "stopping after this step")
     training.send_signal(signal.SIGINT)
-    assert training.wait(timeout=30) == 130
+    assert training.wait(timeout=10) == 130
 
 
 def _state(step: int):

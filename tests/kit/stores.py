@@ -92,8 +92,10 @@ class Server:
                         os.kill(pid, signal.SIGKILL)
 
         self._before, self._after = (_nothing, kill) if late else (kill, _nothing)
-        yield
-        self._before = self._after = _nothing
+        try:
+            yield
+        finally:
+            self._before = self._after = _nothing
 
     def _fail_or_do(self, environ: dict[str, Any], start_response: Any) -> Any:
         failure = self.failures.pop(0) if self.failures else ""
