@@ -21,7 +21,7 @@ STEP = "tessy_jax.devices.processes:anywhere"
 """Called once in every step of a training."""
 
 DISPATCH = "tessy_jax.data.run_rows:RunDir.write_journal"
-"""Called once in every dispatch of `synthesize`."""
+"""Called once in every dispatch of `synthesize`, and of the model that `evaluate` asks."""
 
 
 def start(*command: object, **environment: str) -> subprocess.Popen[str]:
